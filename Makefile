@@ -1,0 +1,34 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets everything up first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format lint types arch clean
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.installed  ## the whole method on simulated SAR chips, offline
+	$(BIN)/deblora demo --out runs/demo --overwrite
+
+test: .venv/.installed  ## all tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check src tests scripts benchmarks examples
+	$(BIN)/ruff format --check src tests scripts benchmarks examples
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+arch: .venv/.installed
+	$(BIN)/lint-imports
+
+check: lint types arch test  ## what CI runs
+
+format: .venv/.installed
+	$(BIN)/ruff format src tests scripts benchmarks examples
+	$(BIN)/ruff check --fix src tests scripts benchmarks examples
+
+clean:
+	rm -rf .venv runs build dist

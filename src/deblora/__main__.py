@@ -1,0 +1,8 @@
+"""``python -m deblora``."""
+
+import sys
+
+from deblora.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

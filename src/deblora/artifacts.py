@@ -1,0 +1,178 @@
+"""What travels between stages: small frozen tables of NumPy arrays that save and load themselves.
+
+Arrays are safetensors files with provenance in their metadata; nothing is ever pickled. Which file lives where is
+left to ``run_dir``.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from deblora.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Head, middle and tail classes (indices), fixed by the audit before anything is trained."""
+
+    head: tuple[int, ...]
+    middle: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    def named(self) -> dict[str, tuple[int, ...]]:
+        """Return the groups by name, in the order head, middle, tail."""
+        return {"head": self.head, "middle": self.middle, "tail": self.tail}
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """One feature vector per chip; rows are matched by id, never by position."""
+
+    ids: tuple[str, ...]
+    features: Float[np.ndarray, "n d"]
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def rows(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
+        """Return the features of ``ids`` in that order.
+
+        Raises:
+            ArtifactError: If an id has no row.
+        """
+        position = {chip_id: i for i, chip_id in enumerate(self.ids)}
+        missing = [chip_id for chip_id in ids if chip_id not in position]
+        if missing:
+            raise ArtifactError(
+                f"{len(missing)} chips have no features, first: {missing[0]}; run extract again"
+            )
+        return self.features[np.array([position[chip_id] for chip_id in ids], dtype=np.int64)]
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        save_arrays(path, {"features": self.features.astype(np.float32)}, self.provenance, list(self.ids))
+
+    @classmethod
+    def load(cls, path: Path) -> "FeatureTable":
+        """Read from ``path``."""
+        arrays, provenance, ids = load_arrays(path)
+        return cls(tuple(ids), arrays["features"], provenance)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """K-means with a floor: assignments of the training chips and centers in the original feature space."""
+
+    ids: tuple[str, ...]
+    assignments: Int[np.ndarray, " n"]
+    centers: Float[np.ndarray, "k d"]
+    min_size: int
+    inertia: float
+
+    @property
+    def sizes(self) -> Int[np.ndarray, " k"]:
+        """Samples per cluster."""
+        return np.bincount(self.assignments, minlength=len(self.centers))
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        notes = {"min_size": str(self.min_size), "inertia": repr(self.inertia)}
+        save_arrays(path, {"assignments": self.assignments, "centers": self.centers}, notes, list(self.ids))
+
+    @classmethod
+    def load(cls, path: Path) -> "Clusters":
+        """Read from ``path``."""
+        arrays, notes, ids = load_arrays(path)
+        return cls(
+            tuple(ids),
+            arrays["assignments"],
+            arrays["centers"],
+            int(notes["min_size"]),
+            float(notes["inertia"]),
+        )
+
+
+@dataclass(frozen=True)
+class Centers:
+    """One center per moved class; ``weights`` are the shares in its sources (clusters or donor classes)."""
+
+    classes: Int[np.ndarray, " t"]
+    centers: Float[np.ndarray, "t d"]
+    weights: Float[np.ndarray, "t k"]
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        save_arrays(path, {"classes": self.classes, "centers": self.centers, "weights": self.weights}, {}, [])
+
+    @classmethod
+    def load(cls, path: Path) -> "Centers":
+        """Read from ``path``."""
+        arrays, _, _ = load_arrays(path)
+        return cls(arrays["classes"], arrays["centers"], arrays["weights"])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Calibrated training features and the weight ``alpha`` of the original feature, per class."""
+
+    ids: tuple[str, ...]
+    features: Float[np.ndarray, "n d"]
+    alpha_per_class: Float[np.ndarray, " c"]
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        arrays = {"features": self.features.astype(np.float32), "alpha_per_class": self.alpha_per_class}
+        save_arrays(path, arrays, {}, list(self.ids))
+
+    @classmethod
+    def load(cls, path: Path) -> "Targets":
+        """Read from ``path``."""
+        arrays, _, ids = load_arrays(path)
+        return cls(tuple(ids), arrays["features"], arrays["alpha_per_class"])
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], notes: dict[str, str], ids: list[str]) -> None:
+    """Write arrays, notes and row ids as one safetensors file, atomically."""
+    metadata = {**notes, "ids": json.dumps(ids)}
+    write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, metadata))
+
+
+def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """Read what :func:`save_arrays` wrote.
+
+    Raises:
+        ArtifactError: If the file is absent or damaged.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; run the stage that writes it")
+    try:
+        arrays = load_file(path)
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+        return arrays, metadata, json.loads(metadata.pop("ids", "[]"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, or a kill, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

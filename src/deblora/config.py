@@ -1,0 +1,387 @@
+"""The recipe: one frozen dataclass per stage. Field comments give meaning, range and the source of the default."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from deblora.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which chips, and how they are split.
+
+    Args:
+        source: Folder per class, CSV/TSV list, Parquet file or folder of split Parquet files.
+        format: How to read ``source``; ``auto`` decides by what is there.
+        val_fraction: Share of training chips kept for validation where no validation split is given, in (0, 1).
+        val_per_class: Validation chips per class instead of a share.
+        test_fraction: Share kept for the test where no test split is given, in (0, 1).
+        largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
+        imbalance_factor: Largest class over smallest class of that subset, >= 1.
+        groups: How classes become head, middle and tail: thirds of the count order, counts, or names.
+        head_above: With counts: head classes have more training chips than this.
+        tail_below: With counts: tail classes have fewer training chips than this.
+        head: With names: the head classes.
+        tail: With names: the tail classes.
+    """
+
+    source: str = ""
+    format: Literal["auto", "folder", "list", "parquet"] = "auto"
+    val_fraction: float = 0.2
+    val_per_class: int | None = None
+    test_fraction: float = 0.2
+    largest: int | None = None
+    imbalance_factor: float | None = None
+    groups: Literal["thirds", "counts", "names"] = "thirds"
+    head_above: int = 100
+    tail_below: int = 20
+    head: list[str] = field(default_factory=list)
+    tail: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BackboneRecipe:
+    """Which pre-trained model.
+
+    Args:
+        name: Known backbone; ``huggingface`` takes any vision model folder.
+        path: Folder with the weights; not needed for ``embedded``.
+        image_size: Pixels per side given to the model; null takes the model's own.
+        pool: Mean of the tokens or the class token.
+        sensor: Galileo's band group.
+    """
+
+    name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface"] = "embedded"
+    path: str | None = None
+    image_size: int | None = None
+    pool: Literal["mean", "cls"] = "mean"
+    sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Stage 0: the LoRA adapter.
+
+    Args:
+        rank: Inner size r, >= 1 (authors' code: 8).
+        alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
+        targets: Modules to adapt; null takes the backbone's own list.
+        loss: Plain cross-entropy, or balanced softmax.
+        learning_rate: Peak rate of AdamW (our choice).
+        max_train_steps: Optimizer steps (our choice).
+        train_batch_size: Chips per step (authors' folder names: 32).
+        flip: Random flips; off by default because radar shadow has a direction.
+        checkpointing_steps: Steps between checkpoints.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] | None = None
+    loss: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
+    learning_rate: float = 2e-3
+    max_train_steps: int = 240
+    train_batch_size: int = 32
+    flip: bool = False
+    checkpointing_steps: int = 50
+
+
+@dataclass(frozen=True)
+class ExtractRecipe:
+    """Features.
+
+    Args:
+        batch_size: Chips per forward pass; does not change the features.
+    """
+
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class ClusterRecipe:
+    """K-means with a size floor.
+
+    Args:
+        n_clusters: Number of clusters K (authors: 32, insensitive).
+        rho: Balance factor, >= 1; floor = N / (K rho). The paper's value is unknown; 10 is ours.
+        space: Space in which distances are measured (our choice: standardized dimensions).
+        n_init: Restarts (our choice).
+    """
+
+    n_clusters: int = 32
+    rho: float = 10.0
+    space: Literal["standardize", "raw", "l2", "pca"] = "standardize"
+    n_init: int = 4
+
+
+@dataclass(frozen=True)
+class CenterRecipe:
+    """De-biased centers, and controls that test whether shared attributes matter.
+
+    Args:
+        method: The paper's centers, or a control.
+    """
+
+    method: Literal["debiased", "class_mean", "global_mean", "random_head_mean"] = "debiased"
+
+
+@dataclass(frozen=True)
+class CalibrateRecipe:
+    """How far features move toward their center.
+
+    Args:
+        imbalance: Reading of the imbalance ratio: per class (ours) or one for the data set.
+        numerator: alpha = min(1, numerator / ir); the paper says 10.
+        classes: Classes that move; the paper says tail.
+        mode: The paper's contraction, or a shift that keeps the scatter.
+    """
+
+    imbalance: Literal["per_class", "dataset"] = "per_class"
+    numerator: float = 10.0
+    classes: Literal["tail", "tail+middle", "all"] = "tail"
+    mode: Literal["contract", "shift"] = "contract"
+
+
+@dataclass(frozen=True)
+class DebloraRecipe:
+    """The second adapter, trained to reproduce calibrated features.
+
+    Args:
+        placement: Stack on the first adapter (ours), go on training it, a fresh one, or a map in feature space.
+        samples: The D_t of the paper read as tail only (literal) or all chips.
+        anchor: With tail: weight of the other classes' features staying where they are, >= 0.
+        loss: Distance to the target.
+        space: Standardized or raw dimensions of the distance.
+        rank: Inner size; null takes that of stage 0.
+        learning_rate: Peak rate of AdamW (our choice).
+        max_train_steps: Optimizer steps (our choice).
+        train_batch_size: Chips per step.
+    """
+
+    placement: Literal["stack", "continue", "fresh", "residual"] = "stack"
+    samples: Literal["tail", "all"] = "tail"
+    anchor: float = 0.0
+    loss: Literal["squared_l2", "l2", "cosine"] = "squared_l2"
+    space: Literal["standardize", "raw"] = "standardize"
+    rank: int | None = None
+    learning_rate: float = 1e-3
+    max_train_steps: int = 100
+    train_batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class ShiftRecipe:
+    """Kernel-neighbor centers with a data-driven pull.
+
+    Args:
+        temperature: Width of the kernel over cosines of class means.
+        n_rounds: Rounds that fit the pull on demoted classes.
+    """
+
+    temperature: float = 0.15
+    n_rounds: int = 6
+
+
+@dataclass(frozen=True)
+class ProbeRecipe:
+    """The linear probe that judges every row.
+
+    Args:
+        l2_normalize: Bring every feature to unit length first, in all rows alike.
+        n_bootstrap: Draws of the intervals, >= 100.
+        group_f1: Per-class F1 from all predictions; ``filtered`` is the authors' definition, for comparison only.
+    """
+
+    l2_normalize: bool = True
+    n_bootstrap: int = 1000
+    group_f1: Literal["per_class", "filtered"] = "per_class"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on.
+
+    Args:
+        seed: Seed of subset, split, adapters, clusters and bootstrap.
+        mixed_precision: Precision of training on a GPU.
+    """
+
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    backbone: BackboneRecipe = field(default_factory=BackboneRecipe)
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    extract: ExtractRecipe = field(default_factory=ExtractRecipe)
+    cluster: ClusterRecipe = field(default_factory=ClusterRecipe)
+    center: CenterRecipe = field(default_factory=CenterRecipe)
+    calibrate: CalibrateRecipe = field(default_factory=CalibrateRecipe)
+    deblora: DebloraRecipe = field(default_factory=DebloraRecipe)
+    shift: ShiftRecipe = field(default_factory=ShiftRecipe)
+    probe: ProbeRecipe = field(default_factory=ProbeRecipe)
+
+
+# Lowest and highest allowed value (inclusive) of every number that has a range.
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "data.val_fraction": (0.01, 0.9),
+    "data.val_per_class": (1, 1e9),
+    "data.test_fraction": (0.01, 0.9),
+    "data.largest": (2, 1e9),
+    "data.imbalance_factor": (1, 1e9),
+    "data.head_above": (0, 1e12),
+    "data.tail_below": (0, 1e12),
+    "backbone.image_size": (8, 8192),
+    "lora.rank": (1, 4096),
+    "lora.alpha": (1e-6, 1e6),
+    "lora.learning_rate": (1e-9, 10),
+    "lora.max_train_steps": (1, 1e9),
+    "lora.train_batch_size": (1, 1e6),
+    "lora.checkpointing_steps": (1, 1e9),
+    "extract.batch_size": (1, 1e6),
+    "cluster.n_clusters": (1, 1e6),
+    "cluster.rho": (1, float("inf")),
+    "cluster.n_init": (1, 1000),
+    "calibrate.numerator": (1e-9, 1e9),
+    "deblora.anchor": (0, 1e6),
+    "deblora.rank": (1, 4096),
+    "deblora.learning_rate": (1e-9, 10),
+    "deblora.max_train_steps": (1, 1e9),
+    "deblora.train_batch_size": (1, 1e6),
+    "shift.temperature": (1e-6, 1e3),
+    "shift.n_rounds": (1, 1000),
+    "probe.n_bootstrap": (100, 1e6),
+}
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from nested tables, reporting every problem at once.
+
+    Raises:
+        RecipeError: If a key is unknown (the nearest known one is named), a type is wrong or a value out of range.
+    """
+    problems: list[str] = []
+    recipe = _table(Recipe, values, "", problems)
+    problems += _cross_checks(values)
+    if problems:
+        raise RecipeError("the recipe has problems:\n" + "\n".join(f"  - {line}" for line in problems))
+    return recipe  # type: ignore[no-any-return]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a YAML recipe as nested tables; no Python object is ever built from it.
+
+    Raises:
+        RecipeError: If the file is absent or not a YAML table.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} must be a table of settings, not {type(values).__name__}")
+    return values
+
+
+def tables(value: Any) -> Any:
+    """Turn a recipe into plain nested tables, the inverse of :func:`recipe_from`."""
+    if is_dataclass(value):
+        return {item.name: tables(getattr(value, item.name)) for item in fields(value)}
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as YAML."""
+    return yaml.safe_dump(tables(recipe), sort_keys=False)
+
+
+def _table(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+    if not isinstance(values, Mapping):
+        problems.append(f"{prefix.rstrip('.')} must be a table of settings, got {values!r}")
+        return kind()
+    known = {item.name: item for item in fields(kind)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
+            problems.append(f"{prefix}{key} is not a setting; {hint}")
+        elif is_dataclass(known[key].type):
+            arguments[key] = _table(known[key].type, value, f"{prefix}{key}.", problems)
+        else:
+            arguments[key] = _value(known[key].type, value, f"{prefix}{key}", problems)
+    return kind(**arguments)
+
+
+def _value(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
+    converted = _convert(kind, value)
+    if converted is _WRONG:
+        problems.append(f"{name} is {value!r}, expected {_describe(kind)}")
+        return value
+    low, high = RANGES.get(name, (float("-inf"), float("inf")))
+    if (
+        isinstance(converted, (int, float))
+        and not isinstance(converted, bool)
+        and not low <= converted <= high
+    ):
+        problems.append(f"{name} is {value!r}, allowed are {low:g} to {high:g}")
+    return converted
+
+
+_WRONG = object()
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value if value in get_args(kind) else _WRONG
+    if origin is list:
+        item = get_args(kind)[0]
+        good = isinstance(value, list) and all(_convert(item, entry) is not _WRONG for entry in value)
+        return value if good else _WRONG
+    if origin is Union or type(None) in get_args(kind):
+        options = [_convert(option, value) for option in get_args(kind)]
+        return next((option for option in options if option is not _WRONG), _WRONG)
+    if kind is type(None):
+        return None if value is None else _WRONG
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else _WRONG
+    if kind is float:
+        return _as_float(value)
+    return value if isinstance(value, kind) else _WRONG
+
+
+def _as_float(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, (int, float, str)) else _WRONG  # YAML reads 2e-3 as text
+    except ValueError:
+        return _WRONG
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("None", "null")
+
+
+def _cross_checks(values: Mapping[str, Any]) -> list[str]:
+    data = values.get("data") or {}
+    if not isinstance(data, Mapping):
+        return []
+    problems = []
+    if not data.get("source"):
+        problems.append("data.source is not set; give a folder, a list or a Parquet file")
+    if (data.get("largest") is None) != (data.get("imbalance_factor") is None):
+        problems.append("data.largest and data.imbalance_factor belong together; set both or none")
+    if data.get("groups") == "names" and not data.get("tail"):
+        problems.append("data.groups is names, but data.tail is empty")
+    backbone = values.get("backbone") or {}
+    name = backbone.get("name", "embedded") if isinstance(backbone, Mapping) else "embedded"
+    if name != "embedded" and not backbone.get("path"):
+        problems.append(f"backbone.path is not set; {name} needs the folder with its weights")
+    return problems

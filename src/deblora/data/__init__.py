@@ -1,0 +1,1 @@
+"""Chips: where they come from, how they are read, split, counted and simulated."""

@@ -1,0 +1,171 @@
+"""The chip set: ids, labels, splits and lazily read pixels, whatever the source is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from deblora.errors import DataError
+
+SPLITS = ("train", "val", "test", "")
+
+
+class Pixels(Protocol):
+    """Random access to chips; nothing is decoded before it is read."""
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        ...
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return chip ``index`` as uint8, uint16 or float32.
+
+        Raises:
+            DataError: If the chip cannot be read; the message names it.
+        """
+        ...
+
+
+class ArrayPixels:
+    """Chips that already are in memory.
+
+    Args:
+        arrays: One array per chip, ``h w`` or ``h w b``; uint8, uint16 or float32.
+        ids: One name per chip, for messages.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], ids: Sequence[str]) -> None:
+        if len(arrays) != len(ids):
+            raise ValueError(f"arrays and ids differ in length: {len(arrays)} and {len(ids)}")
+        self._arrays = arrays
+        self._ids = tuple(ids)
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        return len(self._ids)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return chip ``index`` with a band axis."""
+        return as_chip(self._arrays[index], self._ids[index])
+
+
+@dataclass(frozen=True)
+class SubsetPixels:
+    """A selection of the chips of ``base``, in the order of ``indices``."""
+
+    base: Pixels
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of selected chips."""
+        return len(self.indices)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return the selected chip ``index``."""
+        return self.base.read(self.indices[index])
+
+
+@dataclass(frozen=True, eq=False)
+class ChipSet:
+    """Labeled chips of a fixed list of classes.
+
+    Attributes:
+        ids: One id per chip.
+        labels: Class index per chip, 0 to ``n_classes - 1``.
+        splits: "train", "val", "test" or "" (not assigned) per chip.
+        class_names: Names in label order; a class may have no chip.
+        pixels: Reads chip ``i`` of this set.
+
+    Raises:
+        ValueError: If lengths disagree, a label has no class or a split is unknown.
+    """
+
+    ids: tuple[str, ...]
+    labels: Int[np.ndarray, " n"]
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    pixels: Pixels
+
+    def __post_init__(self) -> None:
+        """Check that the parts describe the same chips."""
+        lengths = {len(self.ids), len(self.labels), len(self.splits), len(self.pixels)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"ids {len(self.ids)}, labels {len(self.labels)}, splits {len(self.splits)} and pixels "
+                f"{len(self.pixels)} differ in length"
+            )
+        unknown = set(self.splits) - set(SPLITS)
+        if unknown:
+            raise ValueError(f"splits must be among {SPLITS}, got {sorted(unknown)}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < self.n_classes:
+            low, high = int(self.labels.min()), int(self.labels.max())
+            raise ValueError(f"labels span {low} to {high}, but there are {self.n_classes} classes")
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        return len(self.ids)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, those without chips included."""
+        return len(self.class_names)
+
+    def subset(self, indices: Int[np.ndarray, " m"]) -> "ChipSet":
+        """Return the chips at ``indices`` (0 to n - 1), in that order; pixels stay unread.
+
+        Raises:
+            ValueError: If an index is out of range.
+        """
+        chosen = tuple(int(i) for i in indices)
+        outside = [i for i in chosen if not 0 <= i < len(self)]
+        if outside:
+            raise ValueError(f"index {outside[0]} is outside a set of {len(self)} chips")
+        pixels = SubsetPixels(self.pixels, chosen)
+        if isinstance(self.pixels, SubsetPixels):
+            pixels = SubsetPixels(self.pixels.base, tuple(self.pixels.indices[i] for i in chosen))
+        return ChipSet(
+            ids=tuple(self.ids[i] for i in chosen),
+            labels=self.labels[np.array(chosen, dtype=np.int64)],
+            splits=tuple(self.splits[i] for i in chosen),
+            class_names=self.class_names,
+            pixels=pixels,
+        )
+
+    def split(self, name: str) -> "ChipSet":
+        """Return the chips of one split; may be empty.
+
+        Raises:
+            ValueError: If ``name`` is not a split.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split must be among {SPLITS}, got {name!r}")
+        return self.subset(
+            np.array([i for i, split in enumerate(self.splits) if split == name], dtype=np.int64)
+        )
+
+
+def as_chip(array: np.ndarray, name: str) -> Shaped[np.ndarray, "h w b"]:
+    """Return ``array`` with a band axis after checking its shape, type and values.
+
+    Args:
+        array: ``h w`` or ``h w b``; bool and float64 are converted to uint8 and float32.
+        name: What the messages call the chip.
+
+    Raises:
+        DataError: If the shape is wrong or empty, the type has no meaning as pixels or a value is not finite.
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"{name}: an array of shape {array.shape} is no chip; store height x width x bands")
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    elif array.dtype in (np.float16, np.float64):
+        array = array.astype(np.float32)
+    if array.dtype not in (np.uint8, np.uint16, np.float32):
+        raise DataError(f"{name}: pixels are {array.dtype}; store uint8, uint16 or float32")
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise DataError(f"{name}: pixels are not finite (NaN or infinite); fill them or leave the chip out")
+    return array

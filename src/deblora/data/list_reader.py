@@ -1,0 +1,98 @@
+"""Chips named by a CSV or TSV list."""
+
+import csv
+from pathlib import Path
+
+from deblora.data.chips import ChipSet
+from deblora.data.decode import SPLIT_NAMES, FilePixels, class_indices
+from deblora.errors import DataError
+
+
+def read_list(source: Path) -> ChipSet:
+    """Read a table with the header ``path,label`` or ``path,label,split``; other columns are passed over.
+
+    Paths are relative to the folder of the list and must stay inside it, links included. Labels are class
+    names or integers, splits as in :func:`deblora.data.folder_reader.read_folder`. Ids are paths below that
+    folder.
+
+    Raises:
+        DataError: With the line, if a row is incomplete, leaves the folder, names a missing file or repeats one.
+    """
+    root = source.parent.resolve()
+    rows = _rows(source)
+    files: list[Path] = []
+    labels: list[str] = []
+    splits: list[str] = []
+    seen: dict[Path, int] = {}
+    for line, path_text, label, split in rows:
+        where = f"{source}:{line}"
+        path = _inside(path_text, root, where)
+        if path in seen:
+            raise DataError(f"{where}: {path_text} is already on line {seen[path]}; list each chip once")
+        if not label:
+            raise DataError(f"{where}: the label is empty; name a class")
+        if split and split.lower() not in SPLIT_NAMES:
+            raise DataError(f"{where}: unknown split {split!r}; use train, val or test, or leave it empty")
+        seen[path] = line
+        files.append(path)
+        labels.append(label)
+        splits.append(SPLIT_NAMES[split.lower()] if split else "")
+    if not files:
+        raise DataError(f"{source}: the list has no rows")
+    class_names, indices = class_indices(labels, str(source))
+    return ChipSet(
+        ids=tuple(path.relative_to(root).as_posix() for path in files),
+        labels=indices,
+        splits=tuple(splits),
+        class_names=class_names,
+        pixels=FilePixels(tuple(files)),
+    )
+
+
+def _rows(source: Path) -> list[tuple[int, str, str, str]]:
+    """Return line number, path, label and split of each row that is not blank."""
+    rows: list[tuple[int, str, str, str]] = []
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter="\t" if "\t" in first else ",", strict=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            for name in ("path", "label"):
+                if header.count(name) != 1:
+                    raise DataError(
+                        f"{source}:1: the header must be path,label[,split]; got {','.join(header)}"
+                    )
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{source}:{reader.line_num}: {len(row)} cells under a header of {len(header)}; "
+                        "quote names that contain the separator"
+                    )
+                cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+                rows.append((reader.line_num, cells["path"], cells["label"], cells.get("split", "")))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{source}: not a readable list ({error}); save it as UTF-8 CSV or TSV") from error
+    return rows
+
+
+def _inside(text: str, root: Path, where: str) -> Path:
+    """Return the file that ``text`` means, links resolved.
+
+    Raises:
+        DataError: If it is empty, lies outside ``root`` or is no file.
+    """
+    if not text:
+        raise DataError(f"{where}: the path is empty")
+    try:
+        path = (root / text).resolve()
+        is_file = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{where}: {text!r} is not a usable path ({error})") from error
+    if not path.is_relative_to(root):
+        raise DataError(f"{where}: {text} leaves the folder of the list; move the chip below {root}")
+    if not is_file:
+        raise DataError(f"{where}: {text} does not exist below {root}; restore it or delete the line")
+    return path

@@ -1,0 +1,195 @@
+"""The whole feature-space method as one scikit-learn transformer."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from deblora.debias.calibrate import alpha_from_imbalance, alpha_from_kappa, contract, shift
+from deblora.debias.centers import (
+    class_mean_centers,
+    debiased_centers,
+    global_mean_centers,
+    random_head_centers,
+)
+from deblora.debias.kmeans import Space, cluster_features
+from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
+from deblora.errors import DataError
+
+CenterKind = Literal["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]
+
+
+class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """Calibrate training features of rare classes; test features pass through unchanged.
+
+    In a scikit-learn pipeline, ``fit_transform`` hands the calibrated training features to the classifier,
+    while ``transform`` returns its input, because calibration needs labels.
+
+    Args:
+        method: ``contract`` pulls every sample toward the center (paper); ``shift`` moves the class and keeps
+            its scatter (ours).
+        center: ``debiased`` mixes cluster centers (paper); ``kernel_neighbors`` mixes better-populated
+            classes (ours); the others are controls.
+        tail_classes: The labels that move. Default: the least populated third (ours); for
+            ``kernel_neighbors`` every class that has donors (ours).
+        n_clusters: Clusters of the center ``debiased``. Default 32 (paper).
+        rho: Balance factor of the size floor, at least 1. Default 10 (ours).
+        space: Clustering space, see :func:`deblora.debias.cluster_features`.
+        n_init: Restarts of the clustering. Default 4 (ours).
+        alpha: ``imbalance`` is ``min(1, numerator / ir)`` (paper); ``kappa`` is ``n / (n + kappa)`` with
+            ``kappa`` fitted on the training data (ours); a number in [0, 1] holds for all classes.
+        numerator: Of the law ``imbalance``. Default 10 (paper).
+        l2_normalize: Scale rows to norm 1 before calibration and after it, and in ``transform``.
+        random_state: Seed of clustering, ``kappa`` and random centers.
+
+    Attributes:
+        classes_: Labels in sorted order; class-indexed arrays follow it.
+        calibrated_: Calibrated training features, rows as in ``X``.
+        centers_: One row per moved class.
+        moved_classes_: The labels of these rows.
+        alpha_: Weight of the original feature per class; 1 for classes that do not move.
+        kappa_: The fitted ``kappa``, or NaN.
+    """
+
+    def __init__(
+        self,
+        method: Literal["contract", "shift"] = "contract",
+        *,
+        center: CenterKind = "debiased",
+        tail_classes: Sequence[Any] | None = None,
+        n_clusters: int = 32,
+        rho: float = 10.0,
+        space: Space = "standardize",
+        n_init: int = 4,
+        alpha: Literal["imbalance", "kappa"] | float = "imbalance",
+        numerator: float = 10.0,
+        l2_normalize: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.method = method
+        self.center = center
+        self.tail_classes = tail_classes
+        self.n_clusters = n_clusters
+        self.rho = rho
+        self.space = space
+        self.n_init = n_init
+        self.alpha = alpha
+        self.numerator = numerator
+        self.l2_normalize = l2_normalize
+        self.random_state = random_state
+
+    def fit(self, X: Float[np.ndarray, "n d"], y: Shaped[np.ndarray, " n"]) -> Self:
+        """Compute centers and weights from the training features and calibrate these.
+
+        Raises:
+            DataError: If features are not finite, a row cannot be normalized or a class of ``tail_classes``
+                is absent.
+            ValueError: If a parameter is out of range.
+        """
+        if self.method not in ("contract", "shift"):
+            raise ValueError(f"method must be 'contract' or 'shift', got {self.method!r}")
+        features = self._prepared(X)
+        self.n_features_in_ = features.shape[1]
+        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
+        if len(labels) != len(features):
+            raise ValueError(f"{len(features)} feature rows but {len(labels)} labels")
+        counts = np.bincount(labels)
+        moved, self.centers_ = self._centers(features, labels, counts, self._wanted(counts))
+        self.moved_classes_ = self.classes_[moved]
+        alpha = np.ones(len(counts))
+        alpha[moved] = self._alpha(features, labels, counts)[moved]
+        self.alpha_ = alpha
+        move = contract if self.method == "contract" else shift
+        calibrated = move(features, labels, self.centers_, moved, self.alpha_)
+        self.calibrated_ = self._prepared(calibrated)
+        return self
+
+    def fit_transform(
+        self, X: Float[np.ndarray, "n d"], y: Shaped[np.ndarray, " n"], **fit_params: Any
+    ) -> Float[np.ndarray, "n d"]:
+        """Fit, and return the calibrated training features."""
+        return self.fit(X, y, **fit_params).calibrated_
+
+    def transform(self, X: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m d"]:
+        """Return test features as they are (normalized if ``l2_normalize``).
+
+        Raises:
+            DataError: If features are not finite or a row cannot be normalized.
+            ValueError: If the estimator is not fitted or the width differs.
+        """
+        if not hasattr(self, "calibrated_"):
+            raise ValueError("this Debiaser is not fitted; call fit first")
+        features = self._prepared(X)
+        if features.shape[1] != self.n_features_in_:
+            raise ValueError(f"features have {features.shape[1]} columns, fitted on {self.n_features_in_}")
+        return features
+
+    def _prepared(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        matrix = np.asarray(features)
+        if matrix.ndim != 2 or not np.isfinite(matrix).all():
+            raise DataError(
+                f"features must be a finite table (samples x dimensions), got shape {matrix.shape}"
+            )
+        if matrix.dtype != np.float32:
+            matrix = matrix.astype(np.float64)
+        if not self.l2_normalize:
+            return matrix
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        if not (norms > 0).all():
+            raise DataError(f"feature row {int(np.argmin(norms))} is zero and cannot be normalized; drop it")
+        normalized: Float[np.ndarray, "n d"] = matrix / norms
+        return normalized
+
+    def _wanted(self, counts: np.ndarray) -> np.ndarray:
+        if self.tail_classes is not None:
+            unknown = [c for c in self.tail_classes if c not in self.classes_]
+            if unknown:
+                raise DataError(
+                    f"tail class {unknown[0]!r} has no training sample; known are {list(self.classes_)}"
+                )
+            return np.flatnonzero(np.isin(self.classes_, np.asarray(self.tail_classes)))
+        if self.center == "kernel_neighbors":
+            return np.arange(len(counts))
+        return np.sort(np.argsort(counts, kind="stable")[: len(counts) // 3])
+
+    def _centers(
+        self, features: np.ndarray, labels: np.ndarray, counts: np.ndarray, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes that move and their centers."""
+        if self.center == "debiased":
+            assignments, centers, _, _ = cluster_features(
+                features,
+                n_clusters=self.n_clusters,
+                rho=self.rho,
+                space=self.space,
+                n_init=self.n_init,
+                seed=self.random_state,
+            )
+            return wanted, debiased_centers(centers, assignments, labels, wanted)[0]
+        if self.center == "kernel_neighbors":
+            centers, _, has_donors = kernel_neighbor_centers(features, labels, len(counts))
+            moved = wanted[has_donors[wanted]]
+            return moved, centers[moved]
+        if self.center == "class_mean":
+            return wanted, class_mean_centers(features, labels, wanted)
+        if self.center == "global_mean":
+            return wanted, global_mean_centers(features, wanted)
+        if self.center == "random_head_mean":
+            head = np.argsort(-counts, kind="stable")[: max(1, len(counts) // 3)]
+            rng = np.random.default_rng(self.random_state)
+            return wanted, random_head_centers(features, labels, wanted, head, rng)
+        raise ValueError(f"unknown center {self.center!r}")
+
+    def _alpha(self, features: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        self.kappa_ = float("nan")
+        if self.alpha == "imbalance":
+            return alpha_from_imbalance(counts, numerator=self.numerator)
+        if self.alpha == "kappa":
+            rng = np.random.default_rng(self.random_state)
+            self.kappa_ = fit_kappa(features, labels, len(counts), rng=rng)
+            return alpha_from_kappa(counts, self.kappa_)
+        if isinstance(self.alpha, str):
+            raise ValueError(f"alpha must be 'imbalance', 'kappa' or a number, got {self.alpha!r}")
+        return np.full(len(counts), float(self.alpha))

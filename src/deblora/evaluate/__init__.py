@@ -1,0 +1,1 @@
+"""Linear probe, group metrics with intervals, separation of classes."""

@@ -1,0 +1,56 @@
+"""The report as Markdown: the same sentences and tables, without figures."""
+
+import re
+
+from deblora.report import tables
+from deblora.report.content import ReportContent
+from deblora.report.summary import summarize
+from deblora.report.svg import clean
+from deblora.report.tables import Cell, Table
+
+
+def render_markdown(content: ReportContent) -> str:
+    """Render summary, tables and recipe as GitHub-flavored Markdown; all strings are escaped."""
+    seeds = ", ".join(map(str, content.seeds)) or tables.MISSING
+    lines = [
+        f"# {escape(content.title)}",
+        f"Dataset {escape(content.dataset)}, backbone {escape(content.backbone)}, seeds {seeds}.",
+        "## Summary",
+        "\n".join(f"- {escape(sentence)}" for sentence in summarize(content)),
+    ]
+    parts = (
+        ("Comparison (macro F1, %)", tables.scores(content)),
+        ("Paired differences (percentage points)", tables.differences(content)),
+        ("Classes", tables.classes(content)),
+        ("Separation (mean cosine distance)", tables.separation(content)),
+        ("Provenance", tables.provenance(content)),
+        ("Timings", tables.timings(content)),
+    )
+    for title, table in parts:
+        lines += [f"## {title}", _table(table) if table.rows else "Not available."]
+    if content.recipe_yaml:
+        # A fence longer than any run of backticks inside cannot be closed from within.
+        longest = max((len(run) for run in re.findall(r"`+", content.recipe_yaml)), default=0)
+        fence = "`" * max(3, longest + 1)
+        lines += ["## Recipe", f"{fence}yaml\n{content.recipe_yaml.rstrip()}\n{fence}"]
+    if content.notes:
+        lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
+    return "\n\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """Make ``text`` literal in a Markdown paragraph or table cell."""
+    plain = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", clean(text))
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _table(table: Table) -> str:
+    header = "| " + " | ".join(escape(name) for name in table.header) + " |"
+    marks = [":--" if i < table.n_text else "--:" for i in range(len(table.header))]
+    rows = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]
+    return "\n".join([header, "| " + " | ".join(marks) + " |", *rows])
+
+
+def _cell(cell: Cell) -> str:
+    text = escape(cell.text) + (f" ({cell.interval})" if cell.interval else "")
+    return f"**{text}**" if cell.style == "best" else text

@@ -1,0 +1,180 @@
+"""Where each artifact lives, what made it, and whether it is still valid.
+
+``run.json`` keeps one record per finished stage: a fingerprint of everything it depended on and the hash of every
+file it wrote. A stage is skipped when both still hold. Time stamps decide nothing.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deblora.artifacts import write_atomic
+from deblora.errors import ArtifactError
+
+MANIFEST = "run.json"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run folder. The properties are the only place where file names are decided."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.root / "run.log"
+
+    @property
+    def samples(self) -> Path:
+        """Id, label and split of every chip the run uses; fixed by the audit."""
+        return self.root / "audit" / "samples.csv"
+
+    @property
+    def groups(self) -> Path:
+        """Class names, counts and groups; fixed by the audit."""
+        return self.root / "audit" / "groups.json"
+
+    @property
+    def class_counts(self) -> Path:
+        """Counts per class and split, for people."""
+        return self.root / "audit" / "class_counts.csv"
+
+    def adapter(self, name: str) -> Path:
+        """PEFT folder of an adapter."""
+        return self.root / "adapters" / name
+
+    def history(self, name: str) -> Path:
+        """Training loss by step."""
+        return self.root / "adapters" / f"{name}.history.csv"
+
+    def checkpoints(self, name: str) -> Path:
+        """Checkpoints of a training that is not finished."""
+        return self.root / "checkpoints" / name
+
+    def features(self, adapter: str) -> Path:
+        """Features of all chips of the run through an adapter (``base`` for none)."""
+        return self.root / "features" / f"{adapter}.safetensors"
+
+    @property
+    def clusters(self) -> Path:
+        """Clusters of the training features."""
+        return self.root / "clusters" / "clusters.safetensors"
+
+    def centers(self, method: str) -> Path:
+        """Centers toward which a method moves classes."""
+        return self.root / "centers" / f"{method}.safetensors"
+
+    def targets(self, method: str) -> Path:
+        """Calibrated training features of a method."""
+        return self.root / "calibration" / f"{method}.safetensors"
+
+    def evaluation(self, name: str) -> Path:
+        """A table of the probe stage."""
+        return self.root / "eval" / name
+
+    def report(self, name: str) -> Path:
+        """A file of the report."""
+        return self.root / "report" / name
+
+    @classmethod
+    def create(cls, root: Path, *, resume: bool, overwrite: bool) -> "RunDir":
+        """Open a folder for a run.
+
+        Raises:
+            ArtifactError: If the folder is in use and neither flag was given, or belongs to something else.
+        """
+        if root.exists() and not root.is_dir():
+            raise ArtifactError(f"{root} is a file; name a folder for the run")
+        if root.is_dir() and any(root.iterdir()):
+            if not (root / MANIFEST).is_file():
+                raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
+            if overwrite:
+                shutil.rmtree(root)
+            elif not resume:
+                raise ArtifactError(
+                    f"{root} already holds a run; add --resume to go on or --overwrite to start anew"
+                )
+        root.mkdir(parents=True, exist_ok=True)
+        run = cls(root)
+        if not (root / MANIFEST).is_file():
+            run._write({"stages": {}})
+        return run
+
+    @classmethod
+    def open(cls, root: Path) -> "RunDir":
+        """Open an existing run.
+
+        Raises:
+            ArtifactError: If the folder is not a run.
+        """
+        if not (root / MANIFEST).is_file():
+            raise ArtifactError(
+                f"{root} is not a run folder ({MANIFEST} is missing); start one with deblora run"
+            )
+        return cls(root)
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return what is known of a finished stage; empty if it never finished."""
+        record = self.manifest()["stages"].get(stage, {})
+        return dict(record) if isinstance(record, dict) else {}
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all records.
+
+        Raises:
+            ArtifactError: If the manifest is damaged.
+        """
+        try:
+            manifest = json.loads((self.root / MANIFEST).read_text())
+            manifest["stages"].items()
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{self.root / MANIFEST} is damaged ({error}); start anew with --overwrite"
+            ) from error
+        return dict(manifest)
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Tell whether a stage finished with this fingerprint and its files are unchanged."""
+        record = self.record(stage)
+        if record.get("fingerprint") != key:
+            return False
+        outputs = record.get("outputs", {})
+        return all(
+            (self.root / name).is_file() and file_sha256(self.root / name) == digest
+            for name, digest in outputs.items()
+        )
+
+    def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float) -> None:
+        """Record a finished stage."""
+        files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        hashes = {str(file.relative_to(self.root)): file_sha256(file) for file in files if file.is_file()}
+        manifest = self.manifest()
+        manifest["stages"][stage] = {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2)}
+        self._write(manifest)
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(settings: Any, inputs: Mapping[str, Any]) -> str:
+    """Return one hash of settings and of the hashes of all inputs."""
+    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,142 @@
+"""Stage ``audit``: class counts, the long tail, and the split and groups that everything after it reads."""
+
+import csv
+import hashlib
+import io
+import json
+
+import numpy as np
+from tqdm import tqdm
+
+from deblora.artifacts import Groups, write_atomic
+from deblora.config import DataRecipe, Recipe
+from deblora.data.chips import ChipSet
+from deblora.data.longtail import (
+    class_counts,
+    groups_by_counts,
+    groups_by_names,
+    groups_by_thirds,
+    imbalance_ratios,
+    long_tailed_indices,
+)
+from deblora.data.readers import check_trainable
+from deblora.data.splits import stratified_split
+from deblora.errors import DataError
+from deblora.run_dir import RunDir
+from deblora.stages.chips import read_source
+from deblora.stages.stage import Stage
+
+
+def select_chips(recipe: DataRecipe, seed: int) -> ChipSet:
+    """Return the chips of a run: split, and the training part subsampled to a long tail where asked."""
+    chips = read_source(recipe.source, recipe.format)
+    chips = stratified_split(
+        chips,
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        val_per_class=recipe.val_per_class,
+        seed=seed,
+    )
+    splits = np.array(chips.splits)
+    train = np.flatnonzero(splits == "train")
+    if recipe.largest is not None and recipe.imbalance_factor is not None:
+        kept = long_tailed_indices(
+            chips.labels[train],
+            n_classes=chips.n_classes,
+            largest=recipe.largest,
+            imbalance_factor=recipe.imbalance_factor,
+            seed=seed,
+        )
+        train = train[kept]
+    others = np.flatnonzero((splits == "val") | (splits == "test"))
+    chosen = chips.subset(np.sort(np.concatenate([train, others])))
+    check_trainable(chosen)
+    return chosen
+
+
+def choose_groups(chips: ChipSet, recipe: DataRecipe) -> Groups:
+    """Return head, middle and tail by the recipe's rule."""
+    counts = class_counts(chips.split("train").labels, chips.n_classes)
+    if recipe.groups == "names":
+        return groups_by_names(chips.class_names, recipe.head, recipe.tail)
+    if recipe.groups == "counts":
+        return groups_by_counts(counts, head_above=recipe.head_above, tail_below=recipe.tail_below)
+    return groups_by_thirds(counts)
+
+
+def describe(chips: ChipSet, groups: Groups) -> list[dict[str, object]]:
+    """Return one row per class, largest first: counts per split, imbalance ratio, group."""
+    counts = {
+        name: class_counts(chips.split(name).labels, chips.n_classes) for name in ("train", "val", "test")
+    }
+    ratios = imbalance_ratios(counts["train"])
+    group_of = {index: name for name, members in groups.named().items() for index in members}
+    return [
+        {
+            "class": chips.class_names[index],
+            "group": group_of.get(index, ""),
+            **{name: int(values[index]) for name, values in counts.items()},
+            "imbalance_ratio": round(float(ratios[index]), 2),
+        }
+        for index in np.argsort(-counts["train"], kind="stable")
+    ]
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    chips = select_chips(recipe.data, recipe.seed)
+    groups = choose_groups(chips, recipe.data)
+    content = _content_sha256(chips)
+    counts = {
+        name: class_counts(chips.split(name).labels, chips.n_classes) for name in ("train", "val", "test")
+    }
+    samples = [
+        {"id": chip_id, "label": chips.class_names[label], "split": split}
+        for chip_id, label, split in zip(chips.ids, chips.labels, chips.splits, strict=True)
+    ]
+    write_atomic(run.samples, table(samples))
+    write_atomic(run.class_counts, table(describe(chips, groups)))
+    frozen = {
+        "class_names": list(chips.class_names),
+        "groups": {name: list(members) for name, members in groups.named().items()},
+        "rule": recipe.data.groups,
+        "counts": {name: values.tolist() for name, values in counts.items()},
+        "data_sha256": content,
+    }
+    write_atomic(run.groups, json.dumps(frozen, indent=1))
+
+
+def _content_sha256(chips: ChipSet) -> str:
+    """Decode every chip once: name all that cannot be read, and hash ids and pixels of the others."""
+    digest, problems = hashlib.sha256(), []
+    for i, chip_id in enumerate(tqdm(chips.ids, desc="audit", unit="chip", disable=len(chips) < 2000)):
+        try:
+            pixels = np.ascontiguousarray(chips.pixels.read(i))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        digest.update(f"{chip_id}\0{chips.splits[i]}\0{pixels.shape}{pixels.dtype}".encode())
+        digest.update(pixels.data)
+    if problems:
+        raise DataError(
+            f"{len(problems)} chips cannot be read:\n" + "\n".join(f"  - {p}" for p in problems[:10])
+        )
+    return digest.hexdigest()
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return rows as CSV."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+STAGE = Stage(
+    name="audit",
+    settings=lambda recipe: recipe.data,
+    inputs=lambda _: [],
+    outputs=lambda run: [run.samples, run.groups, run.class_counts],
+    work=_work,
+    always_runs=True,
+)

@@ -1,0 +1,65 @@
+"""Stage ``center``: where each rare class should lie, by clusters (the paper) and by kernel neighbors (ours)."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from deblora.artifacts import Centers, Clusters, FeatureTable, Groups
+from deblora.config import CalibrateRecipe, Recipe
+from deblora.debias.centers import (
+    class_mean_centers,
+    debiased_centers,
+    global_mean_centers,
+    random_head_centers,
+)
+from deblora.debias.neighbors import kernel_neighbor_centers
+from deblora.run_dir import RunDir
+from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.stage import Stage
+
+
+def unit_rows(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Return the features brought to unit length."""
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def moved_classes(groups: Groups, recipe: CalibrateRecipe) -> Int[np.ndarray, " t"]:
+    """Return the classes that the recipe moves."""
+    chosen = {
+        "tail": groups.tail,
+        "tail+middle": groups.tail + groups.middle,
+        "all": groups.tail + groups.middle + groups.head,
+    }[recipe.classes]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    chips = open_chips(run, recipe).split("train")
+    features = FeatureTable.load(run.features("lora")).rows(chips.ids)
+    groups = groups_of(run)
+    classes = moved_classes(groups, recipe.calibrate)
+    weights = np.zeros((len(classes), 0))  # the controls have no sources
+    if recipe.center.method == "debiased":
+        clusters = Clusters.load(run.clusters)
+        centers, weights = debiased_centers(clusters.centers, clusters.assignments, chips.labels, classes)
+    elif recipe.center.method == "class_mean":
+        centers = class_mean_centers(features, chips.labels, classes)
+    elif recipe.center.method == "global_mean":
+        centers = global_mean_centers(features, classes)
+    else:
+        rng = np.random.default_rng(recipe.seed)
+        centers = random_head_centers(features, chips.labels, classes, np.array(groups.head), rng)
+    Centers(classes, centers, weights).save(run.centers("deblora"))
+    neighbors, shares, has_donors = kernel_neighbor_centers(
+        unit_rows(features), chips.labels, chips.n_classes, temperature=recipe.shift.temperature
+    )
+    donors = np.flatnonzero(has_donors)
+    Centers(donors, neighbors[donors], shares[donors]).save(run.centers("shift"))
+
+
+STAGE = Stage(
+    name="center",
+    settings=lambda recipe: [recipe.center.__dict__, recipe.calibrate.classes, recipe.shift.__dict__],
+    inputs=lambda run: [run.samples, run.groups, run.features("lora"), run.clusters],
+    outputs=lambda run: [run.centers("deblora"), run.centers("shift")],
+    work=_work,
+)

@@ -1,0 +1,36 @@
+"""Stage ``cluster``: K-means with a size floor on all training features, labels ignored."""
+
+from deblora.artifacts import Clusters, FeatureTable
+from deblora.config import Recipe
+from deblora.debias.kmeans import cluster_features
+from deblora.errors import DataError
+from deblora.run_dir import RunDir
+from deblora.stages.chips import open_chips
+from deblora.stages.stage import Stage
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    ids = open_chips(run, recipe).split("train").ids
+    settings = recipe.cluster
+    if settings.n_clusters > len(ids):
+        raise DataError(
+            f"cluster.n_clusters is {settings.n_clusters}, but there are only {len(ids)} training chips; lower it"
+        )
+    assignments, centers, min_size, inertia = cluster_features(
+        FeatureTable.load(run.features("lora")).rows(ids),
+        n_clusters=settings.n_clusters,
+        rho=settings.rho,
+        space=settings.space,
+        n_init=settings.n_init,
+        seed=recipe.seed,
+    )
+    Clusters(ids, assignments, centers, min_size, inertia).save(run.clusters)
+
+
+STAGE = Stage(
+    name="cluster",
+    settings=lambda recipe: recipe.cluster.__dict__,
+    inputs=lambda run: [run.samples, run.groups, run.features("lora")],
+    outputs=lambda run: [run.clusters],
+    work=_work,
+)

@@ -1,0 +1,69 @@
+"""Stage ``extract``: one feature per chip through the base model, the LoRA adapter or the de-biased adapter.
+
+Only pixels and ids are handed to the model; labels stay in the audit's table.
+"""
+
+import torch
+from safetensors.torch import load_file
+
+from deblora.artifacts import FeatureTable
+from deblora.config import Recipe
+from deblora.errors import ArtifactError
+from deblora.models.lora import load_adapter
+from deblora.run_dir import RunDir
+from deblora.stages.chips import open_chips
+from deblora.stages.stage import Stage
+from deblora.stages.train_lora import open_backbone
+from deblora.train.extract import extract_features
+from deblora.train.objectives import ResidualMap
+
+RESIDUAL = "residual.safetensors"
+
+
+def stage_for(adapter: str) -> Stage:
+    """Return the stage that extracts through ``base``, ``lora`` or ``deblora``."""
+    parents = {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"]}[adapter]
+
+    def work(run: RunDir, recipe: Recipe) -> None:
+        _extract(run, recipe, adapter)
+
+    return Stage(
+        name=f"extract-{adapter}",
+        settings=lambda recipe: [recipe.backbone.__dict__, recipe.deblora.placement],
+        inputs=lambda run: [run.samples, run.groups, *(run.adapter(name) for name in parents)],
+        outputs=lambda run: [run.features(adapter)],
+        work=work,
+    )
+
+
+def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
+    if adapter == "deblora" and recipe.deblora.placement == "residual":
+        moved = _move(run, FeatureTable.load(run.features("lora")))
+        moved.save(run.features("deblora"))
+        return
+    chips = open_chips(run, recipe)
+    backbone = open_backbone(recipe.backbone)
+    stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
+    for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
+        adapter
+    ]:
+        load_adapter(backbone, run.adapter(name), adapter_name=name)
+    table = extract_features(
+        backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=f"extract {adapter}"
+    )
+    FeatureTable(table.ids, table.features, {"adapter": adapter, "base": backbone.weights_sha256}).save(
+        run.features(adapter)
+    )
+
+
+def _move(run: RunDir, table: FeatureTable) -> FeatureTable:
+    path = run.adapter("deblora") / RESIDUAL
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; run train-deblora again")
+    weights = load_file(path)
+    rank, size = weights["down.weight"].shape
+    residual = ResidualMap(size, rank, seed=0)
+    residual.load_state_dict(weights)
+    with torch.inference_mode():
+        moved = residual(torch.from_numpy(table.features)).numpy()
+    return FeatureTable(table.ids, moved, {"adapter": "deblora", "placement": "residual"})

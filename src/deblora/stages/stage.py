@@ -1,0 +1,70 @@
+"""What a stage is, and the one rule by which it runs or is skipped."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deblora import __version__
+from deblora.config import Recipe, tables
+from deblora.errors import ArtifactError
+from deblora.run_dir import RunDir, file_sha256, fingerprint
+
+log = logging.getLogger("deblora")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the road.
+
+    Args:
+        name: Name of the command.
+        settings: The part of the recipe it depends on.
+        inputs: Files it reads.
+        outputs: Files or folders it writes.
+        work: Reads the inputs, calls the core, writes the outputs.
+        always_runs: True where what it depends on lies outside the run folder, so that only running it can tell.
+    """
+
+    name: str
+    settings: Callable[[Recipe], Any]
+    inputs: Callable[[RunDir], Sequence[Path]]
+    outputs: Callable[[RunDir], Sequence[Path]]
+    work: Callable[[RunDir, Recipe], None]
+    always_runs: bool = False
+
+
+def run_stage(stage: Stage, run: RunDir, recipe: Recipe) -> bool:
+    """Run a stage unless it is finished and nothing it depends on has changed.
+
+    Returns:
+        Whether it ran.
+
+    Raises:
+        ArtifactError: If an input is missing.
+    """
+    missing = [path for path in stage.inputs(run) if not path.exists()]
+    if missing:
+        raise ArtifactError(
+            f"{stage.name} needs {missing[0]}, which is missing; run the stages before it first"
+        )
+    inputs = {str(path.relative_to(run.root)): _digest(path) for path in stage.inputs(run)}
+    key = fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], inputs)
+    if not stage.always_runs and run.is_done(stage.name, key):
+        log.info("%s: unchanged, skipped", stage.name)
+        return False
+    log.info("%s ...", stage.name)
+    start = time.perf_counter()
+    stage.work(run, recipe)
+    seconds = time.perf_counter() - start
+    run.finish(stage.name, key, stage.outputs(run), seconds)
+    log.info("%s: done in %.1f s", stage.name, seconds)
+    return True
+
+
+def _digest(path: Path) -> Any:
+    if path.is_dir():
+        return {file.name: file_sha256(file) for file in sorted(path.iterdir()) if file.is_file()}
+    return file_sha256(path)

@@ -1,0 +1,112 @@
+"""Stage ``train-deblora``: teach a second adapter to produce the calibrated features."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import nn
+
+from deblora.artifacts import FeatureTable, Targets, write_atomic
+from deblora.config import DebloraRecipe, Recipe
+from deblora.data.chips import Pixels, SubsetPixels
+from deblora.models.backbone import Backbone
+from deblora.models.lora import attach_lora, load_adapter, save_adapter, stack_adapter
+from deblora.run_dir import RunDir
+from deblora.stages.center import moved_classes
+from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.extract import RESIDUAL
+from deblora.stages.stage import Stage
+from deblora.stages.train_lora import open_backbone, save_history, sidecar
+from deblora.train.loop import forget_checkpoints, train
+from deblora.train.objectives import Regress, ResidualMap
+from deblora.train.samples import FeatureOrder, TrainingOrder
+
+
+def sample_weights(is_moved: np.ndarray, settings: DebloraRecipe) -> Float[np.ndarray, " n"]:
+    """Return the weight of every training chip: 1 for moved classes, and for the others 1, the anchor or 0."""
+    others = 1.0 if settings.samples == "all" else settings.anchor
+    return np.where(is_moved, 1.0, others).astype(np.float32)
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    settings = recipe.deblora
+    chips = open_chips(run, recipe).split("train")
+    before = FeatureTable.load(run.features("lora")).rows(chips.ids)
+    targets = Targets.load(run.targets("deblora"))
+    goal = FeatureTable(targets.ids, targets.features).rows(chips.ids)
+    weights = sample_weights(np.isin(chips.labels, moved_classes(groups_of(run), recipe.calibrate)), settings)
+    used = np.flatnonzero(weights > 0)
+    scale = before.std(axis=0) if settings.space == "standardize" else np.ones(before.shape[1])
+    scale = np.maximum(scale, 1e-3 * float(scale.max()))
+    values = {"target": torch.from_numpy(goal[used]), "weight": torch.from_numpy(weights[used])}
+    n_samples = settings.max_train_steps * settings.train_batch_size
+    module: nn.Module
+    samples: TrainingOrder | FeatureOrder
+    if settings.placement == "residual":
+        module = ResidualMap(before.shape[1], settings.rank or recipe.lora.rank, seed=recipe.seed)
+        samples = FeatureOrder(torch.from_numpy(before[used]), values, n_samples=n_samples, seed=recipe.seed)
+    else:
+        module = _adapted(run, recipe)
+        pixels: Pixels = SubsetPixels(chips.pixels, tuple(int(i) for i in used))
+        samples = TrainingOrder(pixels, values, spec=module.spec, n_samples=n_samples, seed=recipe.seed)
+    records = train(
+        Regress(module, scale=torch.from_numpy(scale.astype(np.float32)), loss=settings.loss),
+        samples,
+        folder=run.checkpoints("deblora"),
+        n_steps=settings.max_train_steps,
+        batch_size=settings.train_batch_size,
+        learning_rate=settings.learning_rate,
+        seed=recipe.seed,
+        mixed_precision=recipe.mixed_precision,
+    )
+    _save(run, recipe, module)
+    save_history(run, "deblora", records)
+    forget_checkpoints(run.checkpoints("deblora"))
+
+
+def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
+    settings, lora = recipe.deblora, recipe.lora
+    backbone = open_backbone(recipe.backbone)
+    rank = settings.rank or lora.rank
+    targets = tuple(lora.targets) if lora.targets else None
+    if settings.placement == "continue":
+        load_adapter(backbone, run.adapter("lora"), adapter_name="deblora", trainable=True)
+    elif settings.placement == "fresh":
+        attach_lora(
+            backbone, rank=rank, alpha=rank, targets=targets, adapter_name="deblora", seed=recipe.seed + 1
+        )
+    else:
+        load_adapter(backbone, run.adapter("lora"), adapter_name="lora")
+        stack_adapter(backbone, rank=rank, alpha=rank, targets=targets, seed=recipe.seed + 1)
+    return backbone
+
+
+def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
+    if isinstance(module, ResidualMap):
+        folder = run.adapter("deblora")
+        write_atomic(
+            folder / RESIDUAL, save({name: w.contiguous() for name, w in module.state_dict().items()})
+        )
+    elif isinstance(module, Backbone):
+        save_adapter(module, "deblora", run.adapter("deblora"), sidecar(run, recipe, "deblora"))
+
+
+STAGE = Stage(
+    name="train-deblora",
+    settings=lambda recipe: [
+        recipe.backbone.__dict__,
+        recipe.lora.__dict__,
+        recipe.deblora.__dict__,
+        recipe.calibrate.classes,
+        recipe.mixed_precision,
+    ],
+    inputs=lambda run: [
+        run.samples,
+        run.groups,
+        run.adapter("lora"),
+        run.features("lora"),
+        run.targets("deblora"),
+    ],
+    outputs=lambda run: [run.adapter("deblora"), run.history("deblora")],
+    work=_work,
+)

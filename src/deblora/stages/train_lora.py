@@ -1,0 +1,96 @@
+"""Stage ``train-lora``: adapt the pre-trained model to the target data."""
+
+import csv
+import io
+
+import numpy as np
+import torch
+
+from deblora.artifacts import write_atomic
+from deblora.config import BackboneRecipe, Recipe
+from deblora.evaluate.probe import log_prior
+from deblora.models.backbone import Backbone, load_backbone
+from deblora.models.lora import attach_lora, save_adapter
+from deblora.run_dir import RunDir
+from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.stage import Stage
+from deblora.train.loop import forget_checkpoints, train
+from deblora.train.objectives import Classify
+from deblora.train.samples import TrainingOrder
+
+
+def open_backbone(recipe: BackboneRecipe) -> Backbone:
+    """Load the frozen model of the recipe."""
+    from pathlib import Path
+
+    path = Path(recipe.path) if recipe.path else None
+    return load_backbone(
+        recipe.name, path=path, image_size=recipe.image_size, pool=recipe.pool, sensor=recipe.sensor
+    )
+
+
+def sidecar(run: RunDir, recipe: Recipe, stage: str) -> dict[str, object]:
+    """Return what an adapter's ``base.json`` says beyond the model: classes, groups, seed and settings."""
+    from deblora.config import tables
+    from deblora.stages.chips import class_names
+
+    groups = {name: list(members) for name, members in groups_of(run).named().items()}
+    return {
+        "stage": stage,
+        "classes": list(class_names(run)),
+        "groups": groups,
+        "seed": recipe.seed,
+        "settings": tables(recipe),
+    }
+
+
+def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> None:
+    """Write the training loss by step."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([("step", "loss"), *records])
+    write_atomic(run.history(name), buffer.getvalue())
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    settings = recipe.lora
+    chips = open_chips(run, recipe).split("train")
+    backbone = open_backbone(recipe.backbone)
+    targets = tuple(settings.targets) if settings.targets else None
+    attach_lora(
+        backbone, rank=settings.rank, alpha=settings.alpha or settings.rank, targets=targets, seed=recipe.seed
+    )
+    prior = None
+    if settings.loss == "balanced_softmax":
+        prior = torch.from_numpy(np.asarray(log_prior(chips.labels, chips.n_classes), dtype=np.float32))
+    objective = Classify(backbone, chips.n_classes, log_prior=prior, seed=recipe.seed)
+    samples = TrainingOrder(
+        chips.pixels,
+        {"labels": torch.from_numpy(chips.labels.astype(np.int64))},
+        spec=backbone.spec,
+        n_samples=settings.max_train_steps * settings.train_batch_size,
+        seed=recipe.seed,
+        flip=settings.flip,
+    )
+    records = train(
+        objective,
+        samples,
+        folder=run.checkpoints("lora"),
+        n_steps=settings.max_train_steps,
+        batch_size=settings.train_batch_size,
+        learning_rate=settings.learning_rate,
+        checkpointing_steps=settings.checkpointing_steps,
+        seed=recipe.seed,
+        mixed_precision=recipe.mixed_precision,
+    )
+    save_adapter(backbone, "lora", run.adapter("lora"), sidecar(run, recipe, "lora"))
+    save_history(run, "lora", records)
+    forget_checkpoints(run.checkpoints("lora"))
+
+
+STAGE = Stage(
+    name="train-lora",
+    settings=lambda recipe: [recipe.backbone.__dict__, recipe.lora.__dict__, recipe.mixed_precision],
+    inputs=lambda run: [run.samples, run.groups],
+    outputs=lambda run: [run.adapter("lora"), run.history("lora")],
+    work=_work,
+)

@@ -1,0 +1,1 @@
+"""Adapter training and feature extraction."""

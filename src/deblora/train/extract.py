@@ -1,0 +1,73 @@
+"""Features of chips through a frozen model. No parameter of this module can carry a label to the model."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from deblora.artifacts import FeatureTable
+from deblora.data.chips import Pixels
+from deblora.data.pixels import to_batch
+from deblora.errors import DataError
+from deblora.models.backbone import Backbone, InputSpec
+
+
+def read_batch(pixels: Pixels, indices: Sequence[int], spec: InputSpec) -> Float[torch.Tensor, "b c h w"]:
+    """Decode, resize and normalize some chips as the model was trained to see them."""
+    arrays = [pixels.read(i) for i in indices]
+    return to_batch(arrays, image_size=spec.image_size, mean=spec.mean, std=spec.std, scale=spec.scale)
+
+
+def extract_features(
+    backbone: Backbone, pixels: Pixels, ids: tuple[str, ...], *, batch_size: int = 64, title: str = "extract"
+) -> FeatureTable:
+    """Return one pooled feature per chip, in evaluation mode and without augmentation.
+
+    The next batch is decoded while the model works on the current one.
+
+    Args:
+        backbone: Frozen model, with any adapters already loaded.
+        pixels: Chips without labels.
+        ids: Stable id of each chip; carried along, never shown to the model.
+        batch_size: Chips per forward pass; does not change the features beyond float rounding.
+        title: Name on the progress bar.
+
+    Returns:
+        The feature table, one row per id.
+
+    Raises:
+        DataError: If a chip cannot be read or a feature is not finite.
+    """
+    backbone.eval()
+    device = next(backbone.parameters()).device
+    rows: list[np.ndarray] = []
+    with torch.inference_mode(), tqdm(total=len(ids), desc=title, unit="chip", disable=len(ids) < 200) as bar:
+        for batch in _prefetch(pixels, len(ids), batch_size, backbone.spec):
+            rows.append(backbone(batch.to(device)).float().cpu().numpy())
+            bar.update(len(batch))
+    features = np.concatenate(rows)
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} chips give features that are not finite, first: {ids[bad[0]]}; check pixels"
+        )
+    return FeatureTable(ids, features)
+
+
+def _prefetch(
+    pixels: Pixels, n_chips: int, batch_size: int, spec: InputSpec
+) -> Iterator[Float[torch.Tensor, "b c h w"]]:
+    starts = range(0, n_chips, batch_size)
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending: Future[torch.Tensor] | None = None
+        for start in starts:
+            indices = range(start, min(start + batch_size, n_chips))
+            coming = reader.submit(read_batch, pixels, indices, spec)
+            if pending is not None:
+                yield pending.result()
+            pending = coming
+        if pending is not None:
+            yield pending.result()

@@ -1,0 +1,145 @@
+"""One thin layer over ``transformers.Trainer``: an objective in, loss by step out, exact resume after a kill.
+
+Trainer brings devices, mixed precision, processes and checkpoints. Ours is only what keeps checkpoints small (the
+trainable weights, as safetensors) and the order of samples fixed (``samples.TrainingOrder``).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset, SequentialSampler
+
+WEIGHTS = "trainable.safetensors"
+
+
+def train(
+    objective: nn.Module,
+    samples: Dataset[dict[str, torch.Tensor]],
+    *,
+    folder: Path,
+    n_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    checkpointing_steps: int = 100,
+    seed: int = 0,
+    mixed_precision: str = "no",
+) -> list[tuple[int, float]]:
+    """Minimize an objective over the trainable weights it holds.
+
+    AdamW without weight decay, cosine schedule with 5 % warm-up (our choice; the paper's schedule is unknown).
+    A run that was killed goes on from its last complete checkpoint in ``folder`` to the same weights.
+
+    Args:
+        objective: Module whose forward takes a batch by name and returns ``{"loss": ...}``.
+        samples: Exactly ``n_steps * batch_size`` samples, in the order they are to be seen.
+        folder: Where checkpoints live while training runs.
+        n_steps: Optimizer steps.
+        batch_size: Samples per step.
+        learning_rate: Peak learning rate.
+        checkpointing_steps: Steps between checkpoints.
+        seed: Seed of dropout.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+
+    Returns:
+        ``(step, mean loss since the last record)``, about fifty records.
+    """
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=n_steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, n_steps // 20),
+        weight_decay=0.0,
+        logging_steps=max(1, n_steps // 50),
+        save_steps=checkpointing_steps,
+        save_total_limit=2,
+        seed=seed,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        bf16=mixed_precision == "bf16",
+        fp16=mixed_precision == "fp16",
+        disable_tqdm=n_steps < 20,
+        log_level="error",
+    )
+    trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
+    _quiet(trainer)
+    with torch.random.fork_rng(devices=[]):
+        trainer.train(resume_from_checkpoint=_last_complete(folder))
+    return [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Delete checkpoints once the finished adapter is saved."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quiet(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_silent_progress(ProgressCallback)())
+
+
+def _silent_progress(base: type) -> type:
+    class Progress(base):  # type: ignore[misc]
+        """A progress bar that does not print every log record."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+            """Show the loss on the bar."""
+            if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+                self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    return Progress
+
+
+def _last_complete(folder: Path) -> str | None:
+    """Trainer writes ``trainer_state.json`` last: a checkpoint without it was cut off and is dropped."""
+    complete = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        if (checkpoint / "trainer_state.json").is_file():
+            complete.append(checkpoint)
+        else:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+
+
+def _trainer_class() -> type:
+    from transformers import Trainer
+
+    class AdapterTrainer(Trainer):  # type: ignore[misc]
+        """Saves and restores the trainable weights only, and keeps the samples in order."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+            return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+        def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+            target = Path(output_dir or self.args.output_dir)
+            target.mkdir(parents=True, exist_ok=True)
+            module = self.accelerator.unwrap_model(self.model)
+            weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+            save_file(weights, target / WEIGHTS)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+            target = self.accelerator.unwrap_model(model if model is not None else self.model)
+            trainable = {name: p for name, p in target.named_parameters() if p.requires_grad}
+            if set(trainable) != set(weights):
+                raise ValueError(
+                    f"checkpoint {resume_from_checkpoint} holds other weights than the objective"
+                )
+            with torch.no_grad():
+                for name, parameter in trainable.items():
+                    parameter.copy_(weights[name])
+
+    return AdapterTrainer

@@ -1,0 +1,93 @@
+"""What a training step sees: chip ``i`` of a fixed, seeded order.
+
+The whole order is decided before training, so a resumed run sees exactly the chips an uninterrupted run would, and
+the result does not depend on the number of processes.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.utils.data import Dataset
+
+from deblora.data.chips import Pixels
+from deblora.models.backbone import InputSpec
+from deblora.train.extract import read_batch
+
+MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once
+
+
+class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
+    """``n_steps * batch_size`` samples: seeded permutations of the chips, one after the other.
+
+    Args:
+        pixels: Chips, without labels.
+        values: What the objective needs beside the pixels, one row per chip (labels, target features).
+        spec: Input of the model.
+        n_samples: Length of the order.
+        seed: Seed of permutations and augmentation.
+        flip: Flip at random along both axes; off by default, because radar shadow has a direction.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        values: dict[str, torch.Tensor],
+        *,
+        spec: InputSpec,
+        n_samples: int,
+        seed: int,
+        flip: bool = False,
+    ) -> None:
+        self.pixels, self.values, self.spec, self.seed, self.flip = pixels, values, spec, seed, flip
+        self.order = training_order(len(pixels), n_samples, seed)
+        chip_bytes = 4 * len(spec.mean) * spec.image_size**2
+        self.cache: dict[int, torch.Tensor] | None = (
+            {} if chip_bytes * len(pixels) <= MAX_CACHED_BYTES else None
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        chip = int(self.order[index])
+        image = self._image(chip)
+        if self.flip:
+            axes = np.flatnonzero(np.random.default_rng([self.seed, index]).random(2) < 0.5) + 1
+            image = torch.flip(image, axes.tolist())
+        return {"pixels": image, **{name: rows[chip] for name, rows in self.values.items()}}
+
+    def _image(self, chip: int) -> Float[torch.Tensor, "c h w"]:
+        if self.cache is None:
+            return read_batch(self.pixels, [chip], self.spec)[0]
+        if chip not in self.cache:
+            self.cache[chip] = read_batch(self.pixels, [chip], self.spec)[0]
+        return self.cache[chip]
+
+
+def training_order(n_chips: int, n_samples: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Return ``n_samples`` chip indices: whole seeded permutations, the last one cut."""
+    rng = np.random.default_rng(seed)
+    n_passes = -(-n_samples // n_chips)
+    return np.concatenate([rng.permutation(n_chips) for _ in range(n_passes)])[:n_samples]
+
+
+class FeatureOrder(Dataset[dict[str, torch.Tensor]]):
+    """The same fixed order over features instead of images, for the map in feature space."""
+
+    def __init__(
+        self,
+        features: Float[torch.Tensor, "n d"],
+        values: dict[str, torch.Tensor],
+        *,
+        n_samples: int,
+        seed: int,
+    ) -> None:
+        self.features, self.values = features, values
+        self.order = training_order(len(features), n_samples, seed)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = int(self.order[index])
+        return {"pixels": self.features[row], **{name: rows[row] for name, rows in self.values.items()}}

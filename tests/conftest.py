@@ -1,0 +1,29 @@
+"""Shared fixtures: a seeded generator and the locator of real data beside the checkout."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def shared() -> Callable[[str], Path]:
+    """Return the path of a real file or folder beside the checkout, or skip."""
+
+    def locate(relative: str) -> Path:
+        root = Path(os.environ.get("DEBLORA_SHARED", REPOSITORY_ROOT.parent / "shared"))
+        path = root / relative
+        if not path.exists():
+            pytest.skip(f"shared data not found: {relative}")
+        return path
+
+    return locate
