@@ -113,15 +113,16 @@ A ViT masked autoencoder (64 px, patch 8, 3 bands, hidden 128, depth 6, 4 heads,
 layer), small enough to ship. It never saw a label or a real image.
 
 - Data: {n_chips} simulated optical chips (`deblora.data.simulate`, seed
-  {900_000 + arguments.seed}), the same number of each of {len(CLASS_NAMES)} classes, full range of attributes, random quarter turns and mirroring.
+  {900_000 + arguments.seed}), the same number of each of {len(CLASS_NAMES)} classes,
+  full range of attributes, random quarter turns and mirroring.
 - Input: RGB / 255, then (x - 0.5) / 0.5 per band.
 - Training: mask ratio 0.75, normalized pixel loss, AdamW (0.9, 0.95), weight decay 0.05, batch {BATCH},
   peak rate {PEAK_RATE}, 5 % warm-up, cosine to zero, fp32, seed {arguments.seed}.
 - Result: {steps} steps in {arguments.minutes:g} minutes on one CPU thread; loss {first:.4f} at the first
   step, {final:.4f} as the mean of the last 50.
 - Made by `python scripts/pretrain_embedded.py --minutes {arguments.minutes:g} --chips
-  {arguments.chips} --seed {arguments.seed}`. Chips, first weights, masks and batches are seeded; the number of steps depends on the
-  machine, because the minutes are fixed.
+  {arguments.chips} --seed {arguments.seed}`. Chips, first weights, masks and batches are
+  seeded; the number of steps depends on the machine, because the minutes are fixed.
 - License: Apache-2.0, like the code.
 """
 

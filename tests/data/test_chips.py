@@ -13,7 +13,7 @@ def small_set() -> ChipSet:
     )
 
 
-def test_subset_of_subset_keeps_chips_and_their_pixels_together():
+def test_subset_of_subset_keeps_chips_and_their_pixels_together() -> None:
     chips = small_set().subset(np.array([3, 1, 0])).subset(np.array([2, 0]))
     assert chips.ids == ("a", "d")
     assert chips.labels.tolist() == [0, 1]
@@ -21,7 +21,7 @@ def test_subset_of_subset_keeps_chips_and_their_pixels_together():
     assert [int(chips.pixels.read(i)[0, 0, 0]) for i in range(2)] == [0, 3]
 
 
-def test_split_selects_by_name_and_may_be_empty():
+def test_split_selects_by_name_and_may_be_empty() -> None:
     chips = small_set()
     assert chips.split("train").ids == ("a", "c")
     assert len(chips.split("test")) == 0
@@ -30,7 +30,7 @@ def test_split_selects_by_name_and_may_be_empty():
         chips.split("dev")
 
 
-def test_inconsistent_parts_are_refused():
+def test_inconsistent_parts_are_refused() -> None:
     chips = small_set()
     with pytest.raises(ValueError, match="differ in length"):
         ChipSet(chips.ids[:3], chips.labels, chips.splits, chips.class_names, chips.pixels)
@@ -44,7 +44,7 @@ def test_inconsistent_parts_are_refused():
         ArrayPixels([np.zeros((1, 1))], ["a", "b"])
 
 
-def test_as_chip_converts_what_is_safe_and_names_what_is_not():
+def test_as_chip_converts_what_is_safe_and_names_what_is_not() -> None:
     assert as_chip(np.zeros((2, 3), dtype=np.uint16), "a").shape == (2, 3, 1)
     assert as_chip(np.zeros((2, 3, 4)), "a").dtype == np.float32
     assert as_chip(np.ones((2, 3), dtype=bool), "a").dtype == np.uint8

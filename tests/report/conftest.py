@@ -48,7 +48,7 @@ def scores_and_differences() -> tuple[tuple[ScoreRow, ...], tuple[DifferenceRow,
                         "middle": 0.004,
                         "all": 0.01,
                     }[group]
-                    ends = (gain - width / 1.5, gain + width / 1.5)
+                    ends = (gain - width / 1.6, gain + width / 1.6)
                     differences.append(DifferenceRow(method, probe, "lora", probe, group, gain, *ends))
     return tuple(rows), tuple(differences)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import re
 from collections.abc import Callable
@@ -129,3 +130,26 @@ def test_markdown_escapes_and_lists_the_same_numbers(content: ReportContent) -> 
 def test_recipe_cannot_leave_its_fence(changed: Callable[..., ReportContent]) -> None:
     text = render_markdown(changed(recipe_yaml="a: |\n  ````\n  # out\n"))
     assert "`````yaml\n" in text
+
+
+def test_many_classes_with_long_names_and_absent_ones(content: ReportContent) -> None:
+    n, rng = 51, np.random.default_rng(5)
+    counts = np.maximum(0, (800 * 0.87 ** np.arange(n)).astype(int) - 1)
+    crowded = dataclasses.replace(
+        content,
+        class_names=tuple(f"class number {i} with a long name" for i in range(n)),
+        counts={"train": counts},
+        groups=Groups(tuple(range(17)), tuple(range(17, 34)), tuple(range(34, 51))),
+        per_class_f1={f"method {i} · probe": rng.random(n) for i in range(8)},
+        confusion={f"m{i}": rng.integers(0, 20, (n, n)) for i in range(3)},
+        projections=(
+            Projection("p", rng.normal(size=(99, 2)), np.arange(99) % n, np.arange(99) % 2 == 0, {}),
+        ),
+        composition=rng.dirichlet(np.ones(40), n),
+        alpha_per_class={"kappa": counts / (counts + 20), "ratio": rng.random(n)},
+    )
+    page = render_page(crowded)
+    if "DEBLORA_KEEP_REPORT" in os.environ:
+        Path(os.environ["DEBLORA_KEEP_REPORT"] + ".crowded.html").write_text(page, encoding="utf-8")
+    assert page.count("<svg") == 7
+    assert "method 7 · probe" in page

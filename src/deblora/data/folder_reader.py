@@ -12,9 +12,9 @@ from deblora.errors import DataError
 def read_folder(root: Path) -> ChipSet:
     """Read ``root/<class>/<chip>`` or ``root/<split>/<class>/<chip>``.
 
-    Splits are train, val (also valid, validation) and test; without them the split is "". Classes are sorted by
-    name; an empty class folder is a class without chips. Files without the suffix of an image and hidden entries
-    are passed over. Ids are paths below ``root``.
+    Splits are train, val (also valid, validation) and test; without them the split is "". Classes are sorted
+    by name; an empty class folder is a class without chips. Files without the suffix of an image and hidden
+    entries are passed over. Ids are paths below ``root``.
 
     Raises:
         DataError: If there is no class folder or no chip, or the layout is ambiguous.

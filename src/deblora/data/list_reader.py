@@ -16,7 +16,7 @@ def read_list(source: Path) -> ChipSet:
     folder.
 
     Raises:
-        DataError: With the line, if a row is incomplete, leaves the folder, names a missing file or repeats one.
+        DataError: With the line, if a row is incomplete, leaves the folder, repeats a chip or has no file.
     """
     root = source.parent.resolve()
     rows = _rows(source)

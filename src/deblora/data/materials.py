@@ -34,7 +34,7 @@ class Material(enum.IntEnum):
     GLASS = 18
 
 
-# Rows follow Material. Reflectance in B, G, R, red edge, NIR, SWIR1, SWIR2; then backscatter in dB, then texture.
+# Rows follow Material: reflectance in B, G, R, red edge, NIR, SWIR1, SWIR2; backscatter in dB; texture.
 _TABLE = np.array(
     [
         [0.050, 0.045, 0.030, 0.020, 0.010, 0.005, 0.003, -22, 0.10],

@@ -91,7 +91,7 @@ def read_parquet(source: Path) -> ChipSet:
     are ``<file stem>/<row>``, followed by the stored path where there is one.
 
     Raises:
-        DataError: If a file is damaged or empty, lacks a column, has null images or labels, or files disagree.
+        DataError: If a file is damaged or empty, lacks a column, has null entries, or files disagree.
     """
     parts = split_files(source) if source.is_dir() else [("", source)]
     if not parts:

@@ -11,9 +11,8 @@ import numpy as np
 from deblora.data.materials import Body, Material, Part, ellipse, rectangle
 
 M = Material
-_LINE = (
-    0.014  # ours: painted lines are this share of the length, thicker than real ones, to survive 64 pixels
-)
+# Ours: painted lines are this share of the length, thicker than real ones, to survive 64 pixels.
+_LINE = 0.014
 
 
 def _polygon(points: list[tuple[float, float]], body: Body, material: Material, height: float) -> Part:

@@ -59,7 +59,7 @@ def stratified_split(
         if n_val + n_test >= len(for_train):
             raise DataError(
                 f"the class {chips.class_names[label]} has {len(for_train)} chips, too few for {n_val} of "
-                f"val, {n_test} of test and 1 of train; add chips, leave the class out or give the splits yourself"
+                f"val, {n_test} of test and 1 of train; add chips, leave the class out or give the splits"
             )
         rng = np.random.default_rng((seed, label))
         test = rng.permutation(for_test)[:n_test]

@@ -12,6 +12,7 @@ ALPHA_COLOR = "#5B3A8E"
 LINE_COLORS = ("#5B3A8E", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#1F2933")
 LINE_DASHES = ("-", "--", "-.", ":")
 N_NAMES_SHOWN = 80
+N_NAMES_IN_MATRIX = 36
 N_CELLS_WITH_NUMBERS = 14
 
 
@@ -25,17 +26,16 @@ def long_tail(content: ReportContent) -> str:
         axes = figure.add_subplot()
         counts = content.train_counts[order]
         axes.bar(np.arange(len(order)), counts, color=colors, width=0.78)
-        axes.set_yscale("log")
-        axes.set_ylim(max(0.5, 0.6 * counts[counts > 0].min()), counts.max() * 1.8)
+        floor = 0.45 * counts[counts > 0].min()
+        _log_axis(axes)
+        axes.set_ylim(floor, counts.max() * 1.5)
         axes.set_ylabel("training chips (log)")
         axes.grid(axis="y")
         if len(order) <= 40:
             for i, count in enumerate(counts):
                 if count:
-                    text = f"{int(count):,}"
-                    axes.annotate(
-                        text, (i, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5
-                    )
+                    style = {"ha": "center", "fontsize": 6.5, "color": "white", "fontweight": "bold"}
+                    axes.annotate(f"{int(count):,}", (i, floor), (0, 3), textcoords="offset points", **style)
         _class_axis(axes, content, order)
         handles = _group_handles(content)
         if content.alpha_per_class:
@@ -54,7 +54,7 @@ def _alpha_axis(axes: Any, content: ReportContent, order: np.ndarray) -> list[An
             dash,
             color=color,
             marker="o",
-            markersize=3.2,
+            markersize=5,
             linewidth=1.1,
             markeredgecolor="white",
             markeredgewidth=0.5,
@@ -77,6 +77,8 @@ def forest(content: ReportContent) -> str:
         100 * end for row in rows for end in (row.value, row.ci_lower, row.ci_upper) if math.isfinite(end)
     ]
     span = max(1.0, max(abs(end) for end in ends)) * 1.08
+    decade = 10.0 ** math.floor(math.log10(0.75 * span))
+    tick = max(step * decade for step in (1, 2, 5) if step * decade <= 0.75 * span)
 
     def build(figure: Any) -> None:
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
@@ -86,6 +88,7 @@ def forest(content: ReportContent) -> str:
                     _whisker(axes, row, pairs.index(_pair(row)))
             axes.axvline(0, color=INK, linewidth=0.9)
             axes.set_xlim(-span, span)
+            axes.set_xticks([-tick, 0, tick])
             axes.set_title(group.capitalize(), color=GROUP_COLORS[group])
             axes.grid(axis="x")
             axes.spines["left"].set_visible(False)
@@ -175,8 +178,9 @@ def confusion(content: ReportContent) -> str:
                 color, text = ("white" if dark else INK), str(counts[row, column])
                 axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
             axes.set_title(clean(label, longest=44))
-            _class_axis(axes, content, order)
-            _class_axis(axes, content, order, vertical=True, names=i % 2 == 0)
+            named = len(order) <= N_NAMES_IN_MATRIX
+            _class_axis(axes, content, order, names=named)
+            _class_axis(axes, content, order, vertical=True, names=named and i % 2 == 0)
             axes.set_xlabel("predicted")
             if i % 2 == 0:
                 axes.set_ylabel("true")
@@ -185,7 +189,7 @@ def confusion(content: ReportContent) -> str:
         bar.set_label("% of the true class")
         bar.outline.set_visible(False)
 
-    return draw(build, name="confusion", alt="Confusion matrices", width=9.6, height=5.2 * n_rows)
+    return draw(build, name="confusion", alt="Confusion matrices", width=9.6, height=5.3 * n_rows)
 
 
 def composition(content: ReportContent) -> str:
@@ -235,7 +239,7 @@ def curves(content: ReportContent) -> str:
             label, marker = clean(name, longest=40), "o" if len(line) < 4 else ""
             axes.plot(line[:, 0], line[:, 1], dash, color=color, marker=marker, linewidth=1.4, label=label)
         if losses.size and losses.min() > 0 and losses.max() > 30 * losses.min():
-            axes.set_yscale("log")
+            _log_axis(axes)
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
         axes.grid(axis="y")
@@ -254,6 +258,16 @@ def _group_handles(content: ReportContent) -> list[Any]:
 
     named = content.groups.named()
     return [Patch(color=GROUP_COLORS[name], label=name) for name, members in named.items() if members]
+
+
+def _log_axis(axes: Any) -> None:
+    # The stock labels of a log axis are math text, which is switched off because class names may hold dollars.
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="y", which="minor", length=0)
 
 
 def _frame(axes: Any) -> None:

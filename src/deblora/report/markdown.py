@@ -29,10 +29,14 @@ def render_markdown(content: ReportContent) -> str:
     for title, table in parts:
         lines += [f"## {title}", _table(table) if table.rows else "Not available."]
     if content.recipe_yaml:
+        whitespace = "\n\t"
         # A fence longer than any run of backticks inside cannot be closed from within.
         longest = max((len(run) for run in re.findall(r"`+", content.recipe_yaml)), default=0)
         fence = "`" * max(3, longest + 1)
-        lines += ["## Recipe", f"{fence}yaml\n{content.recipe_yaml.rstrip()}\n{fence}"]
+        lines += [
+            "## Recipe",
+            f"{fence}yaml\n{clean(content.recipe_yaml, keep=whitespace).rstrip()}\n{fence}",
+        ]
     if content.notes:
         lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
     return "\n\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from deblora.report import figures, scatter, tables
 from deblora.report.content import ReportContent
 from deblora.report.markdown import render_markdown
 from deblora.report.summary import summarize
-from deblora.report.svg import GROUP_COLORS
+from deblora.report.svg import GROUP_COLORS, clean
 from deblora.report.tables import Table
 
 __all__ = ["render_markdown", "render_page"]
@@ -48,6 +48,7 @@ def render_page(content: ReportContent) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.finalize = _printable
     environment.filters["svg"] = Markup
     return environment.from_string(source).render(
         content=content,
@@ -56,6 +57,10 @@ def render_page(content: ReportContent) -> str:
         colors=GROUP_COLORS,
         facts=_facts(content),
     )
+
+
+def _printable(value: object) -> object:
+    return clean(value, keep="\n\t") if type(value) is str else value
 
 
 def _facts(content: ReportContent) -> list[tuple[str, str]]:

@@ -10,7 +10,6 @@ from deblora.report.svg import GROUP_COLORS, INK, clean, draw
 TAIL_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 TAIL_COLORS = ("#D55E00", "#8C2D04", "#F2A541", "#B5446E", "#E8743B", "#6B3A1E", "#D99A00", "#A63D2F")
 MEAN_MARKERS = ("o", "*", "D", "^", "s")
-N_NAMED_TAILS = 16
 
 
 def projections(content: ReportContent) -> str:
@@ -27,7 +26,7 @@ def projections(content: ReportContent) -> str:
         for axes, panel in zip(grid, panels, strict=False):
             _panel(axes, panel, content)
         handles = _handles(content, panels)
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(6, len(handles)))
+        figure.legend(handles=handles, loc="outside lower left", ncols=min(5, len(handles)))
 
     return draw(build, name="tsne", alt="t-SNE of features", width=9.6, height=5.0 * n_rows + 0.6)
 
@@ -42,7 +41,7 @@ def _panel(axes: Any, panel: Projection, content: ReportContent) -> None:
     for is_test in (False, True):
         for i, index in enumerate(content.groups.tail):
             rows = (panel.labels == index) & (panel.is_test == is_test)
-            color, marker = TAIL_COLORS[i % len(TAIL_COLORS)], TAIL_MARKERS[i % len(TAIL_MARKERS)]
+            color, marker = _tail_style(i, len(content.groups.tail))
             _marks(axes, panel.points[rows], color, marker, is_test=is_test, size=20)
     _arrows(axes, panel, content.groups.tail)
     axes.set_title(clean(panel.title, longest=60))
@@ -65,6 +64,15 @@ def _marks(axes: Any, points: np.ndarray, color: str, marker: str, *, is_test: b
         edgecolors=edge,
         linewidths=0.4,
         rasterized=True,
+    )
+
+
+def _tail_style(place: int, n_tail: int) -> tuple[str, str]:
+    # More classes than marks would make two classes look alike, so then the group shares one look.
+    return (
+        (TAIL_COLORS[place], TAIL_MARKERS[place])
+        if n_tail <= len(TAIL_MARKERS)
+        else (GROUP_COLORS["tail"], "^")
     )
 
 
@@ -93,9 +101,13 @@ def _handles(content: ReportContent, panels: list[Projection]) -> list[Any]:
 
     named = content.groups.named()
     handles = [mark(name, GROUP_COLORS[name], "o") for name in ("head", "middle") if named[name]]
-    for i, index in enumerate(content.groups.tail[:N_NAMED_TAILS]):
-        name = clean(f"tail: {content.class_names[index]}", longest=26)
-        handles.append(mark(name, TAIL_COLORS[i % len(TAIL_COLORS)], TAIL_MARKERS[i % len(TAIL_MARKERS)]))
+    tail = content.groups.tail
+    if len(tail) > len(TAIL_MARKERS):
+        handles.append(mark("tail", *_tail_style(0, len(tail))))
+    else:
+        for i, index in enumerate(tail):
+            name = clean(f"tail: {content.class_names[index]}", longest=26)
+            handles.append(mark(name, *_tail_style(i, len(tail))))
     handles.append(mark("training chip (faint)", INK, "o", alpha=0.25))
     handles.append(mark("test chip (crisp)", INK, "o"))
     names = list(dict.fromkeys(name for panel in panels for name in panel.means))

@@ -29,6 +29,9 @@ def _winner(content: ReportContent, group: str) -> list[str]:
     best = max(rows, key=lambda row: row.value)
     interval = between(best.ci_lower, best.ci_upper)
     shown = f"{percent(best.value)} % macro F1" + (f" (95 % interval {interval})" if interval else "")
+    level = [row for row in rows if row is not best and percent(row.value) == percent(best.value)]
+    if level:
+        shown += f", level with {' and '.join(f'{row.method} · {row.probe}' for row in level)}"
     sentence = (
         f"{where[0].upper()}{where[1:]}, {best.method} with the {best.probe} probe scores highest: {shown}."
     )
@@ -80,9 +83,8 @@ def _losses(content: ReportContent) -> list[str]:
     if not losses:
         return ["No paired comparison in any group shows a loss whose interval excludes zero."]
     parts = [
-        f"{row.method} with the {row.probe} probe {_place(row.group)} ({points(row.value)} points against "
-        f"{row.baseline} with the {row.baseline_probe} probe, "
-        f"{between(row.ci_lower, row.ci_upper, signed=True)})"
+        f"{row.method} · {row.probe} {_place(row.group)}, {points(row.value)} points "
+        f"({between(row.ci_lower, row.ci_upper, signed=True)}) against {row.baseline} · {row.baseline_probe}"
         for row in losses[:N_LOSSES_SHOWN]
     ]
     more = f"; and {len(losses) - N_LOSSES_SHOWN} more, in the table" if len(losses) > N_LOSSES_SHOWN else ""

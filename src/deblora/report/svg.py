@@ -47,9 +47,11 @@ _SETTINGS = {
 }
 
 
-def clean(text: str, *, longest: int | None = None) -> str:
-    """Replace what cannot be printed (XML forbids control characters) and shorten with an ellipsis."""
-    printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def clean(text: str, *, longest: int | None = None, keep: str = "") -> str:
+    """Replace what cannot be printed (XML forbids control characters), except ``keep``; shorten with an ellipsis."""
+    printable = "".join(
+        char if char.isprintable() or char in keep else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
     if longest is None or len(printable) <= longest:
         return printable
     return printable[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -75,7 +77,7 @@ def draw(build: Callable[[Any], None], *, name: str, alt: str, width: float, hei
         figure = Figure(figsize=(width, height), layout="constrained")
         build(figure)
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", metadata=nothing, dpi=200)
+        figure.savefig(buffer, format="svg", metadata=nothing, dpi=200, bbox_inches="tight")
     return inline(buffer.getvalue(), name=name, alt=alt, max_width=round(width * 104))
 
 

@@ -36,7 +36,11 @@ def points(fraction: float) -> str:
     if not math.isfinite(fraction):
         return MISSING
     text = f"{100 * fraction:+.1f}".replace("-", "\N{MINUS SIGN}")
-    return "0.0" if text[1:] == "0.0" else text
+    if text[1:] != "0.0":
+        return text
+    # A bound that is just off zero must not read as zero: it decides the verdict.
+    finer = f"{100 * fraction:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if finer[1:] == "0.00" else finer
 
 
 def between(lower: float, upper: float, *, signed: bool = False) -> str:

@@ -19,7 +19,7 @@ from deblora.stages.stage import Stage
 
 def unit_rows(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Return the features brought to unit length."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
 
 
 def moved_classes(groups: Groups, recipe: CalibrateRecipe) -> Int[np.ndarray, " t"]:

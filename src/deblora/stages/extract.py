@@ -18,6 +18,7 @@ from deblora.train.extract import extract_features
 from deblora.train.objectives import ResidualMap
 
 RESIDUAL = "residual.safetensors"
+PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
 
 def stage_for(adapter: str) -> Stage:
@@ -47,7 +48,7 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter
     ]:
-        load_adapter(backbone, run.adapter(name), adapter_name=name)
+        load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
     table = extract_features(
         backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=f"extract {adapter}"
     )

@@ -55,12 +55,14 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
         counts={name: np.array(values, dtype=np.int64) for name, values in frozen["counts"].items()},
         groups=groups_of(run),
         rows=tuple(
-            ScoreRow(*_cells(r, "method", "probe", "group"), *_numbers(r))
+            ScoreRow(r["method"], r["probe"], r["group"], *_numbers(r))
             for r in _read(run.evaluation("results.csv"))
             if r["metric"] == "macro_f1"
         ),
         differences=tuple(
-            DifferenceRow(*_cells(r, "method", "probe", "baseline", "baseline_probe", "group"), *_numbers(r))
+            DifferenceRow(
+                r["method"], r["probe"], r["baseline"], r["baseline_probe"], r["group"], *_numbers(r)
+            )
             for r in _read(run.evaluation("differences.csv"))
         ),
         per_class_f1=f1,
@@ -76,7 +78,8 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
         provenance=_provenance(run, frozen),
         timings={name: record["seconds"] for name, record in run.manifest()["stages"].items()},
         notes=(
-            f"Groups by {frozen['rule']}, fixed in the audit. Group F1 is the mean of per-class F1 over all predictions.",
+            f"Groups by {frozen['rule']}, fixed in the audit.",
+            "Group F1 is the mean of per-class F1, each computed on all predictions.",
             "Penalty and tau were chosen on validation; the test split was read once.",
             "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
         ),
@@ -86,10 +89,6 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _cells(row: dict[str, str], *names: str) -> tuple[str, ...]:
-    return tuple(row[name] for name in names)
 
 
 def _numbers(row: dict[str, str]) -> tuple[float, float, float]:
@@ -124,7 +123,7 @@ def _composition(run: RunDir, chips: ChipSet) -> Float[np.ndarray, "c k"]:
     clusters, train = Clusters.load(run.clusters), chips.split("train")
     shares = np.zeros((chips.n_classes, len(clusters.centers)))
     np.add.at(shares, (train.labels, clusters.assignments), 1.0)
-    return shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0)
+    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0))
 
 
 def _projections(run: RunDir, chips: ChipSet, seed: int) -> tuple[Projection, ...]:

@@ -76,7 +76,7 @@ def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
             backbone, rank=rank, alpha=rank, targets=targets, adapter_name="deblora", seed=recipe.seed + 1
         )
     else:
-        load_adapter(backbone, run.adapter("lora"), adapter_name="lora")
+        load_adapter(backbone, run.adapter("lora"), adapter_name="stage0")
         stack_adapter(backbone, rank=rank, alpha=rank, targets=targets, seed=recipe.seed + 1)
     return backbone
 

@@ -82,7 +82,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
     )
-    save_adapter(backbone, "lora", run.adapter("lora"), sidecar(run, recipe, "lora"))
+    save_adapter(backbone, "stage0", run.adapter("lora"), sidecar(run, recipe, "lora"))
     save_history(run, "lora", records)
     forget_checkpoints(run.checkpoints("lora"))
 

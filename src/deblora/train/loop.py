@@ -92,7 +92,7 @@ def _quiet(trainer: Any) -> None:
 
 
 def _silent_progress(base: type) -> type:
-    class Progress(base):  # type: ignore[misc]
+    class Progress(base):
         """A progress bar that does not print every log record."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
@@ -117,7 +117,7 @@ def _last_complete(folder: Path) -> str | None:
 def _trainer_class() -> type:
     from transformers import Trainer
 
-    class AdapterTrainer(Trainer):  # type: ignore[misc]
+    class AdapterTrainer(Trainer):
         """Saves and restores the trainable weights only, and keeps the samples in order."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:

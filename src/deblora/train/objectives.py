@@ -63,6 +63,7 @@ class Regress(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.loss = backbone, loss
+        self.scale: torch.Tensor
         self.register_buffer("scale", scale.float())
 
     def forward(

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from deblora.debias import Debiaser, SizeConstrainedKMeans, alpha_from_imbalance, contract, debiased_centers
+from deblora.debias.kmeans import cluster_features
+from deblora.errors import DataError
+
+NAMES = np.array(["cargo", "fishing", "tanker"])
+Table = tuple[np.ndarray, np.ndarray]
+COUNTS = (120, 40, 6)
+
+
+@pytest.fixture
+def table(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.repeat(np.arange(3), COUNTS)
+    return rng.normal(size=(len(labels), 4)) + labels[:, None], NAMES[labels]
+
+
+def test_fit_equals_the_steps(table: Table) -> None:
+    features, names = table
+    model = Debiaser(n_clusters=5, random_state=1).fit(features, names)
+    labels = np.searchsorted(NAMES, names)
+    assignments, centers, _, _ = cluster_features(features, n_clusters=5, rho=10, seed=1)
+    center, _ = debiased_centers(centers, assignments, labels, [2])
+    alpha = alpha_from_imbalance(np.array(COUNTS))
+    expected = contract(features, labels, center, np.array([2]), alpha)
+    assert model.moved_classes_.tolist() == ["tanker"]
+    np.testing.assert_allclose(model.alpha_, [1.0, 1.0, 0.5])
+    np.testing.assert_allclose(model.centers_, center)
+    np.testing.assert_allclose(model.calibrated_, expected)
+
+
+@pytest.mark.parametrize("center", ["kernel_neighbors", "class_mean", "global_mean", "random_head_mean"])
+@pytest.mark.parametrize("alpha", ["imbalance", "kappa", 0.5])
+def test_head_rows_stay_for_every_center(table: Table, center: str, alpha: float | str) -> None:
+    features, names = table
+    model = Debiaser("shift", center=center, alpha=alpha, tail_classes=["tanker"]).fit(features, names)
+    assert np.array_equal(model.calibrated_[names != "tanker"], features[names != "tanker"])
+    assert np.isfinite(model.calibrated_).all()
+
+
+def test_clone_keeps_parameters() -> None:
+    model = Debiaser("shift", center="kernel_neighbors", alpha=0.3)
+    assert clone(model).get_params() == model.get_params()
+    clusters = SizeConstrainedKMeans(4, min_size=2)
+    assert clone(clusters).get_params() == clusters.get_params()
+
+
+def test_pipeline_trains_on_calibrated_and_predicts_on_plain_features(table: Table) -> None:
+    features, names = table
+    debiaser = Debiaser("shift", center="global_mean", l2_normalize=True)
+    pipeline = make_pipeline(debiaser, LogisticRegression()).fit(features, names)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(debiaser.transform(features), unit)
+    by_hand = LogisticRegression().fit(debiaser.calibrated_, names)
+    assert np.array_equal(pipeline.predict(features), by_hand.predict(unit))
+
+
+def test_unknown_class_and_settings_are_refused(table: Table) -> None:
+    with pytest.raises(DataError, match="dredger"):
+        Debiaser(tail_classes=["dredger"]).fit(*table)
+    with pytest.raises(ValueError, match="pull"):
+        Debiaser("pull").fit(*table)
+    with pytest.raises(ValueError, match="not fitted"):
+        Debiaser().transform(table[0])
