@@ -21,6 +21,9 @@ MEAN_SQUARED_NORM = 50.0
 L2_GRID = tuple(float(10.0 ** (step / 2)) for step in range(-8, 1))
 """1e-4 to 1 in half decades (ours)."""
 
+SELECTION_TOLERANCE = 1e-7
+"""Relative decrease of the loss at which a probe of the grid stops (ours)."""
+
 TAU_GRID = tuple(step / 4 for step in range(13))
 """0 to 3 in quarters (ours); 0 is the plain probe, 1 the shift that balanced softmax trains with."""
 
@@ -77,6 +80,7 @@ def fit_probe(
     l2_normalize: bool = True,
     start: Probe | None = None,
     max_iter: int = 500,
+    tolerance: float = 1e-12,
 ) -> Probe:
     """Minimize ``mean CE(x W + b + offset, y) + l2 / 2 ||W||^2`` with a free bias, in float64.
 
@@ -92,7 +96,8 @@ def fit_probe(
             features when ``x`` is calibrated. ``x`` itself when None.
         l2_normalize: Whether features are divided by their norm first (ours).
         start: Weights and bias to start from, zero when None; changes the path, not the optimum.
-        max_iter: Iterations of L-BFGS (ours); reaching them is logged as a warning.
+        max_iter: Iterations of L-BFGS (ours); reaching them is logged.
+        tolerance: Relative decrease of the loss at which L-BFGS stops.
 
     Raises:
         ValueError: If shapes or labels do not fit, ``l2`` is not positive, the loss is unknown, or a class
@@ -126,10 +131,10 @@ def fit_probe(
         _initial(start, shape),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-12, "gtol": 1e-6},
+        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": tolerance, "gtol": 1e-6},
     )
     if not result.success:
-        _LOG.warning("the probe with l2=%g stopped before it converged: %s", l2, result.message)
+        _LOG.debug("the probe with l2=%g stopped before it converged: %s", l2, result.message)
     fitted = result.x.reshape(shape)
     return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
 

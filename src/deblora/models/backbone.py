@@ -1,8 +1,9 @@
-"""The frozen backbone: one interface from pixels to feature vectors, whatever stands behind it."""
+"""One protocol for every pre-trained model: normalized pixels in, one feature vector per chip out."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,22 +11,10 @@ from torch import nn
 
 from deblora.errors import ModelError
 
-Pool = Literal["mean", "cls"]
-BACKBONE_NAMES = ("embedded", "galileo-nano", "efficientnet-lite0", "huggingface")
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a backbone wants to see: ``(x / scale - mean) / std`` per band.
-
-    Attributes:
-        n_bands: Bands of a chip.
-        image_size: Height and width in pixels.
-        mean: Per band, after the division by ``scale``.
-        std: Per band, after the division by ``scale``.
-        scale: Largest value of a stored pixel, 255 for 8 bits.
-    """
+    """What the model was trained to see: ``(pixels / scale - mean) / std`` at ``image_size`` squared."""
 
     n_bands: int
     image_size: int
@@ -34,99 +23,48 @@ class InputSpec:
     scale: float
 
 
-@dataclass
-class AdapterRecord:
-    """What is known about an attached adapter besides its weights.
-
-    Attributes:
-        targets: Full names of the adapted modules inside the encoder, sorted.
-        parent: :func:`deblora.models.lora.attached_sha256` of the adapter below it when it was attached or loaded.
-    """
-
-    targets: tuple[str, ...]
-    parent: str | None = None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What an adapter has to match to be used on a backbone.
-
-    Attributes:
-        name: One of ``BACKBONE_NAMES``.
-        weights_sha256: SHA-256 of the weight files.
-        sensor: Band group of the encoder, empty where there is only one.
-    """
-
-    name: str
-    weights_sha256: str
-    sensor: str = ""
-
-
 class Backbone(nn.Module):
-    """A frozen encoder in evaluation mode and the way its output becomes one vector per chip.
+    """A frozen model with one feature per chip. There is no parameter through which a label could come in.
 
-    Batch normalization stays in evaluation mode even while training, so that the statistics of the pre-training
-    survive; dropout of an adapter follows the mode as usual.
-
-    Attributes:
-        spec: Bands, size and normalization of the input.
-        feature_size: Length ``d`` of a feature.
-        name: One of ``BACKBONE_NAMES``.
-        weights_sha256: SHA-256 of the weight files.
-        sensor: Band group of the encoder, empty where there is only one.
-        encoder: The network; becomes a PEFT model when an adapter is attached.
-        lora_targets: Full names, inside the encoder, of the modules that are adapted by default.
-        pool: ``"mean"`` or ``"cls"``.
-        adapters: The attached adapters, the lowest first.
+    Args:
+        encoder: The network; adapters are attached to it.
+        features: Turns the encoder and a batch into features ``b d``.
+        spec: Input of the model.
+        feature_size: Size ``d`` of a feature.
+        name: Name of the backbone.
+        weights_sha256: Hash of the weight file.
+        lora_targets: Full names of the modules inside ``encoder`` that an adapter changes.
+        pool: How tokens become one vector.
     """
 
     def __init__(
         self,
         encoder: nn.Module,
+        features: Callable[[nn.Module, torch.Tensor], torch.Tensor],
         *,
         spec: InputSpec,
         feature_size: int,
-        identity: Identity,
+        name: str,
+        weights_sha256: str,
         lora_targets: tuple[str, ...],
         pool: str,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.spec = spec
-        self.feature_size = feature_size
-        self.name = identity.name
-        self.weights_sha256 = identity.weights_sha256
-        self.sensor = identity.sensor
-        self.lora_targets = lora_targets
-        self.pool = pool
-        self.adapters: dict[str, AdapterRecord] = {}
-        self.requires_grad_(False)
+        self.encoder, self._features = encoder, features
+        self.spec, self.feature_size, self.name = spec, feature_size, name
+        self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
+        self.encoder.requires_grad_(False)
         self.eval()
 
-    def encode(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
-        """Return one vector per chip; here the encoder already does so."""
-        features: torch.Tensor = self.encoder(pixels)
-        return features
+    def train(self, mode: bool = True) -> "Backbone":
+        """Keep the encoder in evaluation mode: dropout off, batch-norm statistics frozen, also while adapting."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
-        """Return one feature per chip; a single band is repeated to the bands of the encoder.
-
-        Raises:
-            ValueError: If the number of bands is neither one nor that of the encoder.
-        """
-        if pixels.ndim != 4 or pixels.shape[1] not in (1, self.spec.n_bands):
-            raise ValueError(f"pixels must be (b, {self.spec.n_bands}, h, w), not {tuple(pixels.shape)}")
-        if pixels.shape[1] != self.spec.n_bands:
-            pixels = pixels.expand(-1, self.spec.n_bands, -1, -1)
-        return self.encode(pixels)
-
-    def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode of everything but batch normalization, which stays in evaluation mode."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
+        """Return one feature per chip."""
+        return self._features(self.encoder, pixels)
 
 
 def load_backbone(
@@ -134,43 +72,83 @@ def load_backbone(
     *,
     path: Path | None,
     image_size: int | None = None,
-    pool: Pool = "mean",
+    pool: str = "mean",
     sensor: str = "S2_RGB",
 ) -> Backbone:
-    """Load a frozen backbone in evaluation mode, from local files only.
+    """Load a known backbone, frozen and in evaluation mode.
 
     Args:
-        name: ``"embedded"`` (shipped with the package), ``"galileo-nano"``, ``"efficientnet-lite0"`` or
-            ``"huggingface"`` (a folder of ViT, ViTMAE, DINOv2 or CLIP).
-        path: Folder with the weights; may be ``None`` for ``"embedded"``.
-        image_size: Pixels per side; default (ours) 128 for Galileo, 112 for EfficientNet, else that of the config.
-        pool: Mean of the patch tokens (default, ours) or the class token.
-        sensor: ``"S2_RGB"`` or ``"S1"``; only Galileo has several.
+        name: ``embedded``, ``galileo-nano``, ``efficientnet-lite0`` or ``huggingface``.
+        path: Folder with the weights; not used by ``embedded``.
+        image_size: Pixels per side; the model's own if ``None``.
+        pool: ``mean`` of the patch tokens or ``cls`` token, where the model has one.
+        sensor: Galileo's band group, ``S2_RGB`` or ``S1``.
 
     Raises:
-        ModelError: If the name is unknown, or files are missing, damaged, pickled or of another architecture.
+        ModelError: If the name is unknown or the weights are missing, damaged or pickled.
     """
-    if pool not in ("mean", "cls"):
-        raise ModelError(f"pool {pool!r} is unknown; choose 'mean' or 'cls'")
-    if image_size is not None and image_size < 1:
-        raise ModelError(f"image_size {image_size} must be positive")
-    if name == "galileo-nano":
-        from deblora.models.galileo import load_galileo
+    from deblora.models import efficientnet, galileo, vision
 
-        return load_galileo(path, image_size=image_size, pool=pool, sensor=sensor)
-    if name == "efficientnet-lite0":
-        from deblora.models.efficientnet import load_efficientnet
-
-        return load_efficientnet(path, image_size=image_size, pool=pool)
-    from deblora.models.vision import load_vision
-
-    if name == "huggingface":
-        return load_vision(path, name=name, image_size=image_size, pool=pool)
     if name == "embedded":
-        folder = path or EMBEDDED_FOLDER
-        if not (folder / "model.safetensors").is_file():
-            raise ModelError(
-                f"the embedded backbone is not in {folder}; write it with scripts/pretrain_embedded.py"
-            )
-        return load_vision(folder, name=name, image_size=image_size, pool=pool)
-    raise ModelError(f"backbone {name!r} is unknown; choose one of {', '.join(BACKBONE_NAMES)}")
+        return vision.load(vision.EMBEDDED, name=name, image_size=image_size, pool=pool)
+    if path is None:
+        raise ModelError(f"the backbone {name} needs a path to the folder with its weights")
+    if name == "huggingface":
+        return vision.load(path, name=name, image_size=image_size, pool=pool)
+    if name == "galileo-nano":
+        return galileo.load(path, image_size=image_size, sensor=sensor)
+    if name == "efficientnet-lite0":
+        return efficientnet.load(path, image_size=image_size)
+    raise ModelError(
+        f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0 and huggingface"
+    )
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the safetensors file of a folder (or the file itself).
+
+    Raises:
+        ModelError: If there is none, or only pickled weights.
+    """
+    if folder.is_file() and folder.suffix == ".safetensors":
+        return folder
+    file = folder / "model.safetensors"
+    if file.is_file():
+        return file
+    pickled = [p for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in sorted(folder.glob(ending))]
+    if pickled:
+        raise ModelError(
+            f"{pickled[0]} is a pickle, which can run code when it is loaded; convert it once, where you trust it:\n"
+            '  python -c "import sys, torch; from safetensors.torch import save_file; '
+            'save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
+            'sys.argv[2])" '
+            f"{pickled[0]} {file}"
+        )
+    raise ModelError(
+        f"no weights at {folder}; expected a folder with model.safetensors (and config.json for transformers)"
+    )
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file, as float32 where it holds floats.
+
+    Raises:
+        ModelError: If the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{file} is damaged ({error}); get the weights again") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def sha256(file: Path) -> str:
+    """Return the hash of a weight file."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,7 +1,4 @@
-"""EfficientNet-Lite0, a real pre-trained convolutional network, written without timm.
-
-Plain ``nn.Conv2d`` layers, so that PEFT can adapt them; TensorFlow's "SAME" padding is done outside of them.
-"""
+"""EfficientNet-Lite0 (timm names of ``tf_efficientnet_lite0``), written out so that no timm is needed."""
 
 from pathlib import Path
 
@@ -11,10 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, Identity, InputSpec
-from deblora.models.weights import files_sha256, fill, find_weights, load_tensors
+from deblora.models.backbone import Backbone, InputSpec, read_weights, sha256, weights_file
 
-# repeats, kernel, stride, expansion, channels; source: Google's EfficientNet-Lite0
+# repeats, kernel, stride, expansion, channels
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -24,118 +20,111 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-BATCH_NORM_EPS = 1e-3  # TensorFlow's; torch's own 1e-5 changes the top class of photographs
-DEFAULT_IMAGE_SIZE = 112
-FEATURE_SIZE = 1280
+BN_EPS = 1e-3
+N_ADAPTED_STAGES = 2  # the last stages carry the semantics; early ones stay cheap to run
 
 
-def same_convolution(
-    x: Float[torch.Tensor, "b c h w"], conv: nn.Module, kernel: int, stride: int
-) -> torch.Tensor:
-    """Convolve with "SAME" padding: total ``max((ceil(n / s) - 1) s + k - n, 0)``, the smaller half first."""
-    height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
-    padding = (width // 2, width - width // 2, height // 2, height - height // 2)
-    out: torch.Tensor = conv(functional.pad(x, padding))
-    return out
+def _same(x: Float[torch.Tensor, "b c h w"], kernel: int, stride: int) -> Float[torch.Tensor, "b c h2 w2"]:
+    """TensorFlow's SAME padding, the smaller half first."""
+    pads: list[int] = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return functional.pad(x, pads) if any(pads) else x
 
 
-def _conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(n_in, n_out, kernel, stride=stride, groups=groups, bias=False)
+class Block(nn.Module):
+    """Inverted residual without squeeze-excitation; plain convolutions, so that peft can adapt them."""
 
-
-def _norm(n_channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(n_channels, eps=BATCH_NORM_EPS)
-
-
-class SeparableBlock(nn.Module):
-    """Depthwise then pointwise convolution; the block of the first stage."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
+    def __init__(self, n_in: int, n_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        self.kernel, self.stride, self.skip = kernel, stride, stride == 1 and n_in == n_out
-        self.conv_dw, self.bn1 = _conv(n_in, n_in, kernel, stride, n_in), _norm(n_in)
-        self.conv_pw, self.bn2 = _conv(n_in, n_out), _norm(n_out)
+        inner = n_in * expansion
+        self.kernel, self.stride, self.expansion = kernel, stride, expansion
+        self.skip = stride == 1 and n_in == n_out
+        if expansion == 1:
+            self.conv_dw = nn.Conv2d(inner, inner, kernel, stride, groups=inner, bias=False)
+            self.bn1 = nn.BatchNorm2d(inner, eps=BN_EPS)
+            self.conv_pw = nn.Conv2d(inner, n_out, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(n_out, eps=BN_EPS)
+        else:
+            self.conv_pw = nn.Conv2d(n_in, inner, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(inner, eps=BN_EPS)
+            self.conv_dw = nn.Conv2d(inner, inner, kernel, stride, groups=inner, bias=False)
+            self.bn2 = nn.BatchNorm2d(inner, eps=BN_EPS)
+            self.conv_pwl = nn.Conv2d(inner, n_out, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(n_out, eps=BN_EPS)
 
-    def forward(self, x: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
-        """Apply the block."""
-        y = functional.relu6(self.bn1(same_convolution(x, self.conv_dw, self.kernel, self.stride)))
-        y = self.bn2(self.conv_pw(y))
-        return x + y if self.skip else y
-
-
-class InvertedBlock(nn.Module):
-    """Expansion, depthwise convolution and linear projection."""
-
-    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        wide = n_in * expansion
-        self.kernel, self.stride, self.skip = kernel, stride, stride == 1 and n_in == n_out
-        self.conv_pw, self.bn1 = _conv(n_in, wide), _norm(wide)
-        self.conv_dw, self.bn2 = _conv(wide, wide, kernel, stride, wide), _norm(wide)
-        self.conv_pwl, self.bn3 = _conv(wide, n_out), _norm(n_out)
-
-    def forward(self, x: Float[torch.Tensor, "b c h w"]) -> torch.Tensor:
-        """Apply the block."""
-        y = functional.relu6(self.bn1(self.conv_pw(x)))
-        y = functional.relu6(self.bn2(same_convolution(y, self.conv_dw, self.kernel, self.stride)))
-        y = self.bn3(self.conv_pwl(y))
+    def forward(self, x: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b c2 h2 w2"]:
+        """Return the block's output."""
+        if self.expansion == 1:
+            y = functional.relu6(self.bn1(self.conv_dw(_same(x, self.kernel, self.stride))))
+            y = self.bn2(self.conv_pw(y))
+        else:
+            y = functional.relu6(self.bn1(self.conv_pw(x)))
+            y = functional.relu6(self.bn2(self.conv_dw(_same(y, self.kernel, self.stride))))
+            y = self.bn3(self.conv_pwl(y))
         return x + y if self.skip else y
 
 
 class EfficientNetLite0(nn.Module):
-    """Stem, seven stages and head; the output is the pooled 1,280 channels. Names are those of timm."""
+    """The network of the weight file: stem, blocks, head convolution, classifier."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_bands: int = 3, n_classes: int = 1000) -> None:
         super().__init__()
-        self.conv_stem, self.bn1 = _conv(3, 32, 3, 2), _norm(32)
-        stages, n_in = [], 32
-        for n_repeats, kernel, stride, expansion, n_out in STAGES:
-            blocks: list[nn.Module] = []
-            for i in range(n_repeats):
-                step = stride if i == 0 else 1
-                if expansion == 1:
-                    blocks.append(SeparableBlock(n_in, n_out, kernel, step))
-                else:
-                    blocks.append(InvertedBlock(n_in, n_out, kernel, step, expansion))
+        self.conv_stem = nn.Conv2d(n_bands, 32, 3, 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(32, eps=BN_EPS)
+        n_in, stages = 32, []
+        for repeats, kernel, stride, expansion, n_out in STAGES:
+            blocks = []
+            for i in range(repeats):
+                blocks.append(
+                    Block(n_in, n_out, kernel=kernel, stride=stride if i == 0 else 1, expansion=expansion)
+                )
                 n_in = n_out
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
-        self.conv_head, self.bn2 = _conv(n_in, FEATURE_SIZE), _norm(FEATURE_SIZE)
+        self.conv_head = nn.Conv2d(n_in, 1280, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(1280, eps=BN_EPS)
+        self.classifier = nn.Linear(1280, n_classes)
 
-    def forward(self, pixels: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b 1280"]:
-        """Return the mean over positions of the last feature map."""
-        x = functional.relu6(self.bn1(same_convolution(pixels, self.conv_stem, 3, 2)))
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b 1280"]:
+        """Return the pooled feature; ``classifier`` turns it into ImageNet logits."""
+        x = functional.relu6(self.bn1(self.conv_stem(_same(pixels, 3, 2))))
         x = functional.relu6(self.bn2(self.conv_head(self.blocks(x))))
         return x.mean(dim=(2, 3))
 
 
-def default_targets(encoder: nn.Module) -> tuple[str, ...]:
-    """Return the 1x1 convolutions of the last two stages and of the head (default: ours)."""
-    last = (f"blocks.{len(STAGES) - 2}.", f"blocks.{len(STAGES) - 1}.", "conv_head")
-    return tuple(
-        name
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and name.startswith(last)
-    )
-
-
-def load_efficientnet(path: Path | None, *, image_size: int | None = None, pool: str = "mean") -> Backbone:
-    """Load the network from a folder with ``model.safetensors`` (names of timm, RGB, mean and std .5).
+def load(path: Path, *, image_size: int | None = None) -> Backbone:
+    """Load EfficientNet-Lite0; default input 112 px (ours, for chips), normalized by mean and std .5.
 
     Raises:
-        ModelError: If files are missing, damaged or of another architecture, or if a class token is asked for.
+        ModelError: If the file is missing, damaged or of another network.
     """
-    if pool != "mean":
-        raise ModelError(f"efficientnet-lite0 has no class token; pool must be 'mean', not {pool!r}")
-    files = find_weights(path)
-    tensors = load_tensors(files[0])
-    encoder = EfficientNetLite0()
-    fill(encoder, {k: v for k, v in tensors.items() if not k.startswith("classifier.")}, files[0])
+    file = weights_file(path)
+    network = EfficientNetLite0()
+    try:
+        network.load_state_dict(read_weights(file))
+    except RuntimeError as error:
+        raise ModelError(
+            f"{file} does not hold EfficientNet-Lite0 in timm names: {str(error)[:300]}"
+        ) from error
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = len(STAGES) - N_ADAPTED_STAGES
+    targets = tuple(
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and (name == "conv_head" or int(name.split(".")[1]) >= last)
+    )
+    half = (0.5, 0.5, 0.5)
     return Backbone(
-        encoder,
-        spec=InputSpec(3, image_size or DEFAULT_IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3, 255.0),
-        feature_size=FEATURE_SIZE,
-        identity=Identity("efficientnet-lite0", files_sha256(files)),
-        lora_targets=default_targets(encoder),
-        pool=pool,
+        network,
+        lambda encoder, pixels: encoder(pixels.contiguous(memory_format=torch.channels_last)),
+        spec=InputSpec(3, image_size or 112, half, half, 255.0),
+        feature_size=1280,
+        name="efficientnet-lite0",
+        weights_sha256=sha256(file),
+        lora_targets=targets,
+        pool="mean",
     )

@@ -1,7 +1,7 @@
-"""Galileo-nano, a real pre-trained transformer for satellite images (Tseng et al. 2025), one band group at a time."""
+"""Galileo-nano (arXiv 2502.09356): the spatial tokens of one band group of its encoder."""
 
-import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,180 +9,145 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, Identity, InputSpec
-from deblora.models.weights import files_sha256, fill, find_weights, load_tensors
+from deblora.models.backbone import Backbone, InputSpec, read_weights, sha256, weights_file
 
-# index in the group embedding and number of bands; source: authors' code
-SENSORS = {"S1": (0, 2), "S2_RGB": (1, 3)}
-PATCH = 8
-GSD_FACTOR = 8.0  # 8 px x 10 m / 10 m: positions as if chips had 10 m pixels (ours)
-MONTH = 6  # July, 0-based; chips carry no date (ours)
-DEFAULT_IMAGE_SIZE = 128
-DEFAULT_HEADS = 8
-_OTHER_INPUTS = (
-    "space_time_embed.",
-    "space_embed.",
-    "time_embed.",
-    "static_embed.",
-    "sp_channel_embed",
-    "t_channel_embed",
-    "st_channel_embed",
-)
+WIDTH, DEPTH, N_HEADS, PATCH = 128, 4, 8, 8
+GROUPS = ("S1", "S2_RGB", "S2_Red_Edge", "S2_NIR_10m", "S2_NIR_20m", "S2_SWIR", "NDVI")
+N_BANDS = {"S1": 2, "S2_RGB": 3}
+GSD_FACTOR, MONTH = 8, 6  # what the figures beside the weights were measured with
+Sensor = Literal["S1", "S2_RGB"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with separate projections."""
+    """Self-attention with separate projections, as named in the weight file."""
 
-    def __init__(self, width: int, n_heads: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.n_heads = n_heads
-        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
-        self.proj = nn.Linear(width, width)
+        self.q, self.k, self.v, self.proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
 
-    def forward(self, x: Float[torch.Tensor, "b n d"]) -> Float[torch.Tensor, "b n d"]:
-        """Attend among all tokens."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+    def forward(self, x: Float[torch.Tensor, "b t w"]) -> Float[torch.Tensor, "b t w"]:
+        """Return attended tokens."""
+        b, t, w = x.shape
+        heads = (b, t, N_HEADS, w // N_HEADS)
+        q, k, v = (layer(x).view(heads).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed: torch.Tensor = self.proj(
+            functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, w)
         )
-        y = functional.scaled_dot_product_attention(q, k, v)
-        out: torch.Tensor = self.proj(y.transpose(1, 2).flatten(2))
-        return out
+        return mixed
 
 
 class Mlp(nn.Module):
     """Two linear layers with exact GELU."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc1, self.fc2 = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
-    def forward(self, x: Float[torch.Tensor, "b n d"]) -> Float[torch.Tensor, "b n d"]:
-        """Apply both layers."""
+    def forward(self, x: Float[torch.Tensor, "b t w"]) -> Float[torch.Tensor, "b t w"]:
+        """Return transformed tokens."""
         out: torch.Tensor = self.fc2(functional.gelu(self.fc1(x)))
         return out
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, n_heads: int, hidden: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, n_heads)
-        self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width, hidden)
+        self.norm1, self.attn = nn.LayerNorm(WIDTH), Attention()
+        self.norm2, self.mlp = nn.LayerNorm(WIDTH), Mlp()
 
-    def forward(self, x: Float[torch.Tensor, "b n d"]) -> Float[torch.Tensor, "b n d"]:
-        """Apply attention and MLP with their residuals."""
+    def forward(self, x: Float[torch.Tensor, "b t w"]) -> Float[torch.Tensor, "b t w"]:
+        """Return transformed tokens."""
         x = x + self.attn(self.norm1(x))
-        out: torch.Tensor = x + self.mlp(self.norm2(x))
-        return out
-
-
-class PatchEmbedding(nn.Module):
-    """The 8 x 8 patch projection of one band group."""
-
-    def __init__(self, n_bands: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(n_bands, width, PATCH, stride=PATCH)
-
-    def forward(self, x: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d p q"]:
-        """Project patches."""
-        out: torch.Tensor = self.proj(x)
-        return out
-
-
-def sine_cosine(n_rows: int, n_columns: int, size: int) -> Float[torch.Tensor, "n size"]:
-    """Return ``[sin x w, cos x w, sin y w, cos y w]`` per patch, row by row.
-
-    ``x`` is the column and ``y`` the row, times ``GSD_FACTOR``; ``w_i = 10000^(-i / size)`` for ``i < size / 4``
-    (authors' code).
-    """
-    quarter = size // 4
-    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / size)
-    y, x = torch.meshgrid(
-        torch.arange(n_rows, dtype=torch.float64), torch.arange(n_columns, dtype=torch.float64), indexing="ij"
-    )
-    angles = [GSD_FACTOR * axis.reshape(-1, 1) * omega for axis in (x, y)]
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1).float()
+        return x + self.mlp(self.norm2(x))
 
 
 class GalileoEncoder(nn.Module):
-    """Patch tokens of one sensor through the transformer; the output is the mean of the normalized tokens."""
+    """Patch embedding of one band group, positions, blocks, norm; no class token."""
 
-    def __init__(
-        self, sensor: str, *, width: int, depth: int, n_heads: int, hidden: int, n_times: int
-    ) -> None:
+    def __init__(self, sensor: Sensor) -> None:
         super().__init__()
         self.sensor = sensor
-        part = width // 4
-        self.space_time_embed = nn.ModuleDict({sensor: PatchEmbedding(SENSORS[sensor][1], width)})
-        self.s_t_channel_embed = nn.Parameter(torch.zeros(7, part))
-        self.pos_embed = nn.Parameter(torch.zeros(n_times, part))
-        self.month_embed = nn.Embedding(12, part)
-        self.blocks = nn.ModuleList([Block(width, n_heads, hidden) for _ in range(depth)])
-        self.norm = nn.LayerNorm(width)
+        self.proj = nn.Conv2d(N_BANDS[sensor], WIDTH, PATCH, PATCH)
+        self.fixed: torch.Tensor
+        self.register_buffer("fixed", torch.zeros(3 * WIDTH // 4))
+        self.blocks = nn.ModuleList(TransformerBlock() for _ in range(DEPTH))
+        self.norm = nn.LayerNorm(WIDTH)
 
-    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
-        """Encode; optical chips come as R, G, B and are turned into the B, G, R of the weights."""
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b 128"]:
+        """Return the mean of the tokens."""
         if self.sensor == "S2_RGB":
-            pixels = pixels.flip(1)
-        patches = self.space_time_embed[self.sensor](pixels)
-        n_rows, n_columns = patches.shape[-2:]
-        tokens = patches.flatten(2).transpose(1, 2)
-        group = self.s_t_channel_embed[SENSORS[self.sensor][0]]
-        fixed = torch.cat([group, self.pos_embed[0], self.month_embed.weight[MONTH]])
-        position = sine_cosine(n_rows, n_columns, group.shape[0]).to(tokens)
-        tokens = tokens + torch.cat([fixed.expand(n_rows * n_columns, -1), position], dim=1)
+            pixels = pixels.flip(1)  # the weights expect blue, green, red
+        grid = self.proj(pixels)
+        rows, columns = grid.shape[2:]
+        tokens = grid.flatten(2).transpose(1, 2)
+        place = position_code(rows, columns).to(tokens)
+        tokens = tokens + torch.cat([self.fixed.expand(rows * columns, -1), place], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        out: torch.Tensor = self.norm(tokens).mean(dim=1)
-        return out
+        pooled: torch.Tensor = self.norm(tokens).mean(dim=1)
+        return pooled
 
 
-def _n_heads(folder: Path) -> int:
-    config = folder / "encoder_config.json"
-    if not config.is_file():
-        return DEFAULT_HEADS
-    try:
-        return int(json.loads(config.read_text())["num_heads"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{config} is damaged ({error!r}); it must name num_heads") from error
+def position_code(rows: int, columns: int) -> Float[torch.Tensor, "t 32"]:
+    """Return ``[sin x, cos x, sin y, cos y]`` with ``omega_i = 10000^(-i/32)``, i = 0..7."""
+    omega = 10000.0 ** (-torch.arange(8, dtype=torch.float64) / 32)
+    y, x = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float64) * GSD_FACTOR,
+        torch.arange(columns, dtype=torch.float64) * GSD_FACTOR,
+        indexing="ij",
+    )
+    angles = [axis.reshape(-1, 1) * omega for axis in (x, y)]
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
-def load_galileo(
-    path: Path | None, *, image_size: int | None = None, pool: str = "mean", sensor: str = "S2_RGB"
-) -> Backbone:
-    """Load the encoder from a folder with ``model.safetensors`` and, optionally, ``encoder_config.json``.
+def load(path: Path, *, image_size: int | None = None, sensor: str = "S2_RGB") -> Backbone:
+    """Load Galileo-nano for 8-bit pictures: pixels / 255, default 128 px, ground sampling factor 8.
+
+    Args:
+        path: Folder with ``model.safetensors`` in original names.
+        image_size: Pixels per side, a multiple of 8.
+        sensor: ``S2_RGB`` (red, green, blue in) or ``S1`` (VV, VH; one gray band is repeated).
 
     Raises:
-        ModelError: If files are missing, damaged or of another architecture, or if a setting does not fit.
+        ModelError: If weights are missing or foreign, or the size does not fit the patches.
     """
-    if sensor not in SENSORS:
-        raise ModelError(f"galileo-nano: sensor {sensor!r} is unknown; choose one of {', '.join(SENSORS)}")
-    if pool != "mean":
-        raise ModelError(f"galileo-nano has no class token; pool must be 'mean', not {pool!r}")
-    size = image_size or DEFAULT_IMAGE_SIZE
+    size = image_size or 128
     if size % PATCH:
-        raise ModelError(f"galileo-nano: image_size {size} must be a multiple of {PATCH}")
-    files = find_weights(path)
-    tensors = load_tensors(files[0])
-    own = f"space_time_embed.{sensor}."
-    tensors = {k: v for k, v in tensors.items() if k.startswith(own) or not k.startswith(_OTHER_INPUTS)}
+        raise ModelError(f"backbone.image_size is {size}; Galileo needs a multiple of {PATCH}")
+    if sensor not in N_BANDS:
+        raise ModelError(f"backbone.sensor is {sensor!r}; known are {', '.join(N_BANDS)}")
+    file = weights_file(path)
+    encoder = GalileoEncoder("S1" if sensor == "S1" else "S2_RGB")
     try:
-        hidden, width = tensors["blocks.0.mlp.fc1.weight"].shape
-        n_times = tensors["pos_embed"].shape[0]
-    except KeyError as error:
-        raise ModelError(f"{files[0]} is no Galileo encoder: {error} is missing") from error
-    depth = len({key.split(".")[1] for key in tensors if key.startswith("blocks.")})
-    heads = _n_heads(files[0].parent)
-    encoder = GalileoEncoder(sensor, width=width, depth=depth, n_heads=heads, hidden=hidden, n_times=n_times)
-    fill(encoder, tensors, files[0])
-    n_bands = SENSORS[sensor][1]
-    roles = ("q", "v", "fc1", "fc2")
+        encoder.load_state_dict(_select(read_weights(file), sensor))
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"{file} does not hold the Galileo-nano encoder: {str(error)[:300]}") from error
+    n = N_BANDS[sensor]
+    layers = ("attn.q", "attn.k", "attn.v", "attn.proj", "mlp.fc1", "mlp.fc2")
     return Backbone(
         encoder,
-        spec=InputSpec(n_bands, size, (0.0,) * n_bands, (1.0,) * n_bands, 255.0),
-        feature_size=width,
-        identity=Identity("galileo-nano", files_sha256(files), sensor),
-        lora_targets=tuple(n for n, _ in encoder.named_modules() if n.rpartition(".")[2] in roles),
-        pool=pool,
+        lambda module, pixels: module(pixels),
+        spec=InputSpec(n, size, (0.0,) * n, (1.0,) * n, 255.0),
+        feature_size=WIDTH,
+        name="galileo-nano",
+        weights_sha256=sha256(file),
+        lora_targets=tuple(f"blocks.{i}.{layer}" for i in range(DEPTH) for layer in layers),
+        pool="mean",
     )
+
+
+def _select(weights: dict[str, torch.Tensor], sensor: str) -> dict[str, torch.Tensor]:
+    """Pick and rename what one band group needs; channel, time and month codes become one constant."""
+    chosen = {key: value for key, value in weights.items() if key.startswith(("blocks.", "norm."))}
+    for part in ("weight", "bias"):
+        chosen[f"proj.{part}"] = weights[f"space_time_embed.{sensor}.proj.{part}"]
+    chosen["fixed"] = torch.cat(
+        [
+            weights["s_t_channel_embed"][GROUPS.index(sensor)],
+            weights["pos_embed"][0],
+            weights["month_embed.weight"][MONTH],
+        ]
+    )
+    return chosen
