@@ -120,7 +120,7 @@ def weights_file(folder: Path) -> Path:
         raise ModelError(
             f"{pickled[0]} is a pickle, which can run code when it is loaded; convert it once, where you trust it:\n"
             '  python -c "import sys, torch; from safetensors.torch import save_file; '
-            'save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
+            "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
             'sys.argv[2])" '
             f"{pickled[0]} {file}"
         )
