@@ -1,0 +1,258 @@
+"""The whole road through the command line, on a toy folder of PNG chips and a tiny ViT."""
+
+import csv
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.metrics import f1_score
+
+from deblora.cli import main
+
+COUNTS = {"checks": 40, "rows": 20, "slope": 8}  # long-tailed
+STAGES = (
+    "audit",
+    "train-lora",
+    "extract-base",
+    "extract-lora",
+    "cluster",
+    "center",
+    "calibrate",
+    "train-deblora",
+    "extract-deblora",
+    "probe",
+    "report",
+)
+COLUMNS = [
+    "dataset",
+    "backbone",
+    "method",
+    "probe",
+    "metric",
+    "group",
+    "value",
+    "ci_lower",
+    "ci_upper",
+    "n_classes",
+    "n_test",
+    "seed",
+]
+GROUPS = ("head", "middle", "tail", "all")
+
+
+def draw(name: str, rng: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[:16, :16]
+    pattern = {"checks": ((x // 4 + y // 4) % 2) * 160, "rows": (y // 2 % 2) * 160, "slope": x * 10}[name]
+    return np.clip(pattern[..., None] + rng.integers(0, 60, (16, 16, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before() -> Iterator[None]:
+    log = logging.getLogger("deblora")
+    before = log.propagate, log.level
+    yield
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.propagate, log.level = before
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import transformers
+
+    root = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    for name, count in COUNTS.items():
+        (root / "toy" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(draw(name, rng)).save(root / "toy" / name / f"{i:03d}.png")
+    torch.manual_seed(0)
+    small = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+    )
+    transformers.ViTModel(small).save_pretrained(root / "vit")
+    values = {
+        "data": {"source": str(root / "toy")},
+        "backbone": {"name": "huggingface", "path": str(root / "vit")},
+        "lora": {"rank": 2, "max_train_steps": 6, "train_batch_size": 8},
+        "cluster": {"n_clusters": 4, "rho": 4.0},
+        "calibrate": {"numerator": 1.0},
+        "deblora": {"max_train_steps": 4, "train_batch_size": 4},
+        "probe": {"n_bootstrap": 100},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["run", str(recipe), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def resume(recipe: Path, run: Path, *more: str) -> tuple[set[str], set[str]]:
+    """Run again with --resume; return the stages that ran and those that were skipped, as the log tells."""
+    before = len((run / "run.log").read_text())
+    assert main(["run", str(recipe), "--out", str(run), "--resume", *more]) == 0
+    new = (run / "run.log").read_text()[before:]
+    return set(re.findall(r"INFO (\S+): done in", new)), set(
+        re.findall(r"INFO (\S+): unchanged, skipped", new)
+    )
+
+
+def hashes(run: Path) -> dict[str, dict[str, str]]:
+    stages = json.loads((run / "run.json").read_text())["stages"]
+    return {
+        name: record["outputs"] for name, record in stages.items() if name != "report"
+    }  # it prints timings
+
+
+def test_every_method_is_scored_in_every_group(finished: Path) -> None:
+    rows = rows_of(finished / "eval" / "results.csv")
+    assert list(rows[0]) == COLUMNS
+    assert {"zero-shot", "lora", "deblora", "shift"} <= {row["method"] for row in rows}
+    for method in {row["method"] for row in rows}:
+        groups = [r["group"] for r in rows if (r["method"], r["probe"]) == (method, "cross_entropy")]
+        assert sorted(groups) == sorted(GROUPS)
+    assert {(row["dataset"], row["backbone"], row["seed"]) for row in rows} == {("toy", "huggingface", "0")}
+    for row in rows:
+        low, value, high = (float(row[key]) for key in ("ci_lower", "value", "ci_upper"))
+        assert 0 <= low <= high <= 1 and 0 <= value <= 1
+        assert int(row["n_classes"]) == (3 if row["group"] == "all" else 1)
+    counts = json.loads((finished / "audit" / "groups.json").read_text())["counts"]
+    assert {int(row["n_test"]) for row in rows} == {sum(counts["test"])} == {8 + 4 + 2}
+
+
+def test_predictions_give_the_printed_scores(finished: Path) -> None:
+    frozen = json.loads((finished / "audit" / "groups.json").read_text())
+    names, members = frozen["class_names"], {**frozen["groups"], "all": [0, 1, 2]}
+    assert [names[i] for group in ("head", "middle", "tail") for i in members[group]] == list(COUNTS)
+    predictions = rows_of(finished / "eval" / "predictions.csv")
+    test = {
+        row["id"]: row["label"]
+        for row in rows_of(finished / "audit" / "samples.csv")
+        if row["split"] == "test"
+    }
+    for row in rows_of(finished / "eval" / "results.csv"):
+        own = [p for p in predictions if (p["method"], p["probe"]) == (row["method"], row["probe"])]
+        assert {p["id"]: p["true"] for p in own} == test and len(own) == len(test)
+        scores = f1_score(
+            [p["true"] for p in own],
+            [p["predicted"] for p in own],
+            labels=names,
+            average=None,
+            zero_division=0,
+        )
+        assert float(row["value"]) == pytest.approx(np.mean(scores[members[row["group"]]]), abs=1e-12)
+
+
+def test_the_report_loads_nothing(finished: Path) -> None:
+    page = (finished / "report" / "index.html").read_text()
+    assert "<html" in page and "toy on huggingface" in page and len(page) > 10_000
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", page)
+    assert not re.findall(r"""url\(\s*["']?\s*(?:https?:)?//|@import""", page)
+    assert (finished / "report" / "report.md").stat().st_size > 0
+
+
+def test_the_run_folder_is_left_clean(finished: Path) -> None:
+    stages = json.loads((finished / "run.json").read_text())["stages"]
+    assert tuple(stages) == STAGES
+    assert not list((finished / "checkpoints").rglob("checkpoint-*"))
+    assert len(rows_of(finished / "adapters" / "lora.history.csv")) == 6
+    assert len(rows_of(finished / "adapters" / "deblora.history.csv")) == 4
+
+
+def test_the_adapters_change_the_features(finished: Path) -> None:
+    from safetensors.numpy import load_file
+
+    base, lora, deblora = (
+        load_file(finished / "features" / f"{name}.safetensors")["features"]
+        for name in ("base", "lora", "deblora")
+    )
+    assert base.shape == lora.shape == deblora.shape == (sum(COUNTS.values()), 16)
+    assert np.abs(lora - base).max() > 1e-4 and np.abs(deblora - lora).max() > 1e-6
+
+
+def test_the_same_recipe_gives_the_same_files(recipe: Path, finished: Path, tmp_path: Path) -> None:
+    assert main(["run", str(recipe), "--out", str(tmp_path / "again")]) == 0
+    for name in ("results.csv", "predictions.csv", "differences.csv"):
+        assert (tmp_path / "again" / "eval" / name).read_bytes() == (finished / "eval" / name).read_bytes()
+
+
+def test_resume_skips_all_but_the_audit(recipe: Path, run: Path) -> None:
+    before = hashes(run)
+    ran, skipped = resume(recipe, run)
+    assert (ran, skipped) == ({"audit"}, set(STAGES) - {"audit"})
+    assert hashes(run) == before
+
+
+def test_other_clusters_rerun_only_what_depends_on_them(recipe: Path, run: Path) -> None:
+    ran, skipped = resume(recipe, run, "--cluster.n_clusters", "5")
+    assert skipped == {"train-lora", "extract-base", "extract-lora"}
+    assert ran == set(STAGES) - skipped
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["cluster"]["n_clusters"] == 5
+
+
+@pytest.mark.parametrize("stage", ["lora", "deblora"])
+def test_damaged_features_are_made_again(recipe: Path, run: Path, stage: str) -> None:
+    path = run / "features" / f"{stage}.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    ran, skipped = resume(recipe, run)
+    assert ran == {"audit", f"extract-{stage}"} and skipped == set(STAGES) - ran
+    assert path.read_bytes() == good
+
+
+def test_a_folder_in_use_is_refused(recipe: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert main(["run", str(recipe), "--out", str(run)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_one_stage_can_be_run_alone(run: Path) -> None:
+    (run / "eval" / "results.csv").unlink()
+    assert main(["probe", str(run)]) == 0
+    assert (run / "eval" / "results.csv").is_file()
+
+
+@pytest.mark.parametrize("placement", ["residual", "continue", "fresh"])
+def test_every_placement_goes_the_road(recipe: Path, run: Path, placement: str) -> None:
+    ran, skipped = resume(recipe, run, "--deblora.placement", placement)
+    assert ran == {"audit", "train-deblora", "extract-deblora", "probe", "report"}
+    assert skipped == set(STAGES) - ran

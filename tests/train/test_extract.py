@@ -1,0 +1,107 @@
+"""Features depend on the pixels of a chip alone: not on its batch, its neighbors or any label."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from deblora.data.chips import ArrayPixels, ChipSet
+from deblora.errors import DataError
+from deblora.models.backbone import Backbone, load_backbone
+from deblora.train.extract import extract_features, read_batch
+
+N_CHIPS = 13
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    import transformers
+
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(0)
+    small = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+    )
+    transformers.ViTModel(small).save_pretrained(folder)
+    return load_backbone("huggingface", path=folder)
+
+
+@pytest.fixture
+def chips(rng: np.random.Generator) -> ChipSet:
+    sizes = rng.integers(10, 24, (N_CHIPS, 2))  # every chip has its own size
+    arrays = [rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in sizes]
+    ids = tuple(f"chip-{i:02d}" for i in range(N_CHIPS))
+    return ChipSet(
+        ids, rng.integers(0, 3, N_CHIPS), ("train",) * N_CHIPS, ("a", "b", "c"), ArrayPixels(arrays, ids)
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 12, 100])
+def test_batch_size_does_not_change_features(model: Backbone, chips: ChipSet, batch_size: int) -> None:
+    expected = extract_features(model, chips.pixels, chips.ids, batch_size=N_CHIPS)
+    found = extract_features(model, chips.pixels, chips.ids, batch_size=batch_size)
+    assert found.ids == expected.ids == chips.ids
+    assert found.features.shape == (N_CHIPS, 16) and found.features.dtype == np.float32
+    np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-5)
+
+
+def test_no_parameter_can_carry_a_label() -> None:
+    names = set(inspect.signature(extract_features).parameters)
+    assert names == {"backbone", "pixels", "ids", "batch_size", "title"}
+
+
+def test_permuted_labels_change_no_feature(model: Backbone, chips: ChipSet, rng: np.random.Generator) -> None:
+    other = ChipSet(chips.ids, rng.permutation(chips.labels), chips.splits, chips.class_names, chips.pixels)
+    assert not np.array_equal(other.labels, chips.labels)
+    first, second = (extract_features(model, c.pixels, c.ids, batch_size=4) for c in (chips, other))
+    assert np.array_equal(first.features, second.features)
+
+
+def test_order_and_ids_carry_no_information(
+    model: Backbone, chips: ChipSet, rng: np.random.Generator
+) -> None:
+    expected = extract_features(model, chips.pixels, chips.ids, batch_size=4)
+    shuffled = chips.subset(rng.permutation(N_CHIPS))
+    found = extract_features(model, shuffled.pixels, shuffled.ids, batch_size=4)
+    np.testing.assert_allclose(found.rows(chips.ids), expected.features, rtol=0, atol=1e-5)
+    renamed = extract_features(model, chips.pixels, tuple(reversed(chips.ids)), batch_size=4)
+    assert np.array_equal(renamed.features, expected.features)
+
+
+def test_features_are_those_of_the_model_in_evaluation_mode(model: Backbone, chips: ChipSet) -> None:
+    model.train()
+    found = extract_features(model, chips.pixels, chips.ids, batch_size=5)
+    assert not model.training
+    with torch.no_grad():
+        expected = model(read_batch(chips.pixels, range(N_CHIPS), model.spec))
+    np.testing.assert_allclose(found.features, expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_chip_that_cannot_be_read_is_named(model: Backbone) -> None:
+    good, bad = np.zeros((16, 16, 3), np.float32), np.full((16, 16, 3), np.nan, np.float32)
+    pixels = ArrayPixels([good, good, bad], ["a", "b", "broken"])
+    with pytest.raises(DataError, match="broken"):
+        extract_features(model, pixels, ("a", "b", "broken"), batch_size=2)
+
+
+def test_features_that_are_not_finite_are_refused(model: Backbone) -> None:
+    chip = np.zeros((16, 16, 3), np.uint8)
+    pixels = ArrayPixels([chip, chip], ["a", "b"])
+    broken = Backbone(
+        model.encoder,
+        lambda _, x: torch.full((len(x), 16), float("nan")),
+        spec=model.spec,
+        feature_size=16,
+        name="broken",
+        weights_sha256="",
+        lora_targets=(),
+        pool="mean",
+    )
+    with pytest.raises(DataError, match="2 chips give features that are not finite, first: a"):
+        extract_features(broken, pixels, ("a", "b"))
