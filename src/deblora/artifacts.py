@@ -138,7 +138,8 @@ class Targets:
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], notes: dict[str, str], ids: list[str]) -> None:
     """Write arrays, notes and row ids as one safetensors file, atomically."""
-    metadata = {**notes, "ids": json.dumps(ids)}
+    # One key, because the order of several is not reproducible and with it the hash of the file.
+    metadata = {"deblora": json.dumps({"ids": ids, "notes": notes}, sort_keys=True)}
     write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, metadata))
 
 
@@ -155,9 +156,9 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list
     try:
         arrays = load_file(path)
         with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
-        return arrays, metadata, json.loads(metadata.pop("ids", "[]"))
-    except (SafetensorError, ValueError, OSError) as error:
+            metadata = json.loads((file.metadata() or {}).get("deblora", "{}"))
+        return arrays, dict(metadata["notes"]), list(metadata["ids"])
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
 
 

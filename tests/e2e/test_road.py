@@ -256,3 +256,40 @@ def test_every_placement_goes_the_road(recipe: Path, run: Path, placement: str) 
     ran, skipped = resume(recipe, run, "--deblora.placement", placement)
     assert ran == {"audit", "train-deblora", "extract-deblora", "probe", "report"}
     assert skipped == set(STAGES) - ran
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [2e-3, 1e-4],
+    ids=["same recipe", "other rate"],
+)
+def test_a_killed_adapter_training_goes_on_to_the_same_adapter(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float
+) -> None:
+    """With another learning rate the checkpoints of the old one must not be gone on from."""
+    from deblora.train.samples import TrainingOrder
+
+    def train_lora(folder: Path, learning_rate: float) -> int:
+        values = yaml.safe_load((folder / "recipe.yaml").read_text())
+        values["lora"].update(learning_rate=learning_rate, checkpointing_steps=2, max_train_steps=7)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+        return main(["train-lora", str(folder)])
+
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    assert train_lora(whole, rate) == 0
+    good, reads = TrainingOrder.__getitem__, []
+
+    def dies(self: TrainingOrder, index: int) -> dict[str, torch.Tensor]:
+        reads.append(index)
+        if len(reads) > 5 * 8:
+            raise RuntimeError("killed")
+        return good(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingOrder, "__getitem__", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_lora(run, 2e-3)
+    assert (run / "checkpoints" / "lora" / "checkpoint-4" / "trainer_state.json").is_file()
+    assert train_lora(run, rate) == 0
+    for name in ("lora/adapter_model.safetensors", "lora.history.csv"):
+        assert (run / "adapters" / name).read_bytes() == (whole / "adapters" / name).read_bytes()

@@ -163,10 +163,11 @@ def test_a_checkpoint_of_another_objective_is_refused(tmp_path: Path) -> None:
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    goal, data = objective(), samples()
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    run(tmp_path, objective(), samples())
+    run(tmp_path, goal, data)
     assert torch.equal(torch.rand(3), expected)
 
 

@@ -123,3 +123,9 @@ def test_the_head_depends_on_the_seed_only() -> None:
     second = Classify(backbone(), 3, log_prior=None, seed=5)
     assert torch.equal(first.head.weight, second.head.weight)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_residual_map_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    ResidualMap(8, 3, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -30,7 +30,10 @@ def stage_for(adapter: str) -> Stage:
 
     return Stage(
         name=f"extract-{adapter}",
-        settings=lambda recipe: [recipe.backbone.__dict__, recipe.deblora.placement],
+        settings=lambda recipe: [
+            recipe.backbone.__dict__,
+            recipe.deblora.placement if adapter == "deblora" else "",
+        ],
         inputs=lambda run: [run.samples, run.groups, *(run.adapter(name) for name in parents)],
         outputs=lambda run: [run.features(adapter)],
         work=work,

@@ -1,6 +1,7 @@
 """What a stage is, and the one rule by which it runs or is skipped."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deblora import __version__
+from deblora.artifacts import write_atomic
 from deblora.config import Recipe, tables
 from deblora.errors import ArtifactError
 from deblora.run_dir import RunDir, file_sha256, fingerprint
@@ -55,6 +57,7 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe) -> bool:
     if not stage.always_runs and run.is_done(stage.name, key):
         log.info("%s: unchanged, skipped", stage.name)
         return False
+    _drop_foreign_checkpoints(run, stage.name, key)
     log.info("%s ...", stage.name)
     start = time.perf_counter()
     stage.work(run, recipe)
@@ -62,6 +65,17 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe) -> bool:
     run.finish(stage.name, key, stage.outputs(run), seconds)
     log.info("%s: done in %.1f s", stage.name, seconds)
     return True
+
+
+def _drop_foreign_checkpoints(run: RunDir, name: str, key: str) -> None:
+    """Keep checkpoints of a killed training only if it had exactly these settings and inputs."""
+    if not name.startswith("train-"):
+        return
+    folder = run.checkpoints(name.removeprefix("train-"))
+    note = folder / "fingerprint"
+    if folder.exists() and not (note.is_file() and note.read_text() == key):
+        shutil.rmtree(folder)
+    write_atomic(note, key)
 
 
 def _digest(path: Path) -> Any:

@@ -70,9 +70,9 @@ def train(
         disable_tqdm=n_steps < 20,
         log_level="error",
     )
-    trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
-    _quiet(trainer)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
+        trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
+        _quiet(trainer)
         trainer.train(resume_from_checkpoint=_last_complete(folder))
     return [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
 

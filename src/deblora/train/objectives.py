@@ -91,7 +91,7 @@ class ResidualMap(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.down = nn.Linear(feature_size, rank, bias=False)
-        self.up = nn.Linear(rank, feature_size, bias=False)
+            self.up = nn.Linear(rank, feature_size, bias=False)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, features: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b d"]:
