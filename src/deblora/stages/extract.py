@@ -13,7 +13,7 @@ from deblora.models.lora import load_adapter
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import open_backbone
+from deblora.stages.train_lora import model_settings, open_backbone
 from deblora.train.extract import extract_features
 from deblora.train.objectives import ResidualMap
 
@@ -31,7 +31,7 @@ def stage_for(adapter: str) -> Stage:
     return Stage(
         name=f"extract-{adapter}",
         settings=lambda recipe: [
-            recipe.backbone.__dict__,
+            model_settings(recipe.backbone),
             recipe.deblora.placement if adapter == "deblora" else "",
         ],
         inputs=lambda run: [run.samples, run.groups, *(run.adapter(name) for name in parents)],

@@ -16,7 +16,7 @@ from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.extract import RESIDUAL
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import open_backbone, save_history, sidecar
+from deblora.stages.train_lora import model_settings, open_backbone, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder, TrainingOrder
@@ -94,7 +94,7 @@ def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
 STAGE = Stage(
     name="train-deblora",
     settings=lambda recipe: [
-        recipe.backbone.__dict__,
+        model_settings(recipe.backbone),
         recipe.lora.__dict__,
         recipe.deblora.__dict__,
         recipe.calibrate.classes,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ import torch
 from deblora.artifacts import write_atomic
 from deblora.config import BackboneRecipe, Recipe
 from deblora.evaluate.probe import log_prior
-from deblora.models.backbone import Backbone, load_backbone
+from deblora.models.backbone import Backbone, load_backbone, sha256, weights_file
 from deblora.models.lora import attach_lora, save_adapter
+from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.stage import Stage
@@ -21,12 +23,16 @@ from deblora.train.samples import TrainingOrder
 
 def open_backbone(recipe: BackboneRecipe) -> Backbone:
     """Load the frozen model of the recipe."""
-    from pathlib import Path
-
     path = Path(recipe.path) if recipe.path else None
     return load_backbone(
         recipe.name, path=path, image_size=recipe.image_size, pool=recipe.pool, sensor=recipe.sensor
     )
+
+
+def model_settings(recipe: BackboneRecipe) -> list[object]:
+    """Return what a stage that runs the model depends on: its settings and the hash of its weights."""
+    folder = Path(recipe.path) if recipe.path else EMBEDDED
+    return [recipe.__dict__, sha256(weights_file(folder))]
 
 
 def sidecar(run: RunDir, recipe: Recipe, stage: str) -> dict[str, object]:
@@ -89,7 +95,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 STAGE = Stage(
     name="train-lora",
-    settings=lambda recipe: [recipe.backbone.__dict__, recipe.lora.__dict__, recipe.mixed_precision],
+    settings=lambda recipe: [model_settings(recipe.backbone), recipe.lora.__dict__, recipe.mixed_precision],
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.adapter("lora"), run.history("lora")],
     work=_work,
