@@ -53,7 +53,6 @@ def start_log(run: RunDir) -> None:
         log.removeHandler(handler)
         handler.close()
     log.setLevel(logging.INFO)
-    log.propagate = False
     file = logging.FileHandler(run.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
