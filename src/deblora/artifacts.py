@@ -4,6 +4,7 @@ Arrays are safetensors files with provenance in their metadata; nothing is ever 
 left to ``run_dir``.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -160,6 +161,15 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list
         return arrays, dict(metadata["notes"]), list(metadata["ids"])
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

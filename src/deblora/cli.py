@@ -45,7 +45,7 @@ def _recipe_first(arguments: list[str]) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> Any:
-    from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # noqa: F401
+    from jsonargparse import ActionConfigFile, ArgumentParser
 
     from deblora.config import Recipe, read_recipe, recipe_from
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblora.artifacts import write_atomic
+from deblora.artifacts import file_sha256, write_atomic
 from deblora.errors import ArtifactError
 
 MANIFEST = "run.json"
@@ -164,15 +164,6 @@ class RunDir:
 
     def _write(self, manifest: Mapping[str, Any]) -> None:
         write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(settings: Any, inputs: Mapping[str, Any]) -> str:

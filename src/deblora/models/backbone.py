@@ -1,6 +1,5 @@
 """One protocol for every pre-trained model: normalized pixels in, one feature vector per chip out."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +142,3 @@ def read_weights(file: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file} is damaged ({error}); get the weights again") from error
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-
-
-def sha256(file: Path) -> str:
-    """Return the hash of a weight file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

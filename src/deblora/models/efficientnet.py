@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
+from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, InputSpec, read_weights, sha256, weights_file
+from deblora.models.backbone import Backbone, InputSpec, read_weights, weights_file
 
 # repeats, kernel, stride, expansion, channels
 STAGES = (
@@ -124,7 +125,7 @@ def load(path: Path, *, image_size: int | None = None) -> Backbone:
         spec=InputSpec(3, image_size or 112, half, half, 255.0),
         feature_size=1280,
         name="efficientnet-lite0",
-        weights_sha256=sha256(file),
+        weights_sha256=file_sha256(file),
         lora_targets=targets,
         pool="mean",
     )

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
+from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, InputSpec, read_weights, sha256, weights_file
+from deblora.models.backbone import Backbone, InputSpec, read_weights, weights_file
 
 WIDTH, DEPTH, N_HEADS, PATCH = 128, 4, 8, 8
 GROUPS = ("S1", "S2_RGB", "S2_Red_Edge", "S2_NIR_10m", "S2_NIR_20m", "S2_SWIR", "NDVI")
@@ -132,7 +133,7 @@ def load(path: Path, *, image_size: int | None = None, sensor: str = "S2_RGB") -
         spec=InputSpec(n, size, (0.0,) * n, (1.0,) * n, 255.0),
         feature_size=WIDTH,
         name="galileo-nano",
-        weights_sha256=sha256(file),
+        weights_sha256=file_sha256(file),
         lora_targets=tuple(f"blocks.{i}.{layer}" for i in range(DEPTH) for layer in layers),
         pool="mean",
     )

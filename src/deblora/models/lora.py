@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
 
@@ -157,7 +158,7 @@ def adapter_sha256(folder: Path) -> str:
     """
     if not (folder / WEIGHTS).is_file():
         raise ModelError(f"{folder} holds no adapter ({WEIGHTS} is missing)")
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return file_sha256(folder / WEIGHTS)
 
 
 def n_trainable(module: nn.Module) -> int:

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, InputSpec, sha256, weights_file
+from deblora.models.backbone import Backbone, InputSpec, weights_file
 
 EMBEDDED = Path(__file__).parent / "embedded"
 # Attention and MLP layers under their names in transformers 4 and 5; fused projections included.
@@ -36,8 +37,8 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     config = _read_json(folder / "config.json")
     file = weights_file(folder)
     encoder, vision = _open(folder, config)
-    native = int(_first(vision, ("image_size",), 224))
-    n_bands = int(_first(vision, ("num_channels",), 3))
+    native = int(vision.get("image_size", 224))
+    n_bands = int(vision.get("num_channels", 3))
     spec = _input_spec(folder, n_bands, image_size or native)
     interpolate = spec.image_size != native
     targets = tuple(n for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ADAPTED.search(n))
@@ -55,7 +56,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
         spec=spec,
         feature_size=_feature_size(encoder, features, spec),
         name=name,
-        weights_sha256=sha256(file),
+        weights_sha256=file_sha256(file),
         lora_targets=targets,
         pool=pool,
     )
@@ -124,7 +125,3 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{file} must hold a JSON object")
     return values
-
-
-def _first(values: Mapping[str, Any], keys: tuple[str, ...], default: Any) -> Any:
-    return next((values[key] for key in keys if key in values), default)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from deblora import __version__
-from deblora.artifacts import write_atomic
+from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import Recipe, tables
 from deblora.errors import ArtifactError
-from deblora.run_dir import RunDir, file_sha256, fingerprint
+from deblora.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deblora.artifacts import write_atomic
+from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import BackboneRecipe, Recipe
 from deblora.evaluate.probe import log_prior
-from deblora.models.backbone import Backbone, load_backbone, sha256, weights_file
+from deblora.models.backbone import Backbone, load_backbone, weights_file
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
@@ -32,7 +32,7 @@ def open_backbone(recipe: BackboneRecipe) -> Backbone:
 def model_settings(recipe: BackboneRecipe) -> list[object]:
     """Return what a stage that runs the model depends on: its settings and the hash of its weights."""
     folder = Path(recipe.path) if recipe.path else EMBEDDED
-    return [recipe.__dict__, sha256(weights_file(folder))]
+    return [recipe.__dict__, file_sha256(weights_file(folder))]
 
 
 def sidecar(run: RunDir, recipe: Recipe, stage: str) -> dict[str, object]:
