@@ -46,13 +46,7 @@ class FeatureTable:
         Raises:
             ArtifactError: If an id has no row.
         """
-        position = {chip_id: i for i, chip_id in enumerate(self.ids)}
-        missing = [chip_id for chip_id in ids if chip_id not in position]
-        if missing:
-            raise ArtifactError(
-                f"{len(missing)} chips have no features, first: {missing[0]}; run extract again"
-            )
-        return self.features[np.array([position[chip_id] for chip_id in ids], dtype=np.int64)]
+        return np.asarray(self.features[_positions(self.ids, ids, "features", "extract")])
 
     def save(self, path: Path) -> None:
         """Write atomically."""
@@ -79,6 +73,14 @@ class Clusters:
     def sizes(self) -> Int[np.ndarray, " k"]:
         """Samples per cluster."""
         return np.bincount(self.assignments, minlength=len(self.centers))
+
+    def of(self, ids: tuple[str, ...]) -> Int[np.ndarray, " m"]:
+        """Return the clusters of ``ids`` in that order.
+
+        Raises:
+            ArtifactError: If an id has no cluster.
+        """
+        return np.asarray(self.assignments[_positions(self.ids, ids, "cluster", "cluster")])
 
     def save(self, path: Path) -> None:
         """Write atomically."""
@@ -125,6 +127,14 @@ class Targets:
     features: Float[np.ndarray, "n d"]
     alpha_per_class: Float[np.ndarray, " c"]
 
+    def rows(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
+        """Return the calibrated features of ``ids`` in that order.
+
+        Raises:
+            ArtifactError: If an id has none.
+        """
+        return np.asarray(self.features[_positions(self.ids, ids, "calibrated features", "calibrate")])
+
     def save(self, path: Path) -> None:
         """Write atomically."""
         arrays = {"features": self.features.astype(np.float32), "alpha_per_class": self.alpha_per_class}
@@ -135,6 +145,15 @@ class Targets:
         """Read from ``path``."""
         arrays, _, ids = load_arrays(path)
         return cls(tuple(ids), arrays["features"], arrays["alpha_per_class"])
+
+
+def _positions(known: tuple[str, ...], ids: tuple[str, ...], what: str, stage: str) -> Int[np.ndarray, " m"]:
+    """Return where each id is, so that rows are matched by id and never by position."""
+    position = {chip_id: i for i, chip_id in enumerate(known)}
+    missing = [chip_id for chip_id in ids if chip_id not in position]
+    if missing:
+        raise ArtifactError(f"{len(missing)} chips have no {what}, first: {missing[0]}; run {stage} again")
+    return np.array([position[chip_id] for chip_id in ids], dtype=np.int64)
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], notes: dict[str, str], ids: list[str]) -> None:

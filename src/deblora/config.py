@@ -54,6 +54,7 @@ class BackboneRecipe:
         image_size: Pixels per side given to the model; null takes the model's own.
         pool: Mean of the tokens or the class token.
         sensor: Galileo's band group.
+        l2_normalize: Bring every feature to unit length, for all stages (method.md leaves it open; off).
     """
 
     name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface"] = "embedded"
@@ -61,6 +62,7 @@ class BackboneRecipe:
     image_size: int | None = None
     pool: Literal["mean", "cls"] = "mean"
     sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
+    l2_normalize: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,19 +105,25 @@ class ExtractRecipe:
 
 @dataclass(frozen=True)
 class ClusterRecipe:
-    """K-means with a size floor.
+    """K-means with a size floor, or DBSCAN.
 
     Args:
+        method: K-means (paper), or DBSCAN, which finds the number of clusters itself.
         n_clusters: Number of clusters K (authors: 32, insensitive).
         rho: Balance factor, >= 1; floor = N / (K rho). The paper's value is unknown; 10 is ours.
         space: Space in which distances are measured (our choice: standardized dimensions).
         n_init: Restarts (our choice).
+        eps: DBSCAN's radius in units of the median distance to the ``min_samples``-th neighbor (our choice).
+        min_samples: DBSCAN's neighbors of a core sample, >= 1 (scikit-learn: 5).
     """
 
+    method: Literal["kmeans", "dbscan"] = "kmeans"
     n_clusters: int = 32
     rho: float = 10.0
     space: Literal["standardize", "raw", "l2", "pca"] = "standardize"
     n_init: int = 4
+    eps: float = 1.0
+    min_samples: int = 5
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,12 @@ class CenterRecipe:
     """De-biased centers, and controls that test whether shared attributes matter.
 
     Args:
-        method: The paper's centers, or a control.
+        method: The paper's centers, a control, or the donor classes of the shift.
     """
 
-    method: Literal["debiased", "class_mean", "global_mean", "random_head_mean"] = "debiased"
+    method: Literal["debiased", "class_mean", "global_mean", "random_head_mean", "kernel_neighbors"] = (
+        "debiased"
+    )
 
 
 @dataclass(frozen=True)
@@ -191,11 +201,13 @@ class ProbeRecipe:
     """The linear probe that judges every row.
 
     Args:
-        l2_normalize: Bring every feature to unit length first, in all rows alike.
+        solver: L-BFGS with the penalty chosen on validation, or the authors' SGD (raw features, 30 epochs).
+        l2_normalize: Bring every feature to unit length first, in all rows alike (not with ``sgd``).
         n_bootstrap: Draws of the intervals, >= 100.
         group_f1: Per-class F1 from all predictions; ``filtered`` is the authors' definition, for comparison only.
     """
 
+    solver: Literal["lbfgs", "sgd"] = "lbfgs"
     l2_normalize: bool = True
     n_bootstrap: int = 1000
     group_f1: Literal["per_class", "filtered"] = "per_class"
@@ -245,6 +257,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "cluster.n_clusters": (1, 1e6),
     "cluster.rho": (1, float("inf")),
     "cluster.n_init": (1, 1000),
+    "cluster.eps": (1e-6, 1e6),
+    "cluster.min_samples": (1, 1e6),
     "calibrate.numerator": (1e-9, 1e9),
     "deblora.anchor": (0, 1e6),
     "deblora.rank": (1, 4096),

@@ -45,6 +45,7 @@ def read_folder(root: Path) -> ChipSet:
         raise DataError(
             f"{root}: no images in its class folders; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
+    _refuse_escapes(root, [path for _, _, path in chips])
     classes = tuple(sorted({class_folder.name for _, folder in parts for class_folder in _folders(folder)}))
     position = {name: i for i, name in enumerate(classes)}
     return ChipSet(
@@ -54,6 +55,16 @@ def read_folder(root: Path) -> ChipSet:
         class_names=classes,
         pixels=FilePixels(tuple(path for _, _, path in chips)),
     )
+
+
+def _refuse_escapes(root: Path, paths: list[Path]) -> None:
+    """Refuse links that lead out of the data folder: an unpacked archive could point anywhere."""
+    home = root.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(home):
+            raise DataError(
+                f"{path}: a link that leads out of {root}; copy the chip into the folder or name it in a list"
+            )
 
 
 def _folders(root: Path) -> list[Path]:

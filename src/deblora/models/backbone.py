@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import nn
+from torch.nn import functional
 
 from deblora.errors import ModelError
 
@@ -49,7 +50,7 @@ class Backbone(nn.Module):
         pool: str,
     ) -> None:
         super().__init__()
-        self.encoder, self._features = encoder, features
+        self.encoder, self.pooled = encoder, features
         self.spec, self.feature_size, self.name = spec, feature_size, name
         self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
         self.encoder.requires_grad_(False)
@@ -63,7 +64,7 @@ class Backbone(nn.Module):
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
         """Return one feature per chip."""
-        return self._features(self.encoder, pixels)
+        return self.pooled(self.encoder, pixels)
 
 
 def load_backbone(
@@ -100,6 +101,24 @@ def load_backbone(
         return efficientnet.load(path, image_size=image_size)
     raise ModelError(
         f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0 and huggingface"
+    )
+
+
+def with_unit_features(backbone: Backbone) -> Backbone:
+    """Return the same model with every feature divided by its Euclidean norm."""
+
+    def features(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(backbone.pooled(encoder, pixels), dim=1)
+
+    return Backbone(
+        backbone.encoder,
+        features,
+        spec=backbone.spec,
+        feature_size=backbone.feature_size,
+        name=backbone.name,
+        weights_sha256=backbone.weights_sha256,
+        lora_targets=backbone.lora_targets,
+        pool=f"{backbone.pool}, unit length",
     )
 
 

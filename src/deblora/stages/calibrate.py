@@ -7,8 +7,8 @@ from deblora.config import Recipe
 from deblora.data.longtail import class_counts
 from deblora.debias.calibrate import alpha_from_imbalance, alpha_from_kappa, contract, shift
 from deblora.debias.neighbors import fit_kappa
+from deblora.evaluate.probe import unit_rows
 from deblora.run_dir import RunDir
-from deblora.stages.center import unit_rows
 from deblora.stages.chips import open_chips
 from deblora.stages.stage import Stage
 

@@ -1,7 +1,7 @@
 """Stage ``center``: where each rare class should lie, by clusters (the paper) and by kernel neighbors (ours)."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from deblora.artifacts import Centers, Clusters, FeatureTable, Groups
 from deblora.config import CalibrateRecipe, Recipe
@@ -12,14 +12,10 @@ from deblora.debias.centers import (
     random_head_centers,
 )
 from deblora.debias.neighbors import kernel_neighbor_centers
+from deblora.evaluate.probe import unit_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.stage import Stage
-
-
-def unit_rows(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return the features brought to unit length."""
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
 
 
 def moved_classes(groups: Groups, recipe: CalibrateRecipe) -> Int[np.ndarray, " t"]:
@@ -40,11 +36,16 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     weights = np.zeros((len(classes), 0))  # the controls have no sources
     if recipe.center.method == "debiased":
         clusters = Clusters.load(run.clusters)
-        centers, weights = debiased_centers(clusters.centers, clusters.assignments, chips.labels, classes)
+        centers, weights = debiased_centers(clusters.centers, clusters.of(chips.ids), chips.labels, classes)
     elif recipe.center.method == "class_mean":
         centers = class_mean_centers(features, chips.labels, classes)
     elif recipe.center.method == "global_mean":
         centers = global_mean_centers(features, classes)
+    elif recipe.center.method == "kernel_neighbors":
+        every, shares, _ = kernel_neighbor_centers(
+            features, chips.labels, chips.n_classes, temperature=recipe.shift.temperature
+        )
+        centers, weights = every[classes], shares[classes]
     else:
         rng = np.random.default_rng(recipe.seed)
         centers = random_head_centers(features, chips.labels, classes, np.array(groups.head), rng)

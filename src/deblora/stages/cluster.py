@@ -1,7 +1,8 @@
-"""Stage ``cluster``: K-means with a size floor on all training features, labels ignored."""
+"""Stage ``cluster``: K-means with a size floor, or DBSCAN, on all training features; labels ignored."""
 
 from deblora.artifacts import Clusters, FeatureTable
 from deblora.config import Recipe
+from deblora.debias.density import density_clusters
 from deblora.debias.kmeans import cluster_features
 from deblora.errors import DataError
 from deblora.run_dir import RunDir
@@ -12,12 +13,19 @@ from deblora.stages.stage import Stage
 def _work(run: RunDir, recipe: Recipe) -> None:
     ids = open_chips(run, recipe).split("train").ids
     settings = recipe.cluster
+    features = FeatureTable.load(run.features("lora")).rows(ids)
+    if settings.method == "dbscan":
+        assignments, centers, inertia = density_clusters(
+            features, eps=settings.eps, min_samples=settings.min_samples, space=settings.space
+        )
+        Clusters(ids, assignments, centers, 0, inertia).save(run.clusters)
+        return
     if settings.n_clusters > len(ids):
         raise DataError(
             f"cluster.n_clusters is {settings.n_clusters}, but there are only {len(ids)} training chips; lower it"
         )
     assignments, centers, min_size, inertia = cluster_features(
-        FeatureTable.load(run.features("lora")).rows(ids),
+        features,
         n_clusters=settings.n_clusters,
         rho=settings.rho,
         space=settings.space,

@@ -13,12 +13,11 @@ from deblora.models.lora import load_adapter
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import model_settings, open_backbone
+from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone
 from deblora.train.extract import extract_features
 from deblora.train.objectives import ResidualMap
 
 RESIDUAL = "residual.safetensors"
-PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
 
 def stage_for(adapter: str) -> Stage:
@@ -34,7 +33,12 @@ def stage_for(adapter: str) -> Stage:
             model_settings(recipe.backbone),
             recipe.deblora.placement if adapter == "deblora" else "",
         ],
-        inputs=lambda run: [run.samples, run.groups, *(run.adapter(name) for name in parents)],
+        inputs=lambda run: [
+            run.samples,
+            run.groups,
+            *(run.adapter(name) for name in parents),
+            *([run.features("lora")] if adapter == "deblora" else []),  # what a residual map is applied to
+        ],
         outputs=lambda run: [run.features(adapter)],
         work=work,
     )

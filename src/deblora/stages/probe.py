@@ -12,11 +12,11 @@ from deblora.config import ProbeRecipe, Recipe
 from deblora.data.chips import ChipSet
 from deblora.evaluate.bootstrap import bootstrap_scores, interval, stratified_draws
 from deblora.evaluate.metrics import filtered_group_f1, group_scores, per_class_f1
-from deblora.evaluate.probe import Probe, adjust_logits, log_prior, select_probe, select_tau
+from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select_probe, select_tau, unit_rows
 from deblora.evaluate.separation import separation
+from deblora.evaluate.sgd_probe import fit_sgd_probe
 from deblora.run_dir import RunDir
 from deblora.stages.audit import table
-from deblora.stages.center import unit_rows
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.stage import Stage
 
@@ -47,10 +47,10 @@ def rows_of(run: RunDir, splits: dict[str, ChipSet]) -> list[Row]:
     lora = parts["lora"]
     literal, shifted = Targets.load(run.targets("deblora")), Targets.load(run.targets("shift"))
     ids = splits["train"].ids
-    calibrated = FeatureTable(literal.ids, literal.features).rows(ids)
+    calibrated = literal.rows(ids)
     rows.append(Row("calibration-only", calibrated, lora["val"], lora["test"], lora["train"]))
     unit = {name: unit_rows(values) for name, values in lora.items()}
-    moved = FeatureTable(shifted.ids, shifted.features).rows(ids)
+    moved = shifted.rows(ids)
     rows.append(Row("shift", moved, unit["val"], unit["test"], unit["train"]))
     return rows
 
@@ -63,14 +63,16 @@ def fit_probes(
     prior = log_prior(y, n_classes)
     out: dict[str, tuple[Int[np.ndarray, " m"], dict[str, float]]] = {}
 
-    def fit(loss: str) -> tuple[Probe, dict[str, float]]:
+    def fit(loss: Loss) -> tuple[Probe, dict[str, float]]:
+        if recipe.solver == "sgd":
+            return fit_sgd_probe(row.train, y, row.val, y_val, n_classes, loss=loss)
         return select_probe(
             row.train,
             y,
             row.val,
             y_val,
             n_classes,
-            loss=loss,  # type: ignore[arg-type]
+            loss=loss,
             statistics_of=row.statistics_of,
             l2_normalize=recipe.l2_normalize,
         )
@@ -81,7 +83,7 @@ def fit_probes(
     tau = select_tau(plain.logits(row.val), y_val, prior)
     out["logit_adjustment"] = (
         adjust_logits(logits, prior, tau).argmax(axis=1),
-        {"l2": choice["l2"], "tau": tau},
+        {**choice, "tau": tau},
     )
     balanced, choice = fit("balanced_softmax")
     out["balanced_softmax"] = (balanced.logits(row.test).argmax(axis=1), choice)

@@ -122,7 +122,7 @@ def _separation(run: RunDir) -> dict[str, dict[str, float]]:
 def _composition(run: RunDir, chips: ChipSet) -> Float[np.ndarray, "c k"]:
     clusters, train = Clusters.load(run.clusters), chips.split("train")
     shares = np.zeros((chips.n_classes, len(clusters.centers)))
-    np.add.at(shares, (train.labels, clusters.assignments), 1.0)
+    np.add.at(shares, (train.labels, clusters.of(train.ids)), 1.0)
     return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0))
 
 
@@ -197,7 +197,7 @@ def _wanted(base: dict[str, object]) -> Iterable[str]:
 
 STAGE = Stage(
     name="report",
-    settings=lambda recipe: [recipe.data.source, recipe.backbone.name],
+    settings=lambda recipe: recipe,  # the page prints it
     inputs=lambda run: [
         run.samples,
         run.groups,

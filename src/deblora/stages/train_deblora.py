@@ -16,7 +16,7 @@ from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.extract import RESIDUAL
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import model_settings, open_backbone, save_history, sidecar
+from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder, TrainingOrder
@@ -33,7 +33,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     chips = open_chips(run, recipe).split("train")
     before = FeatureTable.load(run.features("lora")).rows(chips.ids)
     targets = Targets.load(run.targets("deblora"))
-    goal = FeatureTable(targets.ids, targets.features).rows(chips.ids)
+    goal = targets.rows(chips.ids)
     weights = sample_weights(np.isin(chips.labels, moved_classes(groups_of(run), recipe.calibrate)), settings)
     used = np.flatnonzero(weights > 0)
     scale = before.std(axis=0) if settings.space == "standardize" else np.ones(before.shape[1])
@@ -70,13 +70,18 @@ def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
     rank = settings.rank or lora.rank
     targets = tuple(lora.targets) if lora.targets else None
     if settings.placement == "continue":
-        load_adapter(backbone, run.adapter("lora"), adapter_name="deblora", trainable=True)
+        load_adapter(backbone, run.adapter("lora"), adapter_name=PEFT_NAMES["deblora"], trainable=True)
     elif settings.placement == "fresh":
         attach_lora(
-            backbone, rank=rank, alpha=rank, targets=targets, adapter_name="deblora", seed=recipe.seed + 1
+            backbone,
+            rank=rank,
+            alpha=rank,
+            targets=targets,
+            adapter_name=PEFT_NAMES["deblora"],
+            seed=recipe.seed + 1,
         )
     else:
-        load_adapter(backbone, run.adapter("lora"), adapter_name="stage0")
+        load_adapter(backbone, run.adapter("lora"), adapter_name=PEFT_NAMES["lora"])
         stack_adapter(backbone, rank=rank, alpha=rank, targets=targets, seed=recipe.seed + 1)
     return backbone
 
@@ -88,7 +93,7 @@ def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
             folder / RESIDUAL, save({name: w.contiguous() for name, w in module.state_dict().items()})
         )
     elif isinstance(module, Backbone):
-        save_adapter(module, "deblora", run.adapter("deblora"), sidecar(run, recipe, "deblora"))
+        save_adapter(module, PEFT_NAMES["deblora"], run.adapter("deblora"), sidecar(run, recipe, "deblora"))
 
 
 STAGE = Stage(

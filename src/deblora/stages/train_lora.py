@@ -10,7 +10,7 @@ import torch
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import BackboneRecipe, Recipe
 from deblora.evaluate.probe import log_prior
-from deblora.models.backbone import Backbone, load_backbone, weights_file
+from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
@@ -20,13 +20,16 @@ from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Classify
 from deblora.train.samples import TrainingOrder
 
+PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
+
 
 def open_backbone(recipe: BackboneRecipe) -> Backbone:
     """Load the frozen model of the recipe."""
     path = Path(recipe.path) if recipe.path else None
-    return load_backbone(
+    backbone = load_backbone(
         recipe.name, path=path, image_size=recipe.image_size, pool=recipe.pool, sensor=recipe.sensor
     )
+    return with_unit_features(backbone) if recipe.l2_normalize else backbone
 
 
 def model_settings(recipe: BackboneRecipe) -> list[object]:
@@ -63,7 +66,12 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     backbone = open_backbone(recipe.backbone)
     targets = tuple(settings.targets) if settings.targets else None
     attach_lora(
-        backbone, rank=settings.rank, alpha=settings.alpha or settings.rank, targets=targets, seed=recipe.seed
+        backbone,
+        rank=settings.rank,
+        alpha=settings.alpha or settings.rank,
+        targets=targets,
+        adapter_name=PEFT_NAMES["lora"],
+        seed=recipe.seed,
     )
     prior = None
     if settings.loss == "balanced_softmax":
@@ -88,7 +96,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
     )
-    save_adapter(backbone, "stage0", run.adapter("lora"), sidecar(run, recipe, "lora"))
+    save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), sidecar(run, recipe, "lora"))
     save_history(run, "lora", records)
     forget_checkpoints(run.checkpoints("lora"))
 
