@@ -49,6 +49,7 @@ def test_audit_shows_the_long_tail(chips: Path, capsys: pytest.CaptureFixture[st
     [
         (["audit", "nowhere"], "nowhere"),
         (["cluster", "nowhere"], "not a run folder"),
+        (["merge", "nowhere", "--out", "merged"], "not a run folder"),
         (["run", "nowhere.yaml", "--out", "x"], "nowhere.yaml cannot be read"),
     ],
 )

@@ -56,7 +56,7 @@ class FeatureTable:
     def load(cls, path: Path) -> "FeatureTable":
         """Read from ``path``."""
         arrays, provenance, ids = load_arrays(path)
-        return cls(tuple(ids), arrays["features"], provenance)
+        return cls(tuple(ids), _taken(path, arrays, "features", "f", ids=ids), provenance)
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,15 @@ class Clusters:
     def load(cls, path: Path) -> "Clusters":
         """Read from ``path``."""
         arrays, notes, ids = load_arrays(path)
-        return cls(
-            tuple(ids),
-            arrays["assignments"],
-            arrays["centers"],
-            int(notes["min_size"]),
-            float(notes["inertia"]),
-        )
+        assignments = _taken(path, arrays, "assignments", "i", n_dims=1, ids=ids)
+        centers = _taken(path, arrays, "centers", "f")
+        try:
+            min_size, inertia = int(notes["min_size"]), float(notes["inertia"])
+        except (KeyError, ValueError) as error:
+            raise _damaged(path, f"its notes lack {error}") from error
+        if len(assignments) and not 0 <= int(assignments.min()) <= int(assignments.max()) < len(centers):
+            raise _damaged(path, f"assignments name clusters beyond its {len(centers)}")
+        return cls(tuple(ids), assignments, centers, min_size, inertia)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,11 @@ class Centers:
     def load(cls, path: Path) -> "Centers":
         """Read from ``path``."""
         arrays, _, _ = load_arrays(path)
-        return cls(arrays["classes"], arrays["centers"], arrays["weights"])
+        classes = _taken(path, arrays, "classes", "i", n_dims=1)
+        centers, weights = (_taken(path, arrays, key, "f") for key in ("centers", "weights"))
+        if not len(classes) == len(centers) == len(weights):
+            raise _damaged(path, "classes, centers and weights differ in length")
+        return cls(classes, centers, weights)
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ class Targets:
     def load(cls, path: Path) -> "Targets":
         """Read from ``path``."""
         arrays, _, ids = load_arrays(path)
-        return cls(tuple(ids), arrays["features"], arrays["alpha_per_class"])
+        features = _taken(path, arrays, "features", "f", ids=ids)
+        return cls(tuple(ids), features, _taken(path, arrays, "alpha_per_class", "f", n_dims=1))
 
 
 def _positions(known: tuple[str, ...], ids: tuple[str, ...], what: str, stage: str) -> Int[np.ndarray, " m"]:
@@ -179,7 +186,45 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list
             metadata = json.loads((file.metadata() or {}).get("deblora", "{}"))
         return arrays, dict(metadata["notes"]), list(metadata["ids"])
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+        raise _damaged(path, str(error)) from error
+
+
+def _taken(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    key: str,
+    kind: str,
+    *,
+    n_dims: int = 2,
+    ids: list[str] | None = None,
+) -> np.ndarray:
+    """Return one array of a file after checking that later stages can trust it.
+
+    Args:
+        path: For messages.
+        arrays: What the file holds.
+        key: Which array.
+        kind: NumPy's letter for the type, ``f`` or ``i``.
+        n_dims: Number of dimensions.
+        ids: Row ids, if it has one row per chip.
+
+    Raises:
+        ArtifactError: If it is absent, of another shape or type, or holds a value that is not finite.
+    """
+    array = arrays.get(key)
+    if array is None:
+        raise _damaged(path, f"{key} is missing")
+    if array.ndim != n_dims or array.dtype.kind != kind or (ids is not None and len(array) != len(ids)):
+        raise _damaged(path, f"{key} has shape {array.shape}, type {array.dtype} and {len(ids or [])} ids")
+    if kind == "f" and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        first = ids[rows[0]] if ids is not None else f"row {rows[0]}"
+        raise _damaged(path, f"{key} holds NaN or infinite values in {len(rows)} rows, first: {first}")
+    return array
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged ({reason}); delete it and run its stage again")
 
 
 def file_sha256(path: Path) -> str:

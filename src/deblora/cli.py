@@ -1,13 +1,16 @@
 """The command line: one sub-command per stage; errors become one message and exit code 2. No logic lives here."""
 
+import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deblora import __version__
-from deblora.errors import DebloraError
+from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
 
 STAGES = {
     "train-lora": "train the LoRA adapter (stage 0)",
@@ -21,6 +24,18 @@ STAGES = {
 }
 
 
+_FULL = "free space, then go on with --resume"
+_DENIED = "check its permissions or name another folder"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: _DENIED,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
@@ -30,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deblora: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"deblora: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
+        print(f"deblora: {where}{error.strerror or error}; {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("deblora: interrupted; go on with --resume", file=sys.stderr)
@@ -45,10 +62,12 @@ def _recipe_first(arguments: list[str]) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> Any:
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    import jsonargparse
 
-    from deblora.config import Recipe, read_recipe, recipe_from
+    from deblora.config import Recipe
 
+    # Complaints become one message in main; the recipe is printed by deblora, so that run can read it again.
+    ArgumentParser = partial(jsonargparse.ArgumentParser, exit_on_error=False, print_config=None)
     parser = ArgumentParser(
         prog="deblora",
         description="De-biased LoRA adapters for long-tailed remote-sensing imagery.",
@@ -60,8 +79,9 @@ def _parse(arguments: list[str]) -> Any:
         description="All stages in order: deblora run RECIPE.yaml --out RUN_DIR [--table.key value ...]. "
         "Finished stages whose inputs have not changed are skipped."
     )
-    run.add_argument("--config", action=ActionConfigFile, help="the recipe (YAML)")
-    _add_out(run, required=True)
+    run.add_argument("--config", action=jsonargparse.ActionConfigFile, help="the recipe (YAML)")
+    run.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+    _add_out(run)
     run.add_class_arguments(Recipe, fail_untyped=False)
     commands.add_subcommand("run", run, help="all stages in order, from a recipe")
     demo = ArgumentParser(description="The whole method on simulated SAR chips, offline, in a few minutes.")
@@ -77,33 +97,50 @@ def _parse(arguments: list[str]) -> Any:
     audit.add_argument("--groups", type=str, default="thirds", help="thirds or counts")
     audit.add_argument("--seed", type=int, default=0, help="seed of the split")
     commands.add_subcommand("audit", audit, help="class counts and groups of a data set")
+    merge = ArgumentParser(
+        description="One report over finished runs: mean and spread over seeds, and differences paired run by run."
+    )
+    merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
+    merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
+    commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
     for name, text in STAGES.items():
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")
         commands.add_subcommand(name, stage, help=text)
-    if arguments[:2] == ["run", "--config"] and len(arguments) > 2:
-        recipe_from(_with_overrides(read_recipe(Path(arguments[2])), arguments[3:]))
-    return parser.parse_args(arguments)
+    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
+        _check_recipe(arguments[1:])
+    try:
+        return parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        named = f"deblora {arguments[0]}" if arguments and arguments[0] in commands.choices else "deblora"
+        raise RecipeError(f"{' '.join(str(error).split())}; see {named} --help") from error
 
 
-def _with_overrides(values: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
-    """Add the names set on the command line, so that a recipe completed there passes the check of whole recipes."""
-    import yaml
+def _check_recipe(arguments: list[str]) -> None:
+    """Check recipe files together with the settings on the command line, all problems at once.
 
+    Raises:
+        RecipeError: If the whole of them is not a recipe.
+    """
+    from deblora.config import read_recipe, recipe_from, setting_from_text
+
+    values: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
-        table, dot, key = argument.removeprefix("--").partition(".")
-        if not argument.startswith("--") or not dot:
-            continue
-        key, equals, value = key.partition("=")
-        following = arguments[position + 1] if position + 1 < len(arguments) else ""
-        section = values.setdefault(table, {})
-        if isinstance(section, dict):
-            section[key] = yaml.safe_load(value if equals else following)
-    return values
+        name, equals, text = argument.partition("=")
+        if not equals:
+            text = arguments[position + 1] if position + 1 < len(arguments) else ""
+        table, dot, key = name.removeprefix("--").partition(".")
+        if name == "--config":
+            for given, content in read_recipe(Path(text)).items():
+                both = isinstance(content, dict) and isinstance(values.get(given), dict)
+                values[given] = {**values[given], **content} if both else content
+        elif name.startswith("--") and dot and isinstance(values.setdefault(table, {}), dict):
+            values[table][key] = setting_from_text(table, key, text)
+    recipe_from(values)
 
 
-def _add_out(parser: Any, *, required: bool = False, default: str | None = None) -> None:
-    parser.add_argument("--out", type=str, required=required, default=default, help="run folder")
+def _add_out(parser: Any, *, default: str | None = None) -> None:
+    parser.add_argument("--out", type=str, default=default, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on in an existing run folder")
     parser.add_argument("--overwrite", action="store_true", help="empty an existing run folder first")
 
@@ -114,20 +151,22 @@ def _dispatch(arguments: Any) -> int:
     logging.captureWarnings(True)
     if command == "audit" and not (Path(options.data) / "run.json").is_file():
         return _audit(options)
+    if command == "merge":
+        from deblora.stages.merge import merge_runs
+
+        print(f"report: {merge_runs([Path(name) for name in options.run_dirs], Path(options.out))}")
+        return 0
     from deblora.config import read_recipe, recipe_from
     from deblora.run_dir import RunDir
 
-    if command in ("run", "demo"):
-        recipe = recipe_from(_plain(options)) if command == "run" else None
+    if command == "run":
+        return _run(options)
+    if command == "demo":
+        recipe_from({"seed": options.seed, "data": {"source": "simulated"}})
         run = RunDir.create(Path(options.out), resume=options.resume, overwrite=options.overwrite)
-        if recipe is None:
-            from deblora.demo import run_demo
+        from deblora.demo import run_demo
 
-            run_demo(run, {"seed": options.seed})
-        else:
-            from deblora.pipeline import run_all
-
-            run_all(run, recipe)
+        run_demo(run, {"seed": options.seed})
         return _finish(run)
     run = RunDir.open(Path(options.data if command == "audit" else options.run_dir))
     from deblora.pipeline import run_named
@@ -136,11 +175,47 @@ def _dispatch(arguments: Any) -> int:
     return 0
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    values = dict(options.as_dict())
-    return {
-        key: value for key, value in values.items() if key not in ("config", "out", "resume", "overwrite")
-    }
+def _run(options: Any) -> int:
+    from deblora.config import recipe_from, to_yaml
+    from deblora.run_dir import RunDir
+
+    given = dict(options.as_dict())
+    for name in ("config", "out", "resume", "overwrite", "print_config"):
+        given.pop(name, None)
+    recipe = recipe_from(given)
+    if options.print_config:
+        print(to_yaml(recipe), end="")
+        return 0
+    if not options.out:
+        raise RecipeError("--out is not set; name the run folder")
+    out = Path(options.out)
+    from deblora.pipeline import check_inputs, run_all
+
+    _check_apart(out, Path(recipe.data.source), overwrite=options.overwrite)
+    check_inputs(recipe)
+    run = RunDir.create(out, resume=options.resume, overwrite=options.overwrite)
+    try:
+        run_all(run, recipe)
+    except (DebloraError, OSError):
+        run.forget_start()  # nothing is left behind where not even the audit finished
+        raise
+    return _finish(run)
+
+
+def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Check that a run neither lands among the chips nor deletes them.
+
+    Raises:
+        ArtifactError: If the run folder lies in the folder of the data.
+        DataError: If the data lie in the run folder that is to be deleted.
+    """
+    home, data = out.resolve(), source.resolve()
+    if data.is_dir() and home.is_relative_to(data):
+        raise ArtifactError(f"{out} lies inside the data, {source}; name a run folder outside")
+    if overwrite and data.is_relative_to(home):
+        raise DataError(
+            f"{source} lies inside {out}, which --overwrite deletes; move the data or use --resume"
+        )
 
 
 def _finish(run: Any) -> int:
@@ -157,7 +232,7 @@ def _score_table(path: Path) -> list[str]:
     cells = {(r["method"], r["probe"], r["group"]): r for r in rows}
     lines = [
         "macro F1 in percent [95 % interval]",
-        f"{'method':<18}{'probe':<18}" + "".join(f"{g:>20}" for g in GROUPS),
+        f"{'method':<18}{'probe':<18}" + "".join(f"{g:>22}" for g in GROUPS),
     ]
     for method, probe in dict.fromkeys((r["method"], r["probe"]) for r in rows):
         texts = []
@@ -166,7 +241,7 @@ def _score_table(path: Path) -> list[str]:
                 100 * float(cells[method, probe, group][k]) for k in ("value", "ci_lower", "ci_upper")
             )
             texts.append("-" if value != value else f"{value:.1f} [{low:.1f}, {high:.1f}]")
-        lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>20}" for text in texts))
+        lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>22}" for text in texts))
     return lines
 
 
@@ -174,10 +249,12 @@ GROUPS = ("head", "middle", "tail", "all")
 
 
 def _audit(options: Any) -> int:
-    from deblora.config import DataRecipe
+    from deblora.config import recipe_from
     from deblora.stages.audit import choose_groups, describe, select_chips
 
-    recipe = DataRecipe(source=options.data, groups=options.groups)
+    recipe = recipe_from(
+        {"seed": options.seed, "data": {"source": options.data, "groups": options.groups}}
+    ).data
     chips = select_chips(recipe, options.seed)
     print(f"{'class':<28}{'group':<8}{'train':>8}{'val':>8}{'test':>8}{'ratio':>8}")
     for row in describe(chips, choose_groups(chips, recipe)):

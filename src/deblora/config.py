@@ -1,6 +1,7 @@
 """The recipe: one frozen dataclass per stage. Field comments give meaning, range and the source of the default."""
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -296,10 +297,27 @@ def read_recipe(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not valid YAML: {error}") from error
+        raise RecipeError(f"recipe {path} is not valid YAML: {error}; correct it") from error
+    except RecursionError as error:
+        raise RecipeError(f"recipe {path} is nested too deeply; it has tables of settings only") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"recipe {path} must be a table of settings, not {type(values).__name__}")
+        kind = "empty" if values is None else type(values).__name__
+        raise RecipeError(
+            f"recipe {path} must be a table of settings, not {kind}; it needs at least data: with source:"
+        )
     return values
+
+
+def setting_from_text(table: str, key: str, text: str) -> Any:
+    """Read a setting given on the command line as YAML; a setting that is a text stays as it was typed."""
+    section = Recipe.__dataclass_fields__.get(table)
+    kind = getattr(section.type, "__dataclass_fields__", {}).get(key) if section else None
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    takes_text = kind is not None and (kind.type is str or str in get_args(kind.type))
+    return text if takes_text and value is not None else value
 
 
 def tables(value: Any) -> Any:
@@ -316,7 +334,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 def _table(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
     if not isinstance(values, Mapping):
-        problems.append(f"{prefix.rstrip('.')} must be a table of settings, got {values!r}")
+        problems.append(f"{prefix.rstrip('.')} must be a table of settings, got {_shown(values)}")
         return kind()
     known = {item.name: item for item in fields(kind)}
     arguments: dict[str, Any] = {}
@@ -335,7 +353,7 @@ def _table(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
 def _value(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
     converted = _convert(kind, value)
     if converted is _WRONG:
-        problems.append(f"{name} is {value!r}, expected {_describe(kind)}")
+        problems.append(f"{name} is {_shown(value)}, expected {_describe(kind)}")
         return value
     low, high = RANGES.get(name, (float("-inf"), float("inf")))
     if (
@@ -345,6 +363,13 @@ def _value(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
     ):
         problems.append(f"{name} is {value!r}, allowed are {low:g} to {high:g}")
     return converted
+
+
+def _shown(value: Any) -> str:
+    """Show a value in a message; a few lines of YAML can mean gigabytes."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 4, 4, 80
+    return brief.repr(value)
 
 
 _WRONG = object()
@@ -383,6 +408,25 @@ def _describe(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("None", "null")
 
 
+def _range_checks(data: Mapping[str, Any]) -> list[str]:
+    """Check settings of the data whose range depends on another one."""
+    default = DataRecipe()
+    val, test, above, below = (
+        _as_float(data.get(key, getattr(default, key)))
+        for key in ("val_fraction", "test_fraction", "head_above", "tail_below")
+    )
+    problems = []
+    if _WRONG not in (val, test) and not val + test < 1:
+        problems.append(
+            f"data.val_fraction {val:g} and data.test_fraction {test:g} leave no training chips; keep their sum below 1"
+        )
+    if data.get("groups") == "counts" and _WRONG not in (above, below) and below > above + 1:
+        problems.append(
+            f"data.tail_below {below:g} and data.head_above {above:g} overlap; keep tail_below at most head_above + 1"
+        )
+    return problems
+
+
 def _cross_checks(values: Mapping[str, Any]) -> list[str]:
     data = values.get("data") or {}
     if not isinstance(data, Mapping):
@@ -392,6 +436,7 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
         problems.append("data.source is not set; give a folder, a list or a Parquet file")
     if (data.get("largest") is None) != (data.get("imbalance_factor") is None):
         problems.append("data.largest and data.imbalance_factor belong together; set both or none")
+    problems += _range_checks(data)
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
     backbone = values.get("backbone") or {}

@@ -7,6 +7,7 @@ from deblora.artifacts import write_atomic
 from deblora.config import Recipe, to_yaml
 from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
+from deblora.stages.chips import read_source
 from deblora.stages.extract import stage_for
 from deblora.stages.stage import Stage, run_stage
 
@@ -25,6 +26,21 @@ ROAD: tuple[Stage, ...] = (
 )
 
 
+def check_inputs(recipe: Recipe) -> None:
+    """Find what would stop the road later, before anything is written: chips, splits, groups, clusters, weights.
+
+    No image is decoded and no model is loaded.
+
+    Raises:
+        DebloraError: What is wrong and what to do.
+    """
+    read_source.cache_clear()
+    chips = audit.select_chips(recipe.data, recipe.seed)
+    center.check_groups(audit.choose_groups(chips, recipe.data), recipe)
+    cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
+    train_lora.model_settings(recipe.backbone)
+
+
 def run_all(run: RunDir, recipe: Recipe) -> None:
     """Run every stage that is not finished, in order."""
     start_log(run)
@@ -36,6 +52,7 @@ def run_all(run: RunDir, recipe: Recipe) -> None:
 def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     """Run the stages of one command on a run folder (``extract`` has one per adapter that exists)."""
     start_log(run)
+    read_source.cache_clear()
     for stage in ROAD:
         if stage.name == command:
             run_stage(stage, run, recipe)

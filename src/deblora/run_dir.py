@@ -93,11 +93,17 @@ class RunDir:
         Raises:
             ArtifactError: If the folder is in use and neither flag was given, or belongs to something else.
         """
-        if root.exists() and not root.is_dir():
+        blocked = next((path for path in (root, *root.parents) if path.exists() and not path.is_dir()), None)
+        if blocked is not None and blocked != root:
+            raise ArtifactError(f"{root} cannot be made, because {blocked} is a file; name another folder")
+        if blocked is not None:
             raise ArtifactError(f"{root} is a file; name a folder for the run")
-        if root.is_dir() and any(root.iterdir()):
-            if not (root / MANIFEST).is_file():
-                raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
+        in_use = root.is_dir() and any(root.iterdir())
+        if in_use and not (root / MANIFEST).is_file():
+            raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
+        if resume and overwrite:
+            raise ArtifactError("--resume keeps a run and --overwrite deletes it; give one of them")
+        if in_use:
             if overwrite:
                 shutil.rmtree(root)
             elif not resume:
@@ -108,6 +114,7 @@ class RunDir:
         run = cls(root)
         if not (root / MANIFEST).is_file():
             run._write({"stages": {}})
+        run.manifest()  # a damaged one is better known now than after the first stage
         return run
 
     @classmethod
@@ -123,10 +130,18 @@ class RunDir:
             )
         return cls(root)
 
+    def forget_start(self) -> None:
+        """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty."""
+        if self.manifest()["stages"]:
+            return
+        for path in (self.recipe, self.log, self.root / MANIFEST):
+            path.unlink(missing_ok=True)
+        if not any(self.root.iterdir()):
+            self.root.rmdir()
+
     def record(self, stage: str) -> dict[str, Any]:
         """Return what is known of a finished stage; empty if it never finished."""
-        record = self.manifest()["stages"].get(stage, {})
-        return dict(record) if isinstance(record, dict) else {}
+        return dict(self.manifest()["stages"].get(stage, {}))
 
     def manifest(self) -> dict[str, Any]:
         """Return all records.
@@ -136,7 +151,8 @@ class RunDir:
         """
         try:
             manifest = json.loads((self.root / MANIFEST).read_text())
-            manifest["stages"].items()
+            for record in manifest["stages"].values():
+                record["fingerprint"], record["seconds"] + 0, record["outputs"].items()
         except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
             raise ArtifactError(
                 f"{self.root / MANIFEST} is damaged ({error}); start anew with --overwrite"

@@ -2,22 +2,19 @@
 
 import csv
 import json
-import logging
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from sklearn.metrics import f1_score
 
+from builders import COUNTS
 from deblora.cli import main
 
-COUNTS = {"checks": 40, "rows": 20, "slope": 8}  # long-tailed
 STAGES = (
     "audit",
     "train-lora",
@@ -46,78 +43,6 @@ COLUMNS = [
     "seed",
 ]
 GROUPS = ("head", "middle", "tail", "all")
-
-
-def draw(name: str, rng: np.random.Generator) -> np.ndarray:
-    y, x = np.mgrid[:16, :16]
-    pattern = {"checks": ((x // 4 + y // 4) % 2) * 160, "rows": (y // 2 % 2) * 160, "slope": x * 10}[name]
-    return np.clip(pattern[..., None] + rng.integers(0, 60, (16, 16, 3)), 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def logger_as_before() -> Iterator[None]:
-    log = logging.getLogger("deblora")
-    before = log.propagate, log.level
-    yield
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.propagate, log.level = before
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import transformers
-
-    root = tmp_path_factory.mktemp("inputs")
-    rng = np.random.default_rng(0)
-    for name, count in COUNTS.items():
-        (root / "toy" / name).mkdir(parents=True)
-        for i in range(count):
-            Image.fromarray(draw(name, rng)).save(root / "toy" / name / f"{i:03d}.png")
-    torch.manual_seed(0)
-    small = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=8,
-    )
-    transformers.ViTModel(small).save_pretrained(root / "vit")
-    values = {
-        "data": {"source": str(root / "toy")},
-        "backbone": {"name": "huggingface", "path": str(root / "vit")},
-        "lora": {"rank": 2, "max_train_steps": 6, "train_batch_size": 8},
-        "cluster": {"n_clusters": 4, "rho": 4.0},
-        "calibrate": {"numerator": 1.0},
-        "deblora": {"max_train_steps": 4, "train_batch_size": 4},
-        "probe": {"n_bootstrap": 100},
-    }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-@pytest.fixture(scope="module")
-def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["run", str(recipe), "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run, to be changed."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders import write_vit
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError
 from deblora.models.backbone import Backbone, load_backbone
@@ -16,20 +17,7 @@ N_CHIPS = 13
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    import transformers
-
-    folder = tmp_path_factory.mktemp("vit")
-    torch.manual_seed(0)
-    small = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=8,
-    )
-    transformers.ViTModel(small).save_pretrained(folder)
-    return load_backbone("huggingface", path=folder)
+    return load_backbone("huggingface", path=write_vit(tmp_path_factory.mktemp("vit")))
 
 
 @pytest.fixture

@@ -61,7 +61,17 @@ def _refuse_escapes(root: Path, paths: list[Path]) -> None:
     """Refuse links that lead out of the data folder: an unpacked archive could point anywhere."""
     home = root.resolve()
     for path in paths:
-        if not path.resolve().is_relative_to(home):
+        try:
+            path.as_posix().encode()
+            target = path.resolve()
+        except UnicodeEncodeError as error:
+            shown = path.as_posix().encode(errors="replace").decode()
+            raise DataError(f"{shown}: the name is not UTF-8; rename the file or its folder") from error
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{path}: a link that leads nowhere ({error}); restore the chip or delete it"
+            ) from error
+        if not target.is_relative_to(home):
             raise DataError(
                 f"{path}: a link that leads out of {root}; copy the chip into the folder or name it in a list"
             )

@@ -234,6 +234,9 @@ def _labels(path: Path, column: Any) -> list[str] | Int[np.ndarray, " n"]:
             f"{path}: the label of row {empty[0]} is missing ({len(empty)} in all); label or delete it"
         )
     if types.is_integer(column.type):
+        largest = max(values, default=0)
+        if largest > np.iinfo(np.int64).max:
+            raise DataError(f"{path}: the label {largest} is no class index; number the classes from 0")
         return np.array(values, dtype=np.int64)
     if types.is_string(column.type) or types.is_large_string(column.type) or types.is_dictionary(column.type):
         return [str(value) for value in values]

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from deblora.artifacts import file_sha256
-from deblora.errors import ModelError
+from deblora.errors import ArtifactError, ModelError
 from deblora.models.backbone import Backbone
 
 WEIGHTS, CONFIG, SIDECAR = "adapter_model.safetensors", "adapter_config.json", "base.json"
@@ -91,7 +92,10 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        peft_model.save_pretrained(str(staging), selected_adapters=[adapter_name])
+        try:
+            peft_model.save_pretrained(str(staging), selected_adapters=[adapter_name])
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise ArtifactError(f"{folder} cannot be written ({error}); free space and go on") from error
         written = staging / adapter_name if (staging / adapter_name / CONFIG).is_file() else staging
         config = json.loads((written / CONFIG).read_text())
         if isinstance(config.get("target_modules"), list):
@@ -128,6 +132,8 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
 
     here = [] if not hasattr(backbone.encoder, "peft_config") else list(_peft_model(backbone).peft_config)
     parents = record.get("parents") or {}
+    if not isinstance(parents, dict):
+        raise ModelError(f"{folder / SIDECAR}: parents must be a table; train the adapter again")
     if sorted(parents) != sorted(here) or any(_state_sha256(backbone, n) != parents[n] for n in parents):
         raise ModelError(
             f"the adapter {folder} was trained on top of {sorted(parents) or 'no other adapter'}, "
@@ -141,11 +147,16 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
             else:
                 backbone.encoder = get_peft_model(backbone.encoder, settings, adapter_name=adapter_name)
         found = set_peft_model_state_dict(backbone.encoder, weights, adapter_name=adapter_name)
-    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise ModelError(f"the adapter {folder} does not fit the model: {str(error)[:300]}") from error
     if found.unexpected_keys:
         raise ModelError(
             f"the adapter {folder} holds weights for other modules, first: {found.unexpected_keys[0]}"
+        )
+    absent = [key for key in found.missing_keys if f".{adapter_name}." in key and "lora_" in key]
+    if absent:
+        raise ModelError(
+            f"the adapter {folder} lacks {len(absent)} weights, first: {absent[0]}; train it again"
         )
     _activate(backbone, [*here, adapter_name], trainable=adapter_name if trainable else None)
 
@@ -255,16 +266,16 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             table = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{folder} is not an adapter of deblora: {name} is missing or damaged"
+                f"{folder} is not an adapter of deblora: {name} is missing or damaged; train it with deblora, which "
+                f"writes {SIDECAR} beside the files of peft"
             ) from error
         if not isinstance(table, dict):
-            raise ModelError(f"{folder / name} must hold a JSON object")
+            raise ModelError(f"{folder / name} must hold a JSON object; train the adapter again")
         tables.append(table)
     return tables[0], tables[1]
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -282,4 +293,8 @@ def _check_base(backbone: Backbone, record: dict[str, Any], folder: Path) -> Non
         if record.get(key) != value
     ]
     if wrong:
-        raise ModelError(f"the adapter {folder} belongs to another model: " + "; ".join(wrong))
+        raise ModelError(
+            f"the adapter {folder} belongs to another model: "
+            + "; ".join(wrong)
+            + "; load the model that base.json names"
+        )

@@ -1,6 +1,7 @@
 """Vision models in Hugging Face folders: ViT, ViTMAE (as its encoder), DINOv2, CLIP's vision tower and others."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,8 +38,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     config = _read_json(folder / "config.json")
     file = weights_file(folder)
     encoder, vision = _open(folder, config)
-    native = int(vision.get("image_size", 224))
-    n_bands = int(vision.get("num_channels", 3))
+    native, n_bands = (_whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
     spec = _input_spec(folder, n_bands, image_size or native)
     interpolate = spec.image_size != native
     targets = tuple(n for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ADAPTED.search(n))
@@ -54,7 +54,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
         encoder,
         features,
         spec=spec,
-        feature_size=_feature_size(encoder, features, spec),
+        feature_size=_feature_size(encoder, features, spec, folder),
         name=name,
         weights_sha256=file_sha256(file),
         lora_targets=targets,
@@ -65,6 +65,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
 def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return the encoder and the part of the configuration that describes it."""
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     kind = config.get("model_type")
     vision = config.get("vision_config", config)
@@ -83,10 +84,10 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
             **{k: v for k, v in config.items() if k in known and k != "model_type"}
         )
     try:
-        model = getattr(transformers, classes.get(str(kind), "AutoModel")).from_pretrained(
-            str(folder), **options
+        model, notes = getattr(transformers, classes.get(str(kind), "AutoModel")).from_pretrained(
+            str(folder), output_loading_info=True, **options
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"{folder} cannot be loaded as a vision model ({kind}): {str(error)[:300]}"
         ) from error
@@ -94,23 +95,54 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
         if type(error).__name__ != "SafetensorError":
             raise
         raise ModelError(f"{folder} holds damaged weights ({error}); get them again") from error
+    # Transformers would fill them with random numbers and only warn; pooler and mask token give no feature.
+    absent = sorted(key for key in notes["missing_keys"] if not re.search("pooler|mask_token", key))
+    if absent:
+        raise ModelError(
+            f"{folder}: the weights lack {len(absent)} tensors that config.json asks for, first: {absent[0]}; get the "
+            "folder again"
+        )
     return model.float().eval(), vision
 
 
-def _feature_size(encoder: nn.Module, features: Any, spec: InputSpec) -> int:
-    with torch.inference_mode():
-        encoder.eval()
-        return int(features(encoder, torch.zeros(1, spec.n_bands, spec.image_size, spec.image_size)).shape[1])
+def _feature_size(encoder: nn.Module, features: Any, spec: InputSpec, folder: Path) -> int:
+    shape = (1, spec.n_bands, spec.image_size, spec.image_size)
+    try:
+        with torch.inference_mode():
+            encoder.eval()
+            return int(features(encoder, torch.zeros(shape)).shape[1])
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:300]
+        raise ModelError(
+            f"{folder} gives no feature for images of shape {shape} ({reason}); check backbone.image_size and the "
+            "type of the model"
+        ) from error
 
 
 def _input_spec(folder: Path, n_bands: int, image_size: int) -> InputSpec:
     file = folder / "preprocessor_config.json"
     settings = _read_json(file) if file.is_file() else {}
-    mean, std = (tuple(settings.get(key) or HALF) for key in ("image_mean", "image_std"))
+    try:
+        mean, std = (tuple(map(float, settings.get(key) or HALF)) for key in ("image_mean", "image_std"))
+        scale = 1.0 / float(settings.get("rescale_factor", 1 / 255))
+        if len(mean) != len(std) or not all(math.isfinite(v) for v in (*mean, *std, scale)):
+            raise ValueError("image_mean, image_std and rescale_factor must be finite and of equal length")
+        if min(std) <= 0 or scale <= 0:
+            raise ValueError("image_std and rescale_factor must be positive")
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelError(f"{file} is damaged ({error}); get the model folder again") from error
     if len(mean) != n_bands:
         mean, std = (0.5,) * n_bands, (0.5,) * n_bands
-    scale = 1.0 / float(settings.get("rescale_factor", 1 / 255))
     return InputSpec(n_bands, image_size, mean, std, scale)
+
+
+def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key, default)
+    if not isinstance(value, int):
+        raise ModelError(
+            f"{folder / 'config.json'}: {key} is {value!r}, expected an integer; get the folder again"
+        )
+    return value
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def render_markdown(content: ReportContent) -> str:
         ("Timings", tables.timings(content)),
     )
     for title, table in parts:
-        lines += [f"## {title}", _table(table) if table.rows else "Not available."]
+        lines += [f"## {title}", markdown_table(table) if table.rows else "Not available."]
     if content.recipe_yaml:
         whitespace = "\n\t"
         # A fence longer than any run of backticks inside cannot be closed from within.
@@ -48,7 +48,8 @@ def escape(text: str) -> str:
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """Return a table as GitHub-flavored Markdown; all strings are escaped."""
     header = "| " + " | ".join(escape(name) for name in table.header) + " |"
     marks = [":--" if i < table.n_text else "--:" for i in range(len(table.header))]
     rows = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in table.rows]

@@ -1,35 +1,12 @@
 """One self-contained HTML page (no script, nothing fetched) and its Markdown twin: pure functions."""
 
-from dataclasses import dataclass
-from importlib import resources
-
 from deblora.report import figures, scatter, tables
 from deblora.report.content import ReportContent
+from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import render_markdown
 from deblora.report.summary import summarize
-from deblora.report.svg import GROUP_COLORS, clean
-from deblora.report.tables import Table
 
 __all__ = ["render_markdown", "render_page"]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; ``missing`` is said when it has neither figure nor table nor text."""
-
-    key: str
-    title: str
-    lead: str
-    missing: str
-    figure: str = ""
-    table: Table | None = None
-    folded: str = ""
-    text: str = ""
-
-    @property
-    def empty(self) -> bool:
-        """True when there is nothing to show."""
-        return not (self.figure or self.text or (self.table and self.table.rows))
 
 
 def render_page(content: ReportContent) -> str:
@@ -41,26 +18,8 @@ def render_page(content: ReportContent) -> str:
     Returns:
         The page. Parts without data are replaced by one sentence each.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    source = resources.files("deblora.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.finalize = _printable
-    environment.filters["svg"] = Markup
-    return environment.from_string(source).render(
-        content=content,
-        sections=[*_score_sections(content), *_feature_sections(content), *_run_sections(content)],
-        summary=summarize(content),
-        colors=GROUP_COLORS,
-        facts=_facts(content),
-    )
-
-
-def _printable(value: object) -> object:
-    return clean(value, keep="\n\t") if type(value) is str else value
+    sections = [*_score_sections(content), *_feature_sections(content), *_run_sections(content)]
+    return fill_template(content, sections, summary=summarize(content), facts=_facts(content))
 
 
 def _facts(content: ReportContent) -> list[tuple[str, str]]:

@@ -46,11 +46,18 @@ def select_chips(recipe: DataRecipe, seed: int) -> ChipSet:
             largest=recipe.largest,
             imbalance_factor=recipe.imbalance_factor,
             seed=seed,
+            class_names=chips.class_names,
         )
         train = train[kept]
     others = np.flatnonzero((splits == "val") | (splits == "test"))
     chosen = chips.subset(np.sort(np.concatenate([train, others])))
     check_trainable(chosen)
+    absent = [name for name in ("val", "test") if name not in chosen.splits]
+    if absent:
+        raise DataError(
+            f"{recipe.source}: no chip is in the split {absent[0]}; mark chips for it, or leave chips without a "
+            "split so that it can be drawn"
+        )
     return chosen
 
 
@@ -85,7 +92,7 @@ def describe(chips: ChipSet, groups: Groups) -> list[dict[str, object]]:
 def _work(run: RunDir, recipe: Recipe) -> None:
     chips = select_chips(recipe.data, recipe.seed)
     groups = choose_groups(chips, recipe.data)
-    content = _content_sha256(chips)
+    content, bands = _content(chips)
     counts = {
         name: class_counts(chips.split(name).labels, chips.n_classes) for name in ("train", "val", "test")
     }
@@ -101,13 +108,19 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         "rule": recipe.data.groups,
         "counts": {name: values.tolist() for name, values in counts.items()},
         "data_sha256": content,
+        "bands": bands,
     }
     write_atomic(run.groups, json.dumps(frozen, indent=1))
 
 
-def _content_sha256(chips: ChipSet) -> str:
-    """Decode every chip once: name all that cannot be read, and hash ids and pixels of the others."""
+def _content(chips: ChipSet) -> tuple[str, dict[str, str]]:
+    """Decode every chip once: hash ids and pixels, and note the first chip of each number of bands.
+
+    Raises:
+        DataError: If chips cannot be read (all are named up to ten), or differ in bands other than a gray one.
+    """
     digest, problems = hashlib.sha256(), []
+    bands: dict[str, str] = {}
     for i, chip_id in enumerate(tqdm(chips.ids, desc="audit", unit="chip", disable=len(chips) < 2000)):
         try:
             pixels = np.ascontiguousarray(chips.pixels.read(i))
@@ -116,11 +129,16 @@ def _content_sha256(chips: ChipSet) -> str:
             continue
         digest.update(f"{chip_id}\0{chips.splits[i]}\0{pixels.shape}{pixels.dtype}".encode())
         digest.update(pixels.data)
+        bands.setdefault(str(pixels.shape[2]), chip_id)
     if problems:
         raise DataError(
             f"{len(problems)} chips cannot be read:\n" + "\n".join(f"  - {p}" for p in problems[:10])
         )
-    return digest.hexdigest()
+    colored = [(count, first) for count, first in bands.items() if count != "1"]
+    if len(colored) > 1:
+        found = ", ".join(f"{first} has {count}" for count, first in colored)
+        raise DataError(f"chips differ in their number of bands: {found}; convert them to one number")
+    return digest.hexdigest(), bands
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -12,6 +12,7 @@ from deblora.debias.centers import (
     random_head_centers,
 )
 from deblora.debias.neighbors import kernel_neighbor_centers
+from deblora.errors import DataError
 from deblora.evaluate.probe import unit_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
@@ -28,10 +29,28 @@ def moved_classes(groups: Groups, recipe: CalibrateRecipe) -> Int[np.ndarray, " 
     return np.array(sorted(chosen), dtype=np.int64)
 
 
+def check_groups(groups: Groups, recipe: Recipe) -> None:
+    """Check that there are classes to move and, where the recipe draws on them, head classes.
+
+    Raises:
+        DataError: If there are none; says which setting made it so.
+    """
+    if not len(moved_classes(groups, recipe.calibrate)):
+        raise DataError(
+            f"no class is in the {recipe.calibrate.classes.replace('+', ' or ')}, so nothing can be de-biased; change "
+            f"data.groups ({recipe.data.groups}) or its limits, or calibrate.classes"
+        )
+    if recipe.center.method == "random_head_mean" and not groups.head:
+        raise DataError(
+            "center.method is random_head_mean, but no class is in the head; change data.groups or its limits"
+        )
+
+
 def _work(run: RunDir, recipe: Recipe) -> None:
     chips = open_chips(run, recipe).split("train")
     features = FeatureTable.load(run.features("lora")).rows(chips.ids)
     groups = groups_of(run)
+    check_groups(groups, recipe)
     classes = moved_classes(groups, recipe.calibrate)
     weights = np.zeros((len(classes), 0))  # the controls have no sources
     if recipe.center.method == "debiased":

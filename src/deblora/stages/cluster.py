@@ -1,13 +1,25 @@
 """Stage ``cluster``: K-means with a size floor, or DBSCAN, on all training features; labels ignored."""
 
 from deblora.artifacts import Clusters, FeatureTable
-from deblora.config import Recipe
+from deblora.config import ClusterRecipe, Recipe
 from deblora.debias.density import density_clusters
 from deblora.debias.kmeans import cluster_features
 from deblora.errors import DataError
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.stage import Stage
+
+
+def check_n_clusters(settings: ClusterRecipe, n_chips: int) -> None:
+    """Check that every cluster can have a training chip.
+
+    Raises:
+        DataError: If there are fewer chips than clusters.
+    """
+    if settings.method == "kmeans" and settings.n_clusters > n_chips:
+        raise DataError(
+            f"cluster.n_clusters is {settings.n_clusters}, but there are only {n_chips} training chips; lower it"
+        )
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
@@ -20,10 +32,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         )
         Clusters(ids, assignments, centers, 0, inertia).save(run.clusters)
         return
-    if settings.n_clusters > len(ids):
-        raise DataError(
-            f"cluster.n_clusters is {settings.n_clusters}, but there are only {len(ids)} training chips; lower it"
-        )
+    check_n_clusters(settings, len(ids))
     assignments, centers, min_size, inertia = cluster_features(
         features,
         n_clusters=settings.n_clusters,

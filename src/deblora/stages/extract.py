@@ -4,6 +4,7 @@ Only pixels and ids are handed to the model; labels stay in the audit's table.
 """
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from deblora.artifacts import FeatureTable
@@ -11,7 +12,7 @@ from deblora.config import Recipe
 from deblora.errors import ArtifactError
 from deblora.models.lora import load_adapter
 from deblora.run_dir import RunDir
-from deblora.stages.chips import open_chips
+from deblora.stages.chips import check_bands, open_chips
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone
 from deblora.train.extract import extract_features
@@ -51,6 +52,7 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
         return
     chips = open_chips(run, recipe)
     backbone = open_backbone(recipe.backbone)
+    check_bands(run, backbone.spec.n_bands, backbone.name)
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
     for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter
@@ -68,10 +70,17 @@ def _move(run: RunDir, table: FeatureTable) -> FeatureTable:
     path = run.adapter("deblora") / RESIDUAL
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run train-deblora again")
-    weights = load_file(path)
-    rank, size = weights["down.weight"].shape
-    residual = ResidualMap(size, rank, seed=0)
-    residual.load_state_dict(weights)
+    try:
+        weights = load_file(path)
+        rank, size = weights["down.weight"].shape
+        residual = ResidualMap(size, rank, seed=0)
+        residual.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ArtifactError(f"{path} is damaged ({str(error)[:300]}); run train-deblora again") from error
+    if size != table.features.shape[1]:
+        raise ArtifactError(
+            f"{path} maps {size} dimensions, features have another number; run train-deblora again"
+        )
     with torch.inference_mode():
         moved = residual(torch.from_numpy(table.features)).numpy()
     return FeatureTable(table.ids, moved, {"adapter": "deblora", "placement": "residual"})

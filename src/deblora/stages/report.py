@@ -3,8 +3,9 @@
 import csv
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from deblora import __version__
 from deblora.artifacts import Centers, Clusters, FeatureTable, Targets, write_atomic
 from deblora.config import Recipe
 from deblora.data.chips import ChipSet
+from deblora.errors import ArtifactError
 from deblora.evaluate.metrics import confusion, per_class_f1
 from deblora.evaluate.projection import tsne_2d
 from deblora.report.content import DifferenceRow, Projection, ReportContent, ScoreRow
@@ -28,6 +30,7 @@ SHOWN = (
     ("deblora", "balanced_softmax"),
     ("shift", "balanced_softmax"),
 )
+Row = TypeVar("Row")
 MAX_POINTS = 1500  # t-SNE beyond that takes minutes and shows no more
 
 
@@ -38,7 +41,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 
 def _content(run: RunDir, recipe: Recipe) -> ReportContent:
-    chips, frozen = open_chips(run, recipe), json.loads(run.groups.read_text())
+    chips, frozen = open_chips(run, recipe), json.loads(run.groups.read_text(encoding="utf-8"))
     y, predicted = _predictions(run, chips)
     n_classes = chips.n_classes
     f1 = {f"{m} + {p}": per_class_f1(y[m, p], predicted[m, p], n_classes) for m, p in SHOWN}
@@ -55,16 +58,9 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
         counts={name: np.array(values, dtype=np.int64) for name, values in frozen["counts"].items()},
         groups=groups_of(run),
         rows=tuple(
-            ScoreRow(r["method"], r["probe"], r["group"], *_numbers(r))
-            for r in _read(run.evaluation("results.csv"))
-            if r["metric"] == "macro_f1"
+            row for metric, row in _read(run.evaluation("results.csv"), _score) if metric == "macro_f1"
         ),
-        differences=tuple(
-            DifferenceRow(
-                r["method"], r["probe"], r["baseline"], r["baseline_probe"], r["group"], *_numbers(r)
-            )
-            for r in _read(run.evaluation("differences.csv"))
-        ),
+        differences=tuple(_read(run.evaluation("differences.csv"), _difference)),
         per_class_f1=f1,
         confusion=matrices,
         projections=_projections(run, chips, recipe.seed),
@@ -86,9 +82,27 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
     )
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def _read(path: Path, convert: Callable[[dict[str, str]], Row]) -> list[Row]:
+    """Convert each row of a table that an earlier stage wrote.
+
+    Raises:
+        ArtifactError: If the table is damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [convert(row) for row in csv.DictReader(file, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ArtifactError(f"{path} is damaged ({error!r}); delete it and run its stage again") from error
+
+
+def _score(row: dict[str, str]) -> tuple[str, ScoreRow]:
+    return row["metric"], ScoreRow(row["method"], row["probe"], row["group"], *_numbers(row))
+
+
+def _difference(row: dict[str, str]) -> DifferenceRow:
+    return DifferenceRow(
+        row["method"], row["probe"], row["baseline"], row["baseline_probe"], row["group"], *_numbers(row)
+    )
 
 
 def _numbers(row: dict[str, str]) -> tuple[float, float, float]:
@@ -96,7 +110,7 @@ def _numbers(row: dict[str, str]) -> tuple[float, float, float]:
 
 
 def _curve(path: Path) -> tuple[tuple[int, float], ...]:
-    return tuple((int(row["step"]), float(row["loss"])) for row in _read(path))
+    return tuple(_read(path, lambda row: (int(row["step"]), float(row["loss"]))))
 
 
 def _predictions(
@@ -105,17 +119,25 @@ def _predictions(
     index = {name: i for i, name in enumerate(chips.class_names)}
     true: dict[tuple[str, str], list[int]] = {}
     guess: dict[tuple[str, str], list[int]] = {}
-    for row in _read(run.evaluation("predictions.csv")):
-        key = (row["method"], row["probe"])
-        true.setdefault(key, []).append(index[row["true"]])
-        guess.setdefault(key, []).append(index[row["predicted"]])
+    path = run.evaluation("predictions.csv")
+    for key, right, found in _read(
+        path, lambda row: ((row["method"], row["probe"]), index[row["true"]], index[row["predicted"]])
+    ):
+        true.setdefault(key, []).append(right)
+        guess.setdefault(key, []).append(found)
+    absent = [" + ".join(key) for key in SHOWN if key not in true]
+    if absent:
+        raise ArtifactError(f"{path} has no rows of {absent[0]}; delete it and run its stage again")
     return {k: np.array(v) for k, v in true.items()}, {k: np.array(v) for k, v in guess.items()}
 
 
 def _separation(run: RunDir) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
-    for row in _read(run.evaluation("separation.csv")):
-        out.setdefault(f"{row['method']} ({row['split']})", {})[row["metric"]] = float(row["value"])
+    for name, metric, value in _read(
+        run.evaluation("separation.csv"),
+        lambda row: (f"{row['method']} ({row['split']})", row["metric"], float(row["value"])),
+    ):
+        out.setdefault(name, {})[metric] = value
     return out
 
 
@@ -178,7 +200,11 @@ def _centers(centers: Centers, n_classes: int) -> np.ndarray:
 def _provenance(run: RunDir, frozen: dict[str, str]) -> dict[str, str]:
     import torch
 
-    base = json.loads((run.adapter("lora") / "base.json").read_text())
+    sidecar = run.adapter("lora") / "base.json"
+    try:
+        base = dict(json.loads(sidecar.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{sidecar} is missing or damaged ({error}); run train-lora again") from error
     found = {"deblora": __version__, "data sha256": frozen["data_sha256"]}
     found.update({f"adapter: {key}": str(base[key]) for key in _wanted(base)})
     found.update(

@@ -14,7 +14,7 @@ from deblora.models.backbone import Backbone, load_backbone, weights_file, with_
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
-from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.chips import check_bands, groups_of, open_chips
 from deblora.stages.stage import Stage
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Classify
@@ -64,6 +64,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     settings = recipe.lora
     chips = open_chips(run, recipe).split("train")
     backbone = open_backbone(recipe.backbone)
+    check_bands(run, backbone.spec.n_bands, backbone.name)
     targets = tuple(settings.targets) if settings.targets else None
     attach_lora(
         backbone,

@@ -52,7 +52,8 @@ def extract_features(
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{len(bad)} chips give features that are not finite, first: {ids[bad[0]]}; check pixels"
+            f"{len(bad)} chips give features that are not finite, first: {ids[bad[0]]}; check its "
+            "pixels and the weights, and train with a lower learning rate"
         )
     return FeatureTable(ids, features)
 

@@ -4,14 +4,20 @@ Trainer brings devices, mixed precision, processes and checkpoints. Ours is only
 trainable weights, as safetensors) and the order of samples fixed (``samples.TrainingOrder``).
 """
 
+import errno
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.utils.data import Dataset, SequentialSampler
+
+from deblora.artifacts import write_atomic
+from deblora.errors import ModelError
 
 WEIGHTS = "trainable.safetensors"
 
@@ -46,9 +52,15 @@ def train(
 
     Returns:
         ``(step, mean loss since the last record)``, about fifty records.
+
+    Raises:
+        ModelError: If the machine lacks the precision, or the loss is no longer finite.
+        OSError: If a checkpoint cannot be written.
     """
     from transformers import TrainingArguments
 
+    if mixed_precision != "no" and not torch.cuda.is_available():
+        raise ModelError(f"mixed precision {mixed_precision} needs a GPU and none is found; set it to 'no'")
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=n_steps,
@@ -74,7 +86,13 @@ def train(
         trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
         _quiet(trainer)
         trainer.train(resume_from_checkpoint=_last_complete(folder))
-    return [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
+    records = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
+    wrong = [step for step, loss in records if not math.isfinite(loss)]
+    if wrong:
+        raise ModelError(
+            f"the loss is not finite at step {wrong[0]}; lower the learning rate, {learning_rate:g}"
+        )
+    return records
 
 
 def forget_checkpoints(folder: Path) -> None:
@@ -104,14 +122,21 @@ def _silent_progress(base: type) -> type:
 
 
 def _last_complete(folder: Path) -> str | None:
-    """Trainer writes ``trainer_state.json`` last: a checkpoint without it was cut off and is dropped."""
+    """Trainer writes ``trainer_state.json`` last: a checkpoint without it, or with damaged weights, is dropped."""
     complete = []
     for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / "trainer_state.json").is_file():
+        if (checkpoint / "trainer_state.json").is_file() and _is_whole(checkpoint / WEIGHTS):
             complete.append(checkpoint)
         else:
             shutil.rmtree(checkpoint, ignore_errors=True)
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+
+
+def _is_whole(weights: Path) -> bool:
+    try:
+        return bool(load_file(weights))
+    except (SafetensorError, OSError, ValueError):
+        return False
 
 
 def _trainer_class() -> type:
@@ -123,12 +148,19 @@ def _trainer_class() -> type:
         def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
             return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            try:
+                super()._save_checkpoint(model, trial)
+            except RuntimeError as error:  # how torch.save reports a full disk
+                reason = f"a checkpoint cannot be written ({str(error)[:200]})"
+                raise OSError(errno.ENOSPC, reason, str(self.args.output_dir)) from error
+
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
             target = Path(output_dir or self.args.output_dir)
             target.mkdir(parents=True, exist_ok=True)
             module = self.accelerator.unwrap_model(self.model)
             weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
-            save_file(weights, target / WEIGHTS)
+            write_atomic(target / WEIGHTS, save(weights))
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)

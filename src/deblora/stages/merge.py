@@ -1,0 +1,184 @@
+"""Merge finished runs into one report: seeds become a spread, data sets and backbones stand side by side."""
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from deblora import __version__
+from deblora.artifacts import write_atomic
+from deblora.config import tables
+from deblora.errors import ArtifactError
+from deblora.evaluate.seeds import BASELINES, Spread, SpreadRow, studies, summarize_runs
+from deblora.report.merged import render_merged_markdown, render_merged_page
+from deblora.report.merged_content import MergedContent, MergedRun, Study
+from deblora.stages.audit import table
+from deblora.stages.comparable import by_study, check_comparable
+from deblora.stages.finished_run import FinishedRun, read_run
+
+METRIC = "macro_f1"  # what the page shows; summary.csv holds all metrics
+FILES = ("index.html", "report.md", "results.csv", "summary.csv")
+
+
+def merge_runs(roots: Sequence[Path], out: Path) -> Path:
+    """Write the report over several finished runs.
+
+    Args:
+        roots: Run folders. Those of one data set and backbone must share all settings but the seed.
+        out: Folder for ``index.html``, ``report.md``, ``results.csv`` and ``summary.csv``; an earlier merged report
+            in it is replaced.
+
+    Returns:
+        The page.
+
+    Raises:
+        ArtifactError: If a run is not finished, damaged or given twice, if runs cannot be compared, or if ``out``
+            holds something else.
+    """
+    if not roots:
+        raise ArtifactError("no run was given; name the folders of one or more finished runs")
+    _check_out(out)
+    runs = [read_run(root, name) for root, name in zip(roots, _names(roots), strict=True)]
+    check_comparable(runs)
+    content = _content(runs)
+    scores = {run.unit: run.scores for run in runs}
+    summary = [
+        line
+        for (dataset, backbone), part in studies(scores).items()
+        for line in _summary_lines({"dataset": dataset, "backbone": backbone}, summarize_runs(part))
+    ]
+    write_atomic(out / "index.html", render_merged_page(content))
+    write_atomic(out / "report.md", render_merged_markdown(content))
+    write_atomic(out / "results.csv", table([dict(row) for run in runs for row in run.results]))
+    write_atomic(out / "summary.csv", table(summary))
+    return out / "index.html"
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; name a folder for the merged report")
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    if foreign:
+        raise ArtifactError(
+            f"{out} holds {foreign[0]}, which is no part of a merged report; choose another folder"
+        )
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """Name runs by their folder; where two have the same name, by the folder above it as well."""
+    places = [root.resolve() for root in roots]
+    last = [place.name for place in places]
+    return [
+        name if last.count(name) == 1 else "/".join(place.parts[-2:])
+        for name, place in zip(last, places, strict=True)
+    ]
+
+
+def _content(runs: Sequence[FinishedRun]) -> MergedContent:
+    scores = {run.unit: run.scores for run in runs}
+    named = {run.unit: run for run in runs}
+    parts = [
+        _study([named[unit] for unit in part], summarize_runs(part)) for part in studies(scores).values()
+    ]
+    datasets, backbones = (dict.fromkeys(values) for values in zip(*studies(scores), strict=True))
+    return MergedContent(
+        title=f"{', '.join(datasets)} on {', '.join(backbones)}",
+        studies=tuple(parts),
+        pooled=_shown_rows(summarize_runs(scores)),
+        provenance={
+            "deblora (merged with)": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "machine": platform.machine(),
+        },
+        notes=tuple(_notes(runs)),
+    )
+
+
+def _study(runs: Sequence[FinishedRun], rows: Sequence[SpreadRow]) -> Study:
+    verdicts = {
+        key: tuple(run.verdicts[key] for run in runs if key in run.verdicts)
+        for key in dict.fromkeys(key for run in runs for key in run.verdicts)
+    }
+    values = {key: value for key, value in tables(runs[0].recipe).items() if key != "seed"}
+    values["data"]["source"] = Path(values["data"]["source"]).name
+    if values["backbone"]["path"]:
+        values["backbone"]["path"] = Path(values["backbone"]["path"]).name
+    return Study(
+        dataset=runs[0].unit.dataset,
+        backbone=runs[0].unit.backbone,
+        runs=tuple(
+            MergedRun(
+                name=run.name,
+                unit=run.unit,
+                data_sha256=run.data_sha256,
+                group_sizes=(len(run.groups.head), len(run.groups.middle), len(run.groups.tail)),
+                n_train=run.n_chips.get("train", 0),
+                n_test=run.n_chips.get("test", 0),
+            )
+            for run in runs
+        ),
+        rows=_shown_rows(rows),
+        verdicts=verdicts,
+        recipe_yaml=yaml.safe_dump(values, sort_keys=False),
+    )
+
+
+def _shown_rows(rows: Sequence[SpreadRow]) -> tuple[SpreadRow, ...]:
+    return tuple(row for row in rows if row.entry.metric == METRIC)
+
+
+def _notes(runs: Sequence[FinishedRun]) -> list[str]:
+    notes = [
+        "A run is the unit of pairing: methods are compared within a data set, backbone and seed.",
+        "Spread is the standard deviation over seeds (n - 1). Intervals are 95 % t intervals of the mean over seeds; "
+        "they may reach below 0 or above 100, are wide for few seeds, and lean on scores that are near normal.",
+    ]
+    for (dataset, backbone), own in by_study(runs).items():
+        if len(own) < 2:
+            notes.append(f"{dataset} on {backbone} has one seed: no spread can be given.")
+            continue
+        same_groups = len({run.groups for run in own}) == 1
+        same_test = len({run.test_sha256 for run in own}) == 1
+        notes.append(
+            f"{dataset} on {backbone}: "
+            + (
+                "head, middle and tail are the same classes in every seed"
+                if same_groups
+                else "head, middle and tail are other classes in each seed, as the seed draws their order"
+            )
+            + (
+                ", and the test chips have the same ids in every seed."
+                if same_test
+                else ", and the test chips differ between seeds."
+            )
+        )
+    return notes
+
+
+def _summary_lines(names: dict[str, object], rows: Sequence[SpreadRow]) -> list[dict[str, object]]:
+    lines = []
+    for row in rows:
+        line: dict[str, object] = {**names, **row.entry._asdict(), "n_seeds": row.spread.n}
+        line.update(_columns("", row.spread))
+        for baseline in BASELINES:
+            prefix = f"minus_{'_'.join(baseline)}_"
+            found = row.against.get(baseline)
+            spread = found.spread if found else Spread(0, *(float("nan"),) * 4)
+            line.update(_columns(prefix, spread))
+            line[f"{prefix}n_wins"] = found.n_wins if found else 0
+            line[f"{prefix}n_ties"] = found.n_ties if found else 0
+            line[f"{prefix}n"] = spread.n
+        lines.append(line)
+    return lines
+
+
+def _columns(prefix: str, spread: Spread) -> dict[str, float]:
+    return {
+        f"{prefix}mean": spread.mean,
+        f"{prefix}sd": spread.sd,
+        f"{prefix}ci_lower": spread.ci_lower,
+        f"{prefix}ci_upper": spread.ci_upper,
+    }
