@@ -6,6 +6,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from deblora.debias import constrained_assignment
+from deblora.debias.assign_prices import settled_prices
 
 
 def linear_program_cost(costs: np.ndarray, min_size: int) -> float:
@@ -87,3 +88,20 @@ def test_impossible_floor_and_bad_costs_are_refused() -> None:
         constrained_assignment(np.zeros((2, 5)), 3)
     with pytest.raises(ValueError, match="not finite"):
         constrained_assignment(np.array([[0.0, np.nan], [1.0, 1.0]]), 1)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_settled_prices_nearly_meet_the_floor(share: float, rng: np.random.Generator) -> None:
+    points = (
+        rng.normal(size=(6000, 6))
+        + 3 * rng.normal(size=(4, 6))[rng.choice(4, 6000, p=[0.7, 0.2, 0.08, 0.02])]
+    )
+    points[:10] *= 50
+    costs = ((points[:, None] - points[rng.choice(6000, 12)]) ** 2).sum(axis=2).T
+    costs -= costs.min(axis=0)
+    floor = int(share * 500)
+    prices = settled_prices(costs, floor, np.zeros(12))
+    sizes = np.bincount(np.argmin(costs - prices[:, None], axis=0), minlength=12)
+    assert (prices >= 0).all()
+    # 12 clusters may each be off by the samples within one temperature of a boundary.
+    assert np.maximum(floor - sizes, 0).sum() <= 0.02 * 6000

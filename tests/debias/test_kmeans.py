@@ -1,14 +1,37 @@
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.debias import SizeConstrainedKMeans, cluster_features, minimum_size
+from deblora.debias import (
+    SizeConstrainedKMeans,
+    cluster_features,
+    lloyd_rows,
+    lloyd_start,
+    matmul,
+    minimum_size,
+)
+from deblora.debias import lloyd as lloyd_module
 from deblora.debias.lloyd import lloyd
+from deblora.debias.lloyd_nearest import NearestCenters
+from deblora.debias.lloyd_rows import Rows, centered_rows, row_squares
 from deblora.errors import DataError
+
+
+def separated(rng: np.random.Generator, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 rows of five classes whose centers lie about 45 spreads apart, and the classes."""
+    classes = rng.choice(5, size=400, p=[0.4, 0.3, 0.2, 0.06, 0.04])
+    rows = rng.normal(size=(400, 40)) + 5 * rng.normal(size=(5, 40))[classes] + offset
+    return rows.astype(np.float32), classes
+
+
+def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
+    n_pairs = len(np.unique(np.stack([one, other]), axis=1).T)
+    return n_pairs == len(np.unique(one)) == len(np.unique(other))
 
 
 def test_minimum_size_by_hand() -> None:
@@ -112,3 +135,120 @@ def test_zero_row_has_no_direction() -> None:
 def test_import_loads_no_torch() -> None:
     code = "import sys, deblora.debias; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_start_can_be_given(rng: np.random.Generator) -> None:
+    features = rng.normal(size=(90, 3)) + 50
+    model = SizeConstrainedKMeans(4, min_size=20, init=features[:4], n_init=7, tol=0).fit(features)
+    assert np.array_equal(model.labels_, lloyd(features, features[:4], min_size=20, tol=0).labels)
+    with pytest.raises(ValueError, match=r"\(5, 3\)"):
+        SizeConstrainedKMeans(5, init=features[:4]).fit(features)
+
+
+@pytest.mark.parametrize("min_size", [0, 16])
+def test_large_common_offset_changes_nothing(min_size: int, rng: np.random.Generator) -> None:
+    features, classes = separated(rng, offset=1e3)
+    model = SizeConstrainedKMeans(5, min_size=min_size, random_state=0).fit(features)
+    assert same_partition(model.labels_, classes)
+    exact = features.astype(np.float64)
+    means = np.array([exact[model.labels_ == k].mean(axis=0) for k in range(5)])
+    np.testing.assert_allclose(model.cluster_centers_, means, rtol=0, atol=2e-4)
+    assert model.inertia_ == pytest.approx(((exact - means[model.labels_]) ** 2).sum(), rel=1e-4)
+    assert np.array_equal(model.predict(features), model.labels_)
+
+
+def test_only_a_large_mean_is_subtracted(rng: np.random.Generator) -> None:
+    near, _ = separated(rng)
+    far, _ = separated(rng, offset=1e3)
+    assert centered_rows(near)[0].origin is None
+    rows, squares = centered_rows(far)
+    np.testing.assert_allclose(rows.origin, far.mean(axis=0, dtype=np.float64), rtol=1e-5)
+    np.testing.assert_allclose(squares, ((far - rows.origin) ** 2).sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_fit_holds_no_copy_of_the_data(
+    offset: float, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lloyd_rows, "BLOCK_ELEMENTS", 1 << 14)
+    features = rng.standard_normal((3000, 400), dtype=np.float32) + np.float32(offset)
+    tracemalloc.start()
+    SizeConstrainedKMeans(6, min_size=300, n_init=1, max_iter=4, random_state=0).fit(features)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.25 * features.nbytes
+
+
+def test_overflowing_squares_are_refused() -> None:
+    features = np.ones((9, 2), dtype=np.float32)
+    features[4] = 1e30
+    with pytest.raises(DataError, match="row 4 are too large"):
+        SizeConstrainedKMeans(2, random_state=0).fit(features)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), step=st.sampled_from([0.0, 1e-3, 0.1, 3.0]))
+def test_bounded_search_equals_the_full_search(seed: int, step: float) -> None:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(150, 4))
+    features[:3] *= 100
+    centers = features[:7].copy()
+    search = NearestCenters(Rows(features), row_squares(Rows(features)), matmul.numpy_products)
+    for round_ in range(8):
+        distances = ((features[:, None] - centers) ** 2).sum(axis=2)
+        found = search.search(centers)
+        rows = np.arange(len(features))
+        np.testing.assert_allclose(distances[rows, found], distances.min(axis=1), rtol=1e-9, atol=1e-9)
+        centers = centers + step * rng.normal(size=centers.shape) * (rng.random(7) < 0.4)[:, None]
+        if round_ == 4:
+            centers[2] += 500
+
+
+def test_greedy_start_covers_separated_classes_with_rows(rng: np.random.Generator) -> None:
+    features, classes = separated(rng)
+    start = lloyd_start.greedy_start(features, row_squares(Rows(features)), 5, rng)
+    rows = [int(np.flatnonzero((features == center).all(axis=1))[0]) for center in start]
+    assert sorted(classes[rows]) == [0, 1, 2, 3, 4]
+
+
+def test_torch_products_keep_float32_and_restore_the_setting(rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_float32_matmul_precision()
+    a = rng.standard_normal((300, 500), dtype=np.float32)
+    b = rng.standard_normal((20, 500), dtype=np.float32)
+    exact = a.astype(np.float64) @ b.astype(np.float64).T
+    a.setflags(write=False)
+    for left, expected in ((a, exact), (a[::-1], exact[::-1])):
+        error = np.abs(matmul.torch_products(left, b) - expected).max()
+        assert error < matmul.LARGEST_ERROR * np.abs(exact).max()
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("min_size", [0, 60])
+def test_same_clusters_with_and_without_torch(
+    min_size: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    features, _ = separated(rng)
+    fits = []
+    for product in (matmul.numpy_products, matmul.torch_products):
+        for module in (lloyd_module, lloyd_start):
+            monkeypatch.setattr(module, "product_for", lambda *_, product=product: product)
+        fits.append(SizeConstrainedKMeans(5, min_size=min_size, random_state=2).fit(features))
+    assert np.array_equal(fits[0].labels_, fits[1].labels_)
+    np.testing.assert_allclose(fits[0].cluster_centers_, fits[1].cluster_centers_, rtol=0, atol=1e-5)
+    # The inertia is a difference of sums of squares: float32 resolves their total, not the inertia itself.
+    resolution = float(np.finfo(np.float32).eps) * float(row_squares(Rows(features)).sum())
+    assert abs(fits[0].inertia_ - fits[1].inertia_) < resolution
+
+
+def test_without_torch_numpy_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, single = matmul.MANY_MULTIPLICATIONS, np.dtype(np.float32)
+    assert matmul.product_for(many - 1, single) is matmul.numpy_products
+    assert matmul.product_for(many, np.dtype(np.float64)) is matmul.numpy_products
+    monkeypatch.setitem(sys.modules, "torch", None)
+    matmul._torch_is_installed.cache_clear()
+    try:
+        assert matmul.product_for(many, single) is matmul.numpy_products
+    finally:
+        matmul._torch_is_installed.cache_clear()

@@ -5,10 +5,12 @@ from k_means_constrained.k_means_constrained_ import (
     minimum_cost_flow_problem_graph,
     solve_min_cost_flow_graph,
 )
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 
 from deblora.debias import constrained_assignment, minimum_size
 from deblora.debias.lloyd import lloyd
+from deblora.debias.lloyd_rows import Rows, row_squares
+from deblora.debias.lloyd_start import greedy_start
 
 
 @pytest.fixture
@@ -50,3 +52,25 @@ def test_continuing_their_solution_never_raises_its_inertia(features: np.ndarray
     ours = lloyd(features, theirs.cluster_centers_, min_size=floor, tol=0)
     assert np.bincount(ours.labels).min() >= floor
     assert ours.inertia <= theirs.inertia_ * (1 + 1e-9)
+
+
+def test_starts_are_as_good_as_scikit_learns(features: np.ndarray) -> None:
+    squares = row_squares(Rows(features))
+
+    def potential(centers: np.ndarray) -> float:
+        return float(((features[:, None] - centers) ** 2).sum(axis=2).min(axis=1).sum())
+
+    ours = [potential(greedy_start(features, squares, 12, np.random.default_rng(s))) for s in range(40)]
+    theirs = [potential(kmeans_plusplus(features, 12, random_state=s)[0]) for s in range(40)]
+    spread = np.hypot(np.std(ours), np.std(theirs)) / np.sqrt(40)
+    assert abs(np.mean(ours) - np.mean(theirs)) < 4 * spread
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_capped_iterations_equal_scikit_learn(features: np.ndarray, dtype: type) -> None:
+    # After its last iteration scikit-learn assigns once more.
+    rows = features.astype(dtype)
+    for n_iterations in (1, 3, 6):
+        theirs = KMeans(9, init=rows[:9], n_init=1, tol=0, max_iter=n_iterations).fit(rows)
+        ours = lloyd(rows, rows[:9], tol=0, max_iter=n_iterations + 1)
+        assert np.array_equal(ours.labels, theirs.labels_)

@@ -1,7 +1,7 @@
 """Exact assignment of samples to clusters under a floor on the cluster size.
 
 The transport problem ``min sum_i cost[k(i), i]`` with ``n_k >= min_size`` is solved on ``K + 1`` nodes: the
-clusters and one hub that absorbs every sample above a floor. Annealed cluster prices find a nearly feasible
+clusters and one hub that absorbs every sample above a floor. Cluster prices find a nearly feasible
 optimum in bulk; successive shortest paths move the remaining samples one path at a time,
 which keeps each intermediate assignment optimal for its cluster sizes (Bradley, Bennett and Demiriz,
 "Constrained K-Means Clustering", 2000).
@@ -12,12 +12,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-# All ours: they decide how many samples are left for the paths, never the resulting cost.
-FEW_MISPLACED = 0.01
-MAX_ANNEALED = 8192
-N_TEMPERATURES = 20
-N_STEPS = 4
-COLDEST = 1e-4
+from deblora.debias.assign_prices import settled_prices
+
 # Above the rounding of a path's cost, so that rounding cannot pass for a cycle of negative cost.
 RELATIVE_TOLERANCE = 1e-14
 
@@ -47,55 +43,18 @@ def constrained_assignment(
     exact = np.asarray(costs, dtype=np.float64)
     if not np.isfinite(exact).all():
         raise ValueError("costs hold values that are not finite")
-    exact = exact - exact.min(axis=0)
+    lowest = exact.min(axis=0)
+    if lowest.any():  # else a copy of the table is saved
+        exact = exact - lowest
     start = np.zeros(n_clusters) if prices is None else np.maximum(np.asarray(prices, dtype=np.float64), 0.0)
     labels = np.argmin(exact, axis=0)
     if np.bincount(labels, minlength=n_clusters).min() >= min_size:
         return labels, np.zeros(n_clusters)
-    settled = _settled_prices(exact, min_size, start)
+    settled = settled_prices(exact, min_size, start)
     flow = _Flow(exact, min_size, settled)
     while flow.augment():
         pass
     return flow.labels, flow.prices()
-
-
-def _settled_prices(
-    costs: Float[np.ndarray, "k n"], min_size: int, prices: Float[np.ndarray, " k"]
-) -> Float[np.ndarray, " k"]:
-    """Return prices whose cheapest assignment nearly meets the floor.
-
-    Prices of an earlier problem are kept if few samples are misplaced. Otherwise prices are annealed on every
-    s-th sample: at temperature ``T`` samples spread by ``softmax(-(cost - price) / T)``, each price moves by
-    ``T log(min_size / soft size)`` and stays at least zero, and ``T`` falls. The best prices by the hard
-    assignment of all samples win.
-    """
-    best, misplaced = prices, _misplaced(costs, min_size, prices)
-    if misplaced <= FEW_MISPLACED * costs.shape[1]:
-        return best
-    sample = costs[:, :: -(-costs.shape[1] // MAX_ANNEALED)]
-    log_floor = np.log(min_size * sample.shape[1] / costs.shape[1])
-    trial = np.zeros(len(costs))
-    for temperature in sample.std(axis=1).max() * np.geomspace(1.0, COLDEST, N_TEMPERATURES):
-        if not temperature > 0:
-            break
-        for _ in range(N_STEPS):
-            scores = (trial[:, None] - sample) / temperature
-            scores -= scores.max(axis=0)
-            scores -= np.log(np.exp(scores).sum(axis=0))
-            peak = scores.max(axis=1)
-            log_sizes = peak + np.log(np.exp(scores - peak[:, None]).sum(axis=1))
-            trial = np.maximum(0.0, trial + temperature * (log_floor - log_sizes))
-        off = _misplaced(costs, min_size, trial)
-        if off < misplaced:
-            best, misplaced = trial.copy(), off
-    return best
-
-
-def _misplaced(costs: Float[np.ndarray, "k n"], min_size: int, prices: Float[np.ndarray, " k"]) -> int:
-    """Count the samples below the floor, and above it in clusters with a price."""
-    sizes = np.bincount(np.argmin(costs - prices[:, None], axis=0), minlength=len(prices))
-    off = np.where(prices > 0, np.abs(sizes - min_size), np.maximum(min_size - sizes, 0))
-    return int(off.sum())
 
 
 class _Flow:
@@ -114,7 +73,7 @@ class _Flow:
         self.excess = np.append(
             sizes - min_size - self.overflow, self.overflow.sum() - (n_samples - n_clusters * min_size)
         )
-        self.tolerance = RELATIVE_TOLERANCE * max(float(np.abs(costs).max()), np.finfo(np.float64).tiny)
+        self.tolerance = RELATIVE_TOLERANCE * max(float(costs.max()), np.finfo(np.float64).tiny)
         self.arcs = np.full((n_clusters + 1, n_clusters + 1), np.inf)
         self.arcs[:n_clusters, self.hub] = 0.0
         self.movers = np.full((n_clusters, n_clusters), -1)

@@ -34,7 +34,7 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             classes (ours); the others are controls.
         tail_classes: The labels that move. Default: the least populated third (ours); for
             ``kernel_neighbors`` every class that has donors (ours).
-        n_clusters: Clusters of the center ``debiased``. Default 32 (paper).
+        n_clusters: Clusters of the center ``debiased``. Default 32 (authors' code).
         rho: Balance factor of the size floor, at least 1. Default 10 (ours).
         space: Clustering space, see :func:`deblora.debias.cluster_features`.
         n_init: Restarts of the clustering. Default 4 (ours).

@@ -6,7 +6,9 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.debias.lloyd import greedy_start, lloyd, nearest
+from deblora.debias.lloyd import lloyd, nearest
+from deblora.debias.lloyd_rows import blocks, centered_rows
+from deblora.debias.lloyd_start import greedy_start
 from deblora.errors import DataError
 
 Space = Literal["standardize", "raw", "l2", "pca"]
@@ -41,6 +43,8 @@ class SizeConstrainedKMeans:
     Args:
         n_clusters: ``K``, between 1 and the number of samples.
         min_size: Floor on the cluster size, between 0 and ``N // K``; 0 is plain K-means.
+        init: Starting centers (clusters x dimensions), which make a single run; ``None`` (ours) draws
+            ``n_init`` starts by greedy k-means++.
         n_init: Restarts, at least 1; the one with the lowest inertia is kept. Default 4 (ours).
         max_iter: Iterations per restart, at least 1. Default 300 (scikit-learn).
         tol: Stop when the objective falls by less than this fraction of itself. Default 1e-4 (ours).
@@ -63,6 +67,7 @@ class SizeConstrainedKMeans:
         n_clusters: int,
         *,
         min_size: int = 0,
+        init: Float[np.ndarray, "k d"] | None = None,
         n_init: int = 4,
         max_iter: int = 300,
         tol: float = 1e-4,
@@ -70,6 +75,7 @@ class SizeConstrainedKMeans:
     ) -> None:
         self.n_clusters = n_clusters
         self.min_size = min_size
+        self.init = init
         self.n_init = n_init
         self.max_iter = max_iter
         self.tol = tol
@@ -80,6 +86,7 @@ class SizeConstrainedKMeans:
         return {
             "n_clusters": self.n_clusters,
             "min_size": self.min_size,
+            "init": self.init,
             "n_init": self.n_init,
             "max_iter": self.max_iter,
             "tol": self.tol,
@@ -102,30 +109,41 @@ class SizeConstrainedKMeans:
     def fit(self, X: Float[np.ndarray, "n d"], y: object = None) -> Self:  # noqa: ARG002 - as above
         """Cluster the rows of ``X``; float32 stays float32, everything else is computed in float64.
 
+        No copy of ``X`` is made if it is float32 or float64. Large float32 tables are multiplied by torch, if it
+        is installed; labels may then differ for rows that two centers share within float32's resolution.
+
         Raises:
             DataError: If values are not finite, there are fewer (distinct) rows than clusters, or the floor
                 does not fit the number of samples.
-            ValueError: If a parameter is out of range.
+            ValueError: If a parameter is out of range or ``init`` has another shape than the centers.
         """
         features = _as_matrix(X)
-        self._check(len(features))
-        # Centered rows lose fewer digits in |x|^2 - 2 x c + |c|^2; K-means does not depend on the origin.
-        origin = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
-        centered = features - origin
-        squares = np.einsum("ij,ij->i", centered, centered, dtype=np.float64)
+        self._check(features)
+        # K-means does not depend on the origin, its rounding does.
+        rows, squares = centered_rows(features)
+        origin = rows.origin
         rng = np.random.default_rng(self.random_state)
         best = None
-        for _ in range(self.n_init):
-            start = greedy_start(centered, squares, self.n_clusters, rng)
+        for _ in range(self.n_init if self.init is None else 1):
+            if self.init is None:
+                start = greedy_start(features, squares, self.n_clusters, rng, origin=origin)
+            else:
+                start = np.asarray(self.init, dtype=np.float64) - (0.0 if origin is None else origin)
             result = lloyd(
-                centered, start, squares=squares, min_size=self.min_size, max_iter=self.max_iter, tol=self.tol
+                features,
+                start,
+                origin=origin,
+                squares=squares,
+                min_size=self.min_size,
+                max_iter=self.max_iter,
+                tol=self.tol,
             )
             if best is None or result.inertia < best.inertia:
                 best = result
         if best is None:
             raise ValueError(f"n_init must be at least 1, got {self.n_init}")
         self.labels_, self.inertia_, self.n_iter_ = best.labels, best.inertia, best.n_iter
-        self.cluster_centers_ = (best.centers + origin).astype(features.dtype)
+        self.cluster_centers_ = best.centers if origin is None else best.centers + origin
         return self
 
     def predict(self, X: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
@@ -137,23 +155,29 @@ class SizeConstrainedKMeans:
         """
         if not hasattr(self, "cluster_centers_"):
             raise ValueError("this SizeConstrainedKMeans is not fitted; call fit first")
-        features = _as_matrix(X)
+        features = _finite(X)
         width = self.cluster_centers_.shape[1]
         if features.shape[1] != width:
             raise ValueError(f"features have {features.shape[1]} columns, the centers {width}")
-        origin = self.cluster_centers_.mean(axis=0)
-        return nearest(features - origin, self.cluster_centers_ - origin)[0]
+        origin = self.cluster_centers_.mean(axis=0).astype(features.dtype)
+        return nearest(features, (self.cluster_centers_ - origin).astype(features.dtype), origin=origin)[0]
 
     def fit_predict(self, X: Float[np.ndarray, "n d"], y: object = None) -> Int[np.ndarray, " n"]:
         """Cluster the rows of ``X`` and return their clusters, which meet the floor."""
         return self.fit(X, y).labels_
 
-    def _check(self, n_samples: int) -> None:
+    def _check(self, features: Float[np.ndarray, "n d"]) -> None:
+        n_samples, width = features.shape
         for name in ("n_clusters", "n_init", "max_iter"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.min_size < 0 or not self.tol >= 0:
             raise ValueError(f"min_size={self.min_size} and tol={self.tol} must be at least 0")
+        if self.init is not None and np.shape(self.init) != (self.n_clusters, width):
+            raise ValueError(
+                f"init must have shape {(self.n_clusters, width)} (clusters x dimensions), "
+                f"got {np.shape(self.init)}"
+            )
         if n_samples < self.n_clusters:
             raise DataError(f"{n_samples} samples cannot fill {self.n_clusters} clusters; lower n_clusters")
         if self.min_size * self.n_clusters > n_samples:
@@ -176,7 +200,7 @@ def cluster_features(
 
     Args:
         features: Training features of all classes; labels play no part.
-        n_clusters: ``K``; 32 in the paper.
+        n_clusters: ``K``; the authors' code uses 32.
         rho: Balance factor, at least 1.
         space: ``standardize`` divides each dimension by its standard deviation, constant dimensions drop out
             (ours); ``raw`` takes the features as they are; ``l2`` divides each row by its norm; ``pca``
@@ -192,7 +216,7 @@ def cluster_features(
         DataError: As :meth:`SizeConstrainedKMeans.fit`, and for a zero row in the space ``l2``.
         ValueError: If a parameter is out of range.
     """
-    raw = _as_matrix(features)
+    raw = _finite(features)
     min_size = minimum_size(len(raw), n_clusters, rho)
     model = SizeConstrainedKMeans(n_clusters, min_size=min_size, n_init=n_init, random_state=seed)
     model.fit(_to_space(raw, space))
@@ -236,16 +260,21 @@ def _to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndar
 
 
 def _as_matrix(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return a finite matrix, float32 if it was, else float64."""
+    """Return a matrix, float32 if it was, else float64."""
     matrix = np.asarray(features)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise DataError(
             f"features must be a non-empty table (samples x dimensions), got shape {matrix.shape}"
         )
-    if matrix.dtype != np.float32:
-        matrix = matrix.astype(np.float64)
-    finite = np.isfinite(matrix).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise DataError(f"features hold NaN or infinite values, first in row {row}; extract them again")
+    return matrix if matrix.dtype == np.float32 else matrix.astype(np.float64, copy=False)
+
+
+def _finite(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Return the matrix of :func:`_as_matrix` after a look at every value."""
+    matrix = _as_matrix(features)
+    for rows in blocks(*matrix.shape):
+        finite = np.isfinite(matrix[rows]).all(axis=1)
+        if not finite.all():
+            row = rows.start + int(np.argmin(finite))
+            raise DataError(f"features hold NaN or infinite values, first in row {row}; extract them again")
     return matrix

@@ -51,7 +51,7 @@ class Probe:
         """
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(f"features have shape {x.shape}, the probe was fitted on size {len(self.mean)}")
-        standardized = _standardize(x, self.mean, self.scale, self.l2_normalize)
+        standardized = standardize(x, self.mean, self.scale, self.l2_normalize)
         return np.asarray(standardized @ self.weights + self.bias)
 
 
@@ -106,10 +106,10 @@ def fit_probe(
     """
     _check_fit(x, y, n_classes, loss, l2)
     offset = log_prior(y, n_classes) if loss == "balanced_softmax" else np.zeros(n_classes)
-    mean, scale = _statistics(x if statistics_of is None else statistics_of, l2_normalize)
+    mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
     if len(mean) != x.shape[1]:
         raise ValueError(f"statistics_of has feature size {len(mean)}, x has {x.shape[1]}")
-    standardized = _standardize(x, mean, scale, l2_normalize)
+    standardized = standardize(x, mean, scale, l2_normalize)
     n_samples, size = standardized.shape
     shape = (size + 1, n_classes)
     rows = np.arange(n_samples)
@@ -239,14 +239,23 @@ def unit_rows(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     return np.asarray(x / np.where(norms > 0, norms, 1.0))
 
 
-def _standardize(
+def standardize(
     x: Float[np.ndarray, "n d"], mean: Float[np.ndarray, " d"], scale: float, l2_normalize: bool
 ) -> Float[np.ndarray, "n d"]:
+    """Return ``scale (u(x) - mean)`` in float64; ``u`` divides each row by its norm if ``l2_normalize``."""
     precise = x.astype(np.float64)
     return np.asarray(scale * ((unit_rows(precise) if l2_normalize else precise) - mean))
 
 
-def _statistics(x: Float[np.ndarray, "m d"], l2_normalize: bool) -> tuple[Float[np.ndarray, " d"], float]:
+def feature_statistics(
+    x: Float[np.ndarray, "m d"], l2_normalize: bool
+) -> tuple[Float[np.ndarray, " d"], float]:
+    """Return the mean and the scale with which :func:`standardize` gives mean squared norm 50.
+
+    Raises:
+        ValueError: If there is no feature.
+        DataError: If features are not finite or are all the same.
+    """
     if x.ndim != 2 or not len(x):
         raise ValueError(f"statistics need features of shape (samples, size), got {x.shape}")
     if not np.isfinite(x).all():

@@ -1,0 +1,170 @@
+"""Time feature extraction beside the bare model, and a LoRA step beside a bare peft loop, in turns; write JSON.
+
+Example: ``python benchmarks/road.py --out benchmarks/results/road-cpu.json``. Larger backbones take part when their
+folder is named: ``--efficientnet FOLDER``, ``--galileo FOLDER``.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe_machine
+from PIL import Image
+
+from deblora.data.folder_reader import read_folder
+from deblora.models.backbone import Backbone, load_backbone
+from deblora.models.lora import attach_lora
+from deblora.train.extract import extract_features, read_batch
+from deblora.train.loop import train
+from deblora.train.objectives import Classify
+from deblora.train.samples import TrainingOrder
+
+N_CLASSES = 4
+
+
+def write_chips(folder: Path, n_chips: int, size: int) -> None:
+    """Write noisy PNG chips, so that extraction pays for decoding."""
+    rng = np.random.default_rng(0)
+    for i in range(n_chips):
+        path = folder / f"class{i % N_CLASSES}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """Warm both up, time them alternately, and return every repeat and the ratio of the medians."""
+    ours(), peer()
+    times: dict[str, list[float]] = {"ours_s": [], "peer_s": []}
+    for _ in range(repeats):
+        times["peer_s"].append(seconds(peer))
+        times["ours_s"].append(seconds(ours))
+    ratio = statistics.median(times["ours_s"]) / statistics.median(times["peer_s"])
+    return {**times, "ours_over_peer": ratio}
+
+
+def extraction(backbone: Backbone, folder: Path, batch_size: int, repeats: int) -> dict[str, Any]:
+    """Compare extraction from files with the forward passes alone on tensors that are ready."""
+    chips = read_folder(folder)
+    starts = range(0, len(chips), batch_size)
+    ready = [
+        read_batch(chips.pixels, range(s, min(s + batch_size, len(chips))), backbone.spec) for s in starts
+    ]
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for batch in ready:
+                backbone(batch)
+
+    found = in_turns(
+        lambda: extract_features(backbone, chips.pixels, chips.ids, batch_size=batch_size), bare, repeats
+    )
+    return {**found, "n_chips": len(chips), "throughput_of_bare": 1 / found["ours_over_peer"]}
+
+
+def lora_step(
+    open_model: Callable[[], Backbone], folder: Path, batch_size: int, steps: int, repeats: int
+) -> dict[str, Any]:
+    """Compare the time per step; what a training costs once cancels in the difference of two lengths."""
+    chips = read_folder(folder)
+    labels = torch.from_numpy(chips.labels)
+
+    def objective() -> Classify:
+        backbone = open_model()
+        attach_lora(backbone, rank=8, alpha=8, seed=0)
+        return Classify(backbone, N_CLASSES, log_prior=None, seed=0)
+
+    def ours(n_steps: int) -> None:
+        module = objective()
+        samples = TrainingOrder(
+            chips.pixels,
+            {"labels": labels},
+            spec=module.backbone.spec,
+            n_samples=n_steps * batch_size,
+            seed=0,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            train(
+                module,
+                samples,
+                folder=Path(scratch),
+                n_steps=n_steps,
+                batch_size=batch_size,
+                learning_rate=1e-3,
+                checkpointing_steps=10**6,
+            )
+
+    def bare(n_steps: int) -> None:
+        module = objective()
+        spec = module.backbone.spec
+        images = read_batch(chips.pixels, range(len(chips)), spec)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(n_steps):
+            rows = torch.randint(len(chips), (batch_size,), generator=generator)
+            loss = module(pixels=images[rows], labels=labels[rows])["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+
+    times: dict[str, list[float]] = {"ours_s": [], "peer_s": []}
+    for repeat in range(repeats + 1):
+        pairs = {"peer_s": bare, "ours_s": ours}
+        for name, work in pairs.items():
+            short, long = seconds(lambda w=work: w(steps)), seconds(lambda w=work: w(3 * steps))
+            if repeat:  # the first round warms up
+                times[name].append((long - short) / (2 * steps))
+    ratio = statistics.median(times["ours_s"]) / statistics.median(times["peer_s"])
+    return {**times, "batch_size": batch_size, "ours_over_peer": ratio}
+
+
+def main() -> None:
+    """Run both comparisons for every backbone at hand."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--efficientnet", type=Path)
+    parser.add_argument("--galileo", type=Path)
+    parser.add_argument("--chips", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    models: dict[str, tuple[Callable[[], Backbone], int]] = {
+        "embedded": (lambda: load_backbone("embedded", path=None), 64)
+    }
+    if arguments.efficientnet:
+        models["efficientnet-lite0"] = (
+            lambda: load_backbone("efficientnet-lite0", path=arguments.efficientnet),
+            112,
+        )
+    if arguments.galileo:
+        models["galileo-nano"] = (lambda: load_backbone("galileo-nano", path=arguments.galileo), 128)
+    machine = describe_machine("torch", "transformers", "peft", "accelerate")
+    results: dict[str, Any] = {"machine": machine, "extraction": {}, "lora_step": {}}
+    for name, (open_model, size) in models.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            write_chips(Path(scratch), arguments.chips, size)
+            results["extraction"][name] = extraction(open_model(), Path(scratch), 64, arguments.repeats)
+            results["lora_step"][name] = lora_step(open_model, Path(scratch), 32, 10, arguments.repeats)
+        print(
+            json.dumps({key: results[key][name] for key in ("extraction", "lora_step")}, indent=1), flush=True
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Long-tail classifiers on frozen features: each ``fit_*`` returns a :class:`~deblora.heads.head.Head`.
+
+What they share (checks, standardization, selection on validation) is in ``head``, the convex objective in
+``softmax``. Training the backbone together with such a loss is left to ``train``.
+"""
+
+from deblora.heads.cosine import CosineHead, fit_ldam_drw, fit_lift, ldam_margins
+from deblora.heads.distribution import Calibration, calibrated_gaussians, fit_distribution_calibrated, tukey
+from deblora.heads.head import Head, Standardizer, select
+from deblora.heads.nearest_mean import (
+    CosineMeans,
+    EuclideanMeans,
+    fit_nearest_mean_cosine,
+    fit_nearest_mean_euclidean,
+)
+from deblora.heads.prior import fit_balanced_softmax, fit_cross_entropy, fit_logit_adjusted
+from deblora.heads.reslt import ResltHead, fit_reslt
+from deblora.heads.reweighted import (
+    effective_number_weights,
+    fit_crt,
+    fit_effective_number,
+    fit_inverse_frequency,
+    fit_reweighted,
+    inverse_frequency_weights,
+)
+from deblora.heads.sade import SadeHead, dropout_views, fit_sade, inverse_log_prior, stable_weights
+from deblora.heads.tau_norm import fit_tau_normalized, tau_normalize
+
+__all__ = [
+    "Calibration",
+    "CosineHead",
+    "CosineMeans",
+    "EuclideanMeans",
+    "Head",
+    "ResltHead",
+    "SadeHead",
+    "Standardizer",
+    "calibrated_gaussians",
+    "dropout_views",
+    "effective_number_weights",
+    "fit_balanced_softmax",
+    "fit_cross_entropy",
+    "fit_crt",
+    "fit_distribution_calibrated",
+    "fit_effective_number",
+    "fit_inverse_frequency",
+    "fit_ldam_drw",
+    "fit_lift",
+    "fit_logit_adjusted",
+    "fit_nearest_mean_cosine",
+    "fit_nearest_mean_euclidean",
+    "fit_reslt",
+    "fit_reweighted",
+    "fit_sade",
+    "fit_tau_normalized",
+    "inverse_frequency_weights",
+    "inverse_log_prior",
+    "ldam_margins",
+    "select",
+    "stable_weights",
+    "tau_normalize",
+    "tukey",
+]

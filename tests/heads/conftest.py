@@ -1,0 +1,21 @@
+"""A small long-tailed problem: well-separated but overlapping classes with known counts."""
+
+import numpy as np
+import pytest
+
+COUNTS = (60, 30, 15, 8)
+
+
+@pytest.fixture
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    y = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    return rng.normal(size=(len(COUNTS), 10))[y] + rng.normal(size=(len(y), 10)), y
+
+
+@pytest.fixture
+def standardized(blobs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The features as every head sees them, computed here by hand."""
+    unit = blobs[0] / np.linalg.norm(blobs[0], axis=1, keepdims=True)
+    centered = unit - unit.mean(axis=0)
+    return centered * np.sqrt(50 / np.mean(np.sum(centered**2, axis=1)))
