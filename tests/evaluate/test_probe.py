@@ -209,3 +209,15 @@ def test_probe_refuses_features_of_another_size(rng: np.random.Generator) -> Non
     probe = fit_probe(x, y, 3, loss="cross_entropy", l2=0.1)
     with pytest.raises(ValueError, match="size 6"):
         probe.logits(x[:, :4])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "balanced_softmax"])
+def test_searching_among_the_rows_finds_the_same_probe(loss: Loss) -> None:
+    rng = np.random.default_rng(3)
+    y = np.repeat([0, 1, 2], [12, 6, 3])
+    x = np.eye(3, 60)[y] + 0.3 * rng.standard_normal((21, 60))
+    found, record = select_probe(x, y, x, y, 3, loss=loss, l2_grid=(0.1,))
+    direct = fit_probe(x, y, 3, loss=loss, l2=0.1)
+    assert record["l2"] == 0.1
+    np.testing.assert_allclose(found.weights, direct.weights, atol=1e-4)
+    np.testing.assert_allclose(found.logits(x), direct.logits(x), atol=1e-4)

@@ -105,17 +105,32 @@ def fit_probe(
         DataError: If features are not finite or are all the same.
     """
     _check_fit(x, y, n_classes, loss, l2)
-    offset = log_prior(y, n_classes) if loss == "balanced_softmax" else np.zeros(n_classes)
+    offset = _offset(y, n_classes, loss)
     mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
     if len(mean) != x.shape[1]:
         raise ValueError(f"statistics_of has feature size {len(mean)}, x has {x.shape[1]}")
     standardized = standardize(x, mean, scale, l2_normalize)
-    n_samples, size = standardized.shape
-    shape = (size + 1, n_classes)
+    initial = _initial(start, (x.shape[1] + 1, n_classes))
+    fitted = _minimize(standardized, y, offset, l2, initial, max_iter=max_iter, tolerance=tolerance)
+    return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
+
+
+def _minimize(
+    standardized: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    offset: Float[np.ndarray, " c"],
+    l2: float,
+    initial: Float[np.ndarray, "e c"],
+    *,
+    max_iter: int = 500,
+    tolerance: float = 1e-12,
+) -> Float[np.ndarray, "e c"]:
+    """Return the weights, the bias in the last row."""
+    n_samples = len(y)
     rows = np.arange(n_samples)
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = flat.reshape(shape)
+        parameters = flat.reshape(initial.shape)
         weights = parameters[:-1]
         scores = standardized @ weights + parameters[-1] + offset
         log_probabilities = scores - logsumexp(scores, axis=1, keepdims=True)
@@ -128,15 +143,14 @@ def fit_probe(
 
     result = minimize(
         objective,
-        _initial(start, shape),
+        initial.ravel(),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": tolerance, "gtol": 1e-6},
     )
     if not result.success:
         _LOG.debug("the probe with l2=%g stopped before it converged: %s", l2, result.message)
-    fitted = result.x.reshape(shape)
-    return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
+    return np.asarray(result.x.reshape(initial.shape))
 
 
 def select_probe(
@@ -175,33 +189,32 @@ def select_probe(
         raise ValueError(f"l2_grid is empty: {l2_grid!r}")
     if not len(y_val):
         raise DataError("the validation set is empty, so no penalty can be chosen; give it at least one chip")
-    scored: list[tuple[float, float, Probe]] = []
+    _check_fit(x, y, n_classes, loss, min(l2_grid))
+    offset = _offset(y, n_classes, loss)
+    mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
+    standardized = standardize(x, mean, scale, l2_normalize)
+    # The optimum is a combination of the training rows: with fewer rows than dimensions, search among those only.
+    basis = np.linalg.qr(standardized.T)[0] if len(x) < x.shape[1] else None
+    reduced = standardized if basis is None else standardized @ basis
+
+    def lifted(fitted: Float[np.ndarray, "e c"]) -> Probe:
+        weights = fitted[:-1] if basis is None else basis @ fitted[:-1]
+        return Probe(weights.copy(), fitted[-1].copy(), mean, scale, l2_normalize)
+
+    scored: list[tuple[float, float, Float[np.ndarray, "e c"]]] = []
+    fitted = np.zeros((reduced.shape[1] + 1, n_classes))
     for l2 in sorted(l2_grid, reverse=True):
-        probe = fit_probe(
-            x,
-            y,
-            n_classes,
-            loss=loss,
-            l2=l2,
-            statistics_of=statistics_of,
-            l2_normalize=l2_normalize,
-            start=scored[-1][2] if scored else None,
-            tolerance=SELECTION_TOLERANCE,
-        )
-        scored.append((macro_f1(y_val, probe.logits(x_val).argmax(axis=1), n_classes), float(l2), probe))
+        fitted = _minimize(reduced, y, offset, l2, fitted, tolerance=SELECTION_TOLERANCE)
+        score = macro_f1(y_val, lifted(fitted).logits(x_val).argmax(axis=1), n_classes)
+        scored.append((score, float(l2), fitted))
     best_score, best_l2, nearly = max(scored, key=lambda entry: entry[:2])
+    best = lifted(_minimize(reduced, y, offset, best_l2, nearly))
     per_point = {f"macro_f1_at_{l2:g}": score for score, l2, _ in scored}
-    best = fit_probe(
-        x,
-        y,
-        n_classes,
-        loss=loss,
-        l2=best_l2,
-        statistics_of=statistics_of,
-        l2_normalize=l2_normalize,
-        start=nearly,
-    )
     return best, {"l2": best_l2, "macro_f1": best_score, **per_point}
+
+
+def _offset(y: Int[np.ndarray, " n"], n_classes: int, loss: Loss) -> Float[np.ndarray, " c"]:
+    return log_prior(y, n_classes) if loss == "balanced_softmax" else np.zeros(n_classes)
 
 
 def adjust_logits(
@@ -271,13 +284,13 @@ def feature_statistics(
     return mean, float(np.sqrt(MEAN_SQUARED_NORM / scatter))
 
 
-def _initial(start: Probe | None, shape: tuple[int, int]) -> Float[np.ndarray, " p"]:
+def _initial(start: Probe | None, shape: tuple[int, int]) -> Float[np.ndarray, "e c"]:
     if start is None:
-        return np.zeros(shape[0] * shape[1])
+        return np.zeros(shape)
     stacked = np.vstack([start.weights, start.bias])
     if stacked.shape != shape:
         raise ValueError(f"start has weights and bias of shape {stacked.shape}, expected {shape}")
-    return stacked.ravel()
+    return stacked
 
 
 def _check_fit(
