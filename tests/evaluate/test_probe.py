@@ -8,6 +8,7 @@ from deblora.errors import DataError
 from deblora.evaluate.metrics import macro_f1
 from deblora.evaluate.probe import (
     L2_GRID,
+    Loss,
     adjust_logits,
     fit_probe,
     log_prior,
@@ -220,4 +221,4 @@ def test_searching_among_the_rows_finds_the_same_probe(loss: Loss) -> None:
     direct = fit_probe(x, y, 3, loss=loss, l2=0.1)
     assert record["l2"] == 0.1
     np.testing.assert_allclose(found.weights, direct.weights, atol=1e-4)
-    np.testing.assert_allclose(found.logits(x), direct.logits(x), atol=1e-4)
+    np.testing.assert_allclose(found.logits(x), direct.logits(x), atol=1e-3)

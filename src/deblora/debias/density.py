@@ -3,9 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.debias.kmeans import Space
-from deblora.debias.kmeans import _as_matrix as as_matrix
-from deblora.debias.kmeans import _to_space as to_space
+from deblora.debias.kmeans import Space, as_matrix, to_space
 from deblora.errors import DataError
 
 

@@ -117,7 +117,7 @@ class SizeConstrainedKMeans:
                 does not fit the number of samples.
             ValueError: If a parameter is out of range or ``init`` has another shape than the centers.
         """
-        features = _as_matrix(X)
+        features = as_matrix(X)
         self._check(features)
         # K-means does not depend on the origin, its rounding does.
         rows, squares = centered_rows(features)
@@ -219,7 +219,7 @@ def cluster_features(
     raw = _finite(features)
     min_size = minimum_size(len(raw), n_clusters, rho)
     model = SizeConstrainedKMeans(n_clusters, min_size=min_size, n_init=n_init, random_state=seed)
-    model.fit(_to_space(raw, space))
+    model.fit(to_space(raw, space))
     centers = np.zeros((n_clusters, raw.shape[1]))
     for k in range(n_clusters):
         members = raw[model.labels_ == k]
@@ -229,7 +229,7 @@ def cluster_features(
     return model.labels_, centers.astype(raw.dtype), min_size, model.inertia_
 
 
-def _to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndarray, "n e"]:
+def to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndarray, "n e"]:
     """Map features to the space that is clustered."""
     if space not in get_args(Space):
         raise ValueError(f"space must be one of {get_args(Space)}, got {space!r}")
@@ -259,7 +259,7 @@ def _to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndar
     return projected
 
 
-def _as_matrix(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def as_matrix(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     """Return a matrix, float32 if it was, else float64."""
     matrix = np.asarray(features)
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -270,8 +270,8 @@ def _as_matrix(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 
 def _finite(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return the matrix of :func:`_as_matrix` after a look at every value."""
-    matrix = _as_matrix(features)
+    """Return the matrix of :func:`as_matrix` after a look at every value."""
+    matrix = as_matrix(features)
     for rows in blocks(*matrix.shape):
         finite = np.isfinite(matrix[rows]).all(axis=1)
         if not finite.all():
