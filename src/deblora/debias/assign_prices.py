@@ -13,7 +13,7 @@ MAX_SAMPLED = 4096
 N_STEPS = 10
 CLOSE = 0.01
 COOLING = 0.25
-N_TEMPERATURES = 10
+N_TEMPERATURES = 12
 # Temperatures of the end of the path, where all samples take part.
 N_FINE = 5
 # Samples whose second choice is this many temperatures away do not change their cluster.
@@ -39,7 +39,7 @@ def settled_prices(
         return best
     stride = -(-costs.shape[1] // MAX_SAMPLED)
     temperatures = scale * COOLING ** np.arange(1, N_TEMPERATURES + 1)
-    sample = costs[:, ::stride]
+    sample = costs[:, ::stride].astype(np.float32)  # enough digits for high temperatures
     # Prices of an earlier problem are a poor start of the path: where sizes are nearly equal they slide far.
     trial = np.zeros(len(costs))
     floor = min_size * sample.shape[1] / costs.shape[1]
@@ -61,7 +61,7 @@ def _climb(
     tolerance: float,
 ) -> Float[np.ndarray, " k"]:
     """Take projected Newton steps at one temperature, on the samples that are near a change."""
-    reduced = costs - prices[:, None]
+    reduced = costs - prices[:, None].astype(costs.dtype)
     reduced -= reduced.min(axis=0)
     near = (reduced < 2 * FAR * temperature).sum(axis=0) > 1
     settled = np.bincount(np.argmin(reduced, axis=0)[~near], minlength=len(prices))
@@ -69,21 +69,22 @@ def _climb(
     del reduced  # tables of all samples are the peak of the memory
     scores /= -temperature
     for _ in range(N_STEPS):
-        soft = scores + ((trial - start) / temperature)[:, None]
+        soft = scores + ((trial - start) / temperature)[:, None].astype(scores.dtype)
         soft -= soft.max(axis=0)
         np.exp(soft, out=soft)
         soft /= soft.sum(axis=0)
-        soft_sizes = soft.sum(axis=1)
+        soft_sizes = soft.sum(axis=1, dtype=np.float64)
         missing = floor - settled - soft_sizes
         free = (trial > 0) | (missing > 0)
         if np.abs(missing[free]).max(initial=0.0) < tolerance:
             break
-        curvature = np.diag(soft_sizes[free]) - soft[free] @ soft[free].T
+        curvature = np.diag(soft_sizes[free]) - (soft[free] @ soft[free].T).astype(np.float64)
         curvature[np.diag_indices(len(curvature))] += RIDGE * max(floor, 1.0)
         step = np.zeros(len(prices))
         step[free] = np.linalg.solve(curvature, missing[free])
         # Coordinate by coordinate: an almost empty cluster asks for a huge step and must not shorten the others.
         trial = np.maximum(0.0, trial + temperature * np.clip(step, -LONGEST_STEP, LONGEST_STEP))
+        trial -= trial.min()  # lowering all prices alike by m raises the dual by m (n - K floor) >= 0
     return trial
 
 

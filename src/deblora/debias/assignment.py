@@ -124,7 +124,7 @@ class _Flow:
         for (_, b), samples in moves.items():
             self.labels[samples] = b
         for (a, b), samples in moves.items():
-            stale = np.flatnonzero(np.isin(self.movers[a], samples))
+            stale = np.flatnonzero((self.movers[a][:, None] == samples).any(axis=1))
             self._refresh(a, stale)
             deltas = self.costs[:, samples] - self.costs[b, samples]
             nearest = np.argmin(deltas, axis=1)
