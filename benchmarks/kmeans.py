@@ -32,15 +32,23 @@ Run = dict[str, Any]
 
 
 def long_tailed_rows(n_samples: int, n_dimensions: int, n_outliers: int, seed: int) -> np.ndarray:
-    """Draw Gaussian classes with sizes that fall 100:1, plus far outliers that steal clusters."""
+    """Draw classes with sizes that fall 100:1 and scatter in a few directions, plus far outliers."""
     rng = np.random.default_rng(seed)
-    n_classes = 15
+    n_classes, n_directions = 15, 16
     shares = np.geomspace(1.0, 0.01, n_classes)
     labels = rng.choice(n_classes, size=n_samples, p=shares / shares.sum())
     rows = rng.standard_normal((n_samples, n_dimensions), dtype=np.float32)
-    means = rng.standard_normal((n_classes, n_dimensions), dtype=np.float32)
+    means = 0.5 * rng.standard_normal((n_classes, n_dimensions), dtype=np.float32)
+    directions = 0.25 * rng.standard_normal((n_classes, n_directions, n_dimensions), dtype=np.float32)
     for first in range(0, n_samples, 4096):
-        rows[first : first + 4096] += means[labels[first : first + 4096]]
+        part, classes = rows[first : first + 4096], labels[first : first + 4096]
+        part *= 0.3
+        part += means[classes]
+        for c in range(n_classes):
+            members = np.flatnonzero(classes == c)
+            part[members] += (
+                rng.standard_normal((len(members), n_directions), dtype=np.float32) @ directions[c]
+            )
     rows[:n_outliers] *= 20
     return rows
 

@@ -16,6 +16,8 @@ COOLING = 0.25
 N_TEMPERATURES = 12
 # Temperatures of the end of the path, where all samples take part.
 N_FINE = 5
+# Sweeps over the prices of the exact dual at the end.
+N_SWEEPS = 5
 # Samples whose second choice is this many temperatures away do not change their cluster.
 FAR = 20.0
 # A step may change prices by this many temperatures; beyond, the smoothed dual is far from its quadratic model.
@@ -50,7 +52,29 @@ def settled_prices(
         off = _misplaced(costs, min_size, trial)
         if off < misplaced:
             best, misplaced = trial, off
+    for _ in range(N_SWEEPS):
+        if misplaced <= 2 * len(costs):
+            break  # the exact search is quicker now
+        trial = _swept(costs, min_size, best)
+        off = _misplaced(costs, min_size, trial)
+        if off >= misplaced:
+            break
+        best, misplaced = trial, off
     return best
+
+
+def _swept(
+    costs: Float[np.ndarray, "k n"], min_size: int, prices: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, " k"]:
+    """Set one price after the other so that its cluster just meets the floor: coordinate ascent of the exact dual."""
+    swept = prices.copy()
+    reduced = costs - swept[:, None]
+    for k in range(len(costs)):
+        reduced[k] = np.inf
+        gaps = costs[k] - reduced.min(axis=0)
+        swept[k] = max(0.0, float(np.partition(gaps, min_size - 1)[min_size - 1]))
+        reduced[k] = costs[k] - swept[k]
+    return np.asarray(swept - swept.min())
 
 
 def _climb(

@@ -50,6 +50,7 @@ class NearestCenters:
             self.moved += np.linalg.norm(centers.astype(np.float64) - self.centers, axis=1)
             doubtful = self._doubtful()
         self.centers = centers.copy()
+        self.center_squares = np.einsum("kd,kd->k", centers, centers, dtype=np.float64)
         for part in self.rows.blocks(len(centers)):
             chosen = np.flatnonzero(doubtful[part])
             if len(chosen) > MOST_GATHERED * (part.stop - part.start):
@@ -89,13 +90,12 @@ class NearestCenters:
         labels = np.argmin(costs, axis=1)
         own = costs[np.arange(len(labels)), labels].astype(np.float64)
         squares = self.squares[part]
-        center_squares = np.einsum("kd,kd->k", self.centers, self.centers, dtype=np.float64)
         room = ROUNDING * self.epsilon
         self.labels[part] = labels
-        farthest = own + squares + room * (squares + center_squares[labels])
+        farthest = own + squares + room * (squares + self.center_squares[labels])
         self.upper[part] = np.sqrt(np.maximum(farthest, 0.0)) - self.moved[labels]
         costs += ((1 - room) * squares).astype(costs.dtype)[:, None]
-        costs -= (room * center_squares).astype(costs.dtype)
+        costs -= (room * self.center_squares).astype(costs.dtype)
         np.sqrt(np.maximum(costs, 0.0, out=costs), out=costs)
         costs += self.moved.astype(costs.dtype)
         costs *= 1 - 4 * self.epsilon

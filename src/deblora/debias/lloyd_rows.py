@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from deblora.debias.matmul import take_rows
 from deblora.errors import DataError
 
 BLOCK_ELEMENTS = 1 << 22
@@ -23,7 +24,9 @@ class Rows:
 
     def read(self, rows: slice | Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
         """Return the chosen rows less the origin; a slice without an origin is a view."""
-        chosen: Float[np.ndarray, "m d"] = self.table[rows]
+        chosen: Float[np.ndarray, "m d"] = (
+            self.table[rows] if isinstance(rows, slice) else take_rows(self.table, rows)
+        )
         return chosen if self.origin is None else chosen - self.origin
 
     def blocks(self, n_columns: int = 0) -> Iterator[slice]:
