@@ -42,10 +42,12 @@ def to_batch(
     _check_arguments(image_size, mean, std, scale)
     if not len(arrays):
         return torch.zeros((0, len(mean), image_size, image_size))
-    batch = torch.cat([_resized(array, i, image_size, len(mean)) for i, array in enumerate(arrays)])
+    batch = torch.empty((len(arrays), len(mean), image_size, image_size))
+    for i, array in enumerate(arrays):
+        batch[i] = _resized(array, i, image_size, len(mean))[0]
     center = torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
     spread = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1)
-    return (batch / scale - center) / spread
+    return batch.div_(scale).sub_(center).div_(spread)  # in place: this runs beside the model
 
 
 def _check_arguments(image_size: int, mean: Sequence[float], std: Sequence[float], scale: float) -> None:

@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,10 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
         options["config"] = transformers.ViTConfig(
             **{k: v for k, v in config.items() if k in known and k != "model_type"}
         )
+    kind_of_model = getattr(transformers, classes.get(str(kind), "AutoModel"))
     try:
-        model, notes = getattr(transformers, classes.get(str(kind), "AutoModel")).from_pretrained(
-            str(folder), output_loading_info=True, **options
-        )
+        with _quiet():
+            model, notes = kind_of_model.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"{folder} cannot be loaded as a vision model ({kind}): {str(error)[:300]}"
@@ -103,6 +104,22 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
             "folder again"
         )
     return model.float().eval(), vision
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from listing the decoder and the head that features do not need."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _feature_size(encoder: nn.Module, features: Any, spec: InputSpec, folder: Path) -> int:
