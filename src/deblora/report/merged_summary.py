@@ -142,21 +142,21 @@ def _tally(rows: Sequence[SpreadRow]) -> list[str]:
 
 
 def _decided(rows: Sequence[SpreadRow], verdict: str) -> str:
-    """Name every method with gains or losses that the seeds back, with its largest one."""
+    """Name every method whose features gain or lose under the baseline's own probe, as the seeds back it."""
     own: dict[str, list[tuple[SpreadRow, tuple[str, str], PairedSpread]]] = {}
     for row, baseline, found in pairs(rows):
-        if found.verdict == verdict:
+        if found.verdict == verdict and row.entry.probe == baseline[1]:  # across probes the prior decides
             own.setdefault(row.entry.method, []).append((row, baseline, found))
     if not own:
-        return f"No paired comparison in any group shows a {verdict} whose interval over seeds excludes zero."
+        return f"With the same probe, no group shows a {verdict} whose interval over seeds excludes zero."
     parts = []
     for method, cases in own.items():
         row, baseline, found = max(cases, key=lambda case: abs(case[2].spread.mean))
         interval = between(found.spread.ci_lower, found.spread.ci_upper, signed=True)
-        count = "in 1 comparison," if len(cases) == 1 else f"in {len(cases)} comparisons, the largest"
+        count = "once," if len(cases) == 1 else f"{len(cases)} times, at most"
         parts.append(
             f"{method} {count} {points(found.spread.mean)} points ({interval}) {_place(row.entry.group)} with the "
-            f"{row.entry.probe} probe against {' · '.join(baseline)}"
+            f"{row.entry.probe} probe"
         )
     noun = "Gains" if verdict == "gain" else "Losses"
-    return f"{noun} in any group whose interval over seeds excludes zero: {'; '.join(parts)}."
+    return f"{noun} against lora with the same probe, in any group: {'; '.join(parts)}."
