@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deblora import __version__
+from deblora.compare_cli import COMMANDS, add_commands, run_command
 from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
 
 STAGES = {
@@ -103,6 +104,7 @@ def _parse(arguments: list[str]) -> Any:
     merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
     merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
     commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
+    add_commands(commands, ArgumentParser)
     for name, text in STAGES.items():
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")
@@ -155,6 +157,9 @@ def _dispatch(arguments: Any) -> int:
         from deblora.stages.merge import merge_runs
 
         print(f"report: {merge_runs([Path(name) for name in options.run_dirs], Path(options.out))}")
+        return 0
+    if command in COMMANDS:
+        print(run_command(command, options))
         return 0
     from deblora.config import read_recipe, recipe_from
     from deblora.run_dir import RunDir

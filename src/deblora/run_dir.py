@@ -178,6 +178,46 @@ class RunDir:
         manifest["stages"][stage] = {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2)}
         self._write(manifest)
 
+    def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:
+        """Take over a stage that another run finished with the same fingerprint, instead of computing it again.
+
+        Files are linked where the disk allows it, else copied; see :meth:`part_with_links`.
+
+        Args:
+            other: A run that may have finished the stage.
+            stage: Its name.
+            key: Its fingerprint in this run.
+            outputs: Its files and folders in this run; what lies there is replaced.
+
+        Returns:
+            Whether the other run had it, unchanged.
+        """
+        if other.root == self.root or not other.is_done(stage, key):
+            return False
+        record = other.record(stage)
+        for path in outputs:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in record["outputs"]:
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(other.root / name)
+            except OSError:
+                shutil.copy2(other.root / name, target)
+        manifest = self.manifest()
+        manifest["stages"][stage] = record
+        self._write(manifest)
+        return True
+
+    def part_with_links(self, outputs: Sequence[Path]) -> None:
+        """Remove files that share their bytes with another run, so that writing here never writes there."""
+        for path in outputs:
+            files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+            for file in files:
+                if file.is_file() and file.stat().st_nlink > 1:
+                    file.unlink()
+
     def _write(self, manifest: Mapping[str, Any]) -> None:
         write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))
 

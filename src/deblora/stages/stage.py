@@ -38,11 +38,8 @@ class Stage:
     always_runs: bool = False
 
 
-def run_stage(stage: Stage, run: RunDir, recipe: Recipe) -> bool:
-    """Run a stage unless it is finished and nothing it depends on has changed.
-
-    Returns:
-        Whether it ran.
+def stage_key(stage: Stage, run: RunDir, recipe: Recipe) -> str:
+    """Return the fingerprint of a stage: its settings, the seed, the package version and its input files.
 
     Raises:
         ArtifactError: If an input is missing.
@@ -53,13 +50,37 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe) -> bool:
             f"{stage.name} needs {missing[0]}, which is missing; run the stages before it first"
         )
     inputs = {str(path.relative_to(run.root)): _digest(path) for path in stage.inputs(run)}
-    key = fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], inputs)
+    return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], inputs)
+
+
+def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[RunDir] = ()) -> bool:
+    """Run a stage unless it is finished and nothing it depends on has changed.
+
+    Args:
+        stage: What to run.
+        run: Where.
+        recipe: Its settings.
+        donors: Other runs; one that finished the stage with the same fingerprint gives its files.
+
+    Returns:
+        Whether it ran.
+
+    Raises:
+        ArtifactError: If an input is missing.
+    """
+    key = stage_key(stage, run, recipe)
     if not stage.always_runs and run.is_done(stage.name, key):
         log.info("%s: unchanged, skipped", stage.name)
         return False
+    if not stage.always_runs:
+        for donor in donors:
+            if run.adopt(donor, stage.name, key, stage.outputs(run)):
+                log.info("%s: taken over from %s", stage.name, donor.root)
+                return False
     _drop_foreign_checkpoints(run, stage.name, key)
     log.info("%s ...", stage.name)
     start = time.perf_counter()
+    run.part_with_links(stage.outputs(run))
     stage.work(run, recipe)
     seconds = time.perf_counter() - start
     run.finish(stage.name, key, stage.outputs(run), seconds)

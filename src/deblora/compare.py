@@ -1,0 +1,148 @@
+"""The comparison: the road and every head over several seeds, then one table of paired differences."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deblora.artifacts import write_atomic
+from deblora.config import Recipe, to_yaml
+from deblora.errors import ArtifactError, DataError
+from deblora.pipeline import ROAD, check_inputs, start_log
+from deblora.run_dir import MANIFEST, RunDir
+from deblora.stages.chips import read_source
+from deblora.stages.heads import METHODS, head_stages
+from deblora.stages.merge_heads import merge_heads
+from deblora.stages.stage import Stage, run_stage, stage_key
+
+FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
+SHORT_ROAD = ("audit", "train-lora", "extract-base", "extract-lora")
+
+T = TypeVar("T")
+
+
+def compare(
+    recipe: Recipe,
+    out: Path,
+    *,
+    n_seeds: int = 5,
+    methods: Sequence[str] = METHODS,
+    n_jobs: int = 1,
+    road: Sequence[Stage] = ROAD,
+) -> Path:
+    """Run every seed that is not finished, and write one report over all of them.
+
+    Seeds are ``recipe.seed`` and the numbers after it; each draws its own long tail, split, adapters and clusters, in
+    ``out/seed-<k>``. A finished seed is skipped without a look at its chips; ``deblora audit`` on its folder looks.
+
+    Args:
+        recipe: Settings of all seeds.
+        out: Folder of the comparison.
+        n_seeds: At least 1; intervals over seeds need 2, and 5 are a fair number (ours).
+        methods: Kinds of features the heads are fitted on.
+        n_jobs: Seeds that run at the same time.
+        road: Stages before the heads; :func:`short_road` leaves out the second adapter.
+
+    Returns:
+        The page.
+
+    Raises:
+        ArtifactError: If ``out`` holds something else.
+        DebloraError: What is wrong with recipe or data.
+        ValueError: If ``n_seeds`` or ``n_jobs`` is below 1.
+    """
+    if n_seeds < 1 or n_jobs < 1:
+        raise ValueError(f"n_seeds and n_jobs must be at least 1, got {n_seeds} and {n_jobs}")
+    stages = (*road, *head_stages(methods))
+    check_out(out, FILES, Path(recipe.data.source))
+    recipes = [replace(recipe, seed=recipe.seed + k) for k in range(n_seeds)]
+    roots = [out / f"seed-{own.seed}" for own in recipes]
+    names = tuple(stage.name for stage in stages)
+    todo = [
+        (own, root, names)
+        for own, root in zip(recipes, roots, strict=True)
+        if not is_finished(root, own, stages)
+    ]
+    for own, _, _ in todo[:1]:
+        check_inputs(own)
+    in_parallel(run_seed, todo, n_jobs=n_jobs)
+    merge_heads([(RunDir.open(root), own) for root, own in zip(roots, recipes, strict=True)], out)
+    return out / "index.html"
+
+
+def short_road() -> tuple[Stage, ...]:
+    """Return the stages up to the features of the first adapter, all that heads and feature-space rows need."""
+    return tuple(stage for stage in ROAD if stage.name in SHORT_ROAD)
+
+
+def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
+    """Run the named stages of the road and of the heads in a run folder, finished ones skipped."""
+    run = RunDir.create(root, resume=True, overwrite=False)
+    start_log(run)
+    read_source.cache_clear()
+    write_atomic(run.recipe, to_yaml(recipe))
+    methods = [name.removeprefix("heads-") for name in names if name.startswith("heads-")]
+    for stage in (*ROAD, *(head_stages(methods) if "heads" in names else ())):
+        if stage.name in names:
+            run_stage(stage, run, recipe)
+
+
+def run_heads(run: RunDir, recipe: Recipe) -> None:
+    """Fit every head on the features that a run has; those of the second adapter may be missing."""
+    start_log(run)
+    read_source.cache_clear()
+    methods = [name for name in METHODS if name != "deblora" or run.features("deblora").is_file()]
+    for stage in head_stages(methods):
+        run_stage(stage, run, recipe)
+
+
+def is_finished(root: Path, recipe: Recipe, stages: Sequence[Stage]) -> bool:
+    """Tell whether all stages are done with these settings; what the audit depends on is not looked at."""
+    if not (root / MANIFEST).is_file():
+        return False
+    run = RunDir.open(root)
+    try:
+        if not run.recipe.is_file() or run.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
+            return False
+        return all(
+            run.record(stage.name)
+            if stage.always_runs
+            else run.is_done(stage.name, stage_key(stage, run, recipe))
+            for stage in stages
+        )
+    except (ArtifactError, OSError):
+        return False
+
+
+def in_parallel(function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], *, n_jobs: int) -> list[T]:
+    """Call a function on every tuple of arguments, up to ``n_jobs`` at a time.
+
+    Each call has a process with its share of the cores; results keep the order of the arguments.
+    """
+    if n_jobs == 1 or len(arguments) < 2:
+        return [function(*given) for given in arguments]
+    n_jobs = min(n_jobs, len(arguments))
+    # Read by the math libraries when a process starts; more threads than cores slow all of them down.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
+    with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(function, *given) for given in arguments]]
+
+
+def check_out(out: Path, files: Sequence[str], source: Path, *, folders: str = "seed-*") -> None:
+    """Check that a folder can hold a comparison.
+
+    Raises:
+        ArtifactError: If it is a file, or holds what no comparison writes.
+        DataError: If it lies inside the data.
+    """
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; name a folder for the comparison")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside the data, {source}; name a folder outside")
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        own = path.match(folders) and path.is_dir() if path.name not in files else path.is_file()
+        if not own:
+            raise ArtifactError(f"{path} is no part of a comparison; choose another folder")

@@ -1,0 +1,103 @@
+"""The sub-commands ``compare``, ``study`` and ``heads``: arguments and messages, no logic."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from deblora.errors import RecipeError
+
+COMMANDS = ("compare", "study", "heads")
+
+
+def add_commands(commands: Any, parser: Any) -> None:
+    """Add the sub-commands.
+
+    Args:
+        commands: What the main parser's ``add_subcommands`` returned.
+        parser: Makes a parser.
+    """
+    compare = parser(
+        description="Every baseline and every head over several seeds, with paired differences and their intervals. "
+        "Finished seeds are skipped."
+    )
+    compare.add_argument("recipe", type=str, help="the recipe (YAML)")
+    _add_common(compare)
+    compare.add_argument("--seeds", type=int, default=5, help="number of seeds, from the recipe's seed on")
+    compare.add_argument(
+        "--rows", type=str, nargs="+", default=[], metavar="ROW", help="kinds of features; all when not given"
+    )
+    compare.add_argument(
+        "--skip-deblora", action="store_true", help="heads and feature-space rows only, no second adapter"
+    )
+    commands.add_subcommand("compare", compare, help="all baselines and heads over several seeds")
+    study = parser(
+        description="A recipe with one or more settings varied, over seeds, with sensitivity curves. What variants "
+        "share is computed once."
+    )
+    study.add_argument("study", type=str, help="the study (YAML): base, vary or variants, seeds")
+    _add_common(study)
+    study.add_argument("--seeds", type=int, default=None, help="number of seeds instead of the study's")
+    commands.add_subcommand("study", study, help="one or more settings varied, over seeds")
+    heads = parser(
+        description="Every long-tail head on the features of a run. Reads and writes a run folder."
+    )
+    heads.add_argument("run_dir", type=str, help="run folder")
+    commands.add_subcommand("heads", heads, help="every long-tail head on the features of a run")
+
+
+def _add_common(parser: Any) -> None:
+    parser.add_argument("--out", type=str, required=True, help="folder for all runs and the report")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
+
+
+def run_command(command: str, options: Any) -> str:
+    """Run a sub-command and return what to say at its end.
+
+    Raises:
+        DebloraError: What the user has to mend.
+    """
+    if command == "heads":
+        return _heads(options)
+    _check_number("--jobs", options.jobs, highest=max(1, os.cpu_count() or 1))
+    if options.seeds is not None:
+        _check_number("--seeds", options.seeds, highest=1000)
+    if command == "study":
+        from deblora.study import read_study, run_study
+
+        study = read_study(Path(options.study), n_seeds=options.seeds)
+        return f"report: {run_study(study, Path(options.out), n_jobs=options.jobs)}"
+    return _compare(options)
+
+
+def _compare(options: Any) -> str:
+    from deblora.compare import compare, short_road
+    from deblora.config import read_recipe, recipe_from
+    from deblora.pipeline import ROAD
+    from deblora.stages.heads import METHODS
+
+    recipe = recipe_from(read_recipe(Path(options.recipe)))
+    methods = tuple(options.rows) or METHODS
+    if options.skip_deblora:
+        if "deblora" in options.rows:
+            raise RecipeError("--rows asks for deblora and --skip-deblora leaves it out; drop one of them")
+        methods = tuple(name for name in methods if name != "deblora")
+    road = short_road() if options.skip_deblora else ROAD
+    page = compare(
+        recipe, Path(options.out), n_seeds=options.seeds, methods=methods, n_jobs=options.jobs, road=road
+    )
+    return f"report: {page}"
+
+
+def _heads(options: Any) -> str:
+    from deblora.compare import run_heads
+    from deblora.config import read_recipe, recipe_from
+    from deblora.run_dir import RunDir
+
+    run = RunDir.open(Path(options.run_dir))
+    run_heads(run, recipe_from(read_recipe(run.recipe)))
+    return f"heads: {run.evaluation('heads.csv')}"
+
+
+def _check_number(name: str, value: int, *, highest: int) -> None:
+    if not 1 <= value <= highest:
+        raise RecipeError(f"{name} is {value}, allowed are 1 to {highest}")

@@ -1,0 +1,158 @@
+"""Tables of the heads: group F1 with intervals, accuracy under other test priors, paired differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from deblora.artifacts import Groups
+from deblora.errors import DataError
+from deblora.evaluate.bootstrap import bootstrap_scores, interval, stratified_draws
+from deblora.evaluate.metrics import group_scores, per_class_f1
+from deblora.evaluate.priors import Prior, resampled_indices
+
+PRIORS: tuple[Prior, ...] = ("forward", "uniform", "backward")
+N_SETS = 20
+"""Test sets per prior (ours)."""
+CHOSEN = "chosen_on_validation"
+STRONG = ("lora", CHOSEN)
+"""The best head on the features of the first adapter, chosen on validation."""
+OURS = ("shift", CHOSEN)
+"""The best shifted row and head, chosen on validation."""
+BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"), STRONG)
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predicted test classes of a method and head, and its macro F1 on validation, in [0, 1]."""
+
+    predicted: Int[np.ndarray, " m"]
+    validation: float
+
+
+def with_chosen(judged: Mapping[Name, Judged]) -> tuple[dict[Name, Judged], dict[Name, Name]]:
+    """Add the rows that validation chooses: the strong head on LoRA features, and the shifted row.
+
+    The plain probe is no strong head. The first row wins ties.
+
+    Returns:
+        All rows, and which row stands behind each added one.
+    """
+    pools = {
+        STRONG: [name for name in judged if name[0] == "lora" and name[1] != "cross_entropy"],
+        OURS: [name for name in judged if name[0].startswith("shift-")],
+    }
+    behind = {
+        chosen: max(pool, key=lambda name: judged[name].validation) for chosen, pool in pools.items() if pool
+    }
+    return {**judged, **{chosen: judged[name] for chosen, name in behind.items()}}, behind
+
+
+def prior_accuracies(
+    y: Int[np.ndarray, " m"],
+    predicted: Int[np.ndarray, " m"],
+    train_counts: Int[np.ndarray, " c"],
+    *,
+    seed: int,
+) -> dict[str, float]:
+    """Return the accuracy on test sets as imbalanced as the training set, by the direction of their tail.
+
+    The mean over 20 such sets (ours: one alone holds few samples of its rare classes). All methods see the same
+    samples for one seed.
+
+    Args:
+        y: True test classes.
+        predicted: Predicted ones.
+        train_counts: Training samples per class.
+        seed: Of the sets.
+
+    Returns:
+        Keys ``accuracy_forward``, ``accuracy_uniform``, ``accuracy_backward``, in [0, 1]; NaN where a class has no
+        test sample.
+    """
+    factor = float(train_counts.max() / max(1, train_counts.min()))
+    hit = y == predicted
+    found = {}
+    for prior in PRIORS:
+        try:
+            drawn = [
+                resampled_indices(
+                    y, train_counts, prior=prior, imbalance_factor=factor, seed=seed * N_SETS + i
+                )
+                for i in range(N_SETS)
+            ]
+        except DataError:
+            found[f"accuracy_{prior}"] = float("nan")
+        else:
+            found[f"accuracy_{prior}"] = float(np.mean([hit[kept].mean() for kept in drawn]))
+    return found
+
+
+def score_tables(
+    judged: Mapping[Name, Judged],
+    y: Int[np.ndarray, " m"],
+    groups: Groups,
+    train_counts: Int[np.ndarray, " c"],
+    *,
+    names: Mapping[str, object],
+    n_draws: int,
+    seed: int,
+    baselines: Sequence[Name] = BASELINES,
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Return results in the columns of ``results.csv`` and paired differences in those of ``differences.csv``.
+
+    Args:
+        judged: Predictions by method and head.
+        y: True test classes.
+        groups: Head, middle and tail classes.
+        train_counts: Training chips per class.
+        names: Data set and backbone, the first columns.
+        n_draws: Draws of the bootstrap over test chips, one set for all rows.
+        seed: Of the draws; the last column.
+        baselines: Rows that others are compared with; absent ones are left out.
+    """
+    n_classes = len(train_counts)
+    draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=n_draws)
+    drawn = {
+        name: bootstrap_scores(y, row.predicted, n_classes, groups, draws) for name, row in judged.items()
+    }
+    points = {
+        name: group_scores(per_class_f1(y, row.predicted, n_classes), groups) for name, row in judged.items()
+    }
+    sizes = {**{name: len(members) for name, members in groups.named().items()}, "all": n_classes}
+    last = {"n_test": len(y), "seed": seed}
+    results: list[dict[str, object]] = []
+    for (method, probe), row in judged.items():
+        first = {**names, "method": method, "probe": probe}
+        for group, value in points[method, probe].items():
+            ends = _ends(drawn[method, probe][group])
+            score = {"metric": "macro_f1", "group": group, "value": value, **ends}
+            results.append({**first, **score, "n_classes": sizes[group], **last})
+        for metric, value in prior_accuracies(y, row.predicted, train_counts, seed=seed).items():
+            ends = {"ci_lower": float("nan"), "ci_upper": float("nan")}
+            score = {"metric": metric, "group": "all", "value": value, **ends}
+            results.append({**first, **score, "n_classes": n_classes, **last})
+    differences: list[dict[str, object]] = [
+        {
+            "method": name[0],
+            "probe": name[1],
+            "baseline": baseline[0],
+            "baseline_probe": baseline[1],
+            "group": group,
+            "value": points[name][group] - points[baseline][group],
+            **_ends(drawn[name][group] - drawn[baseline][group]),
+        }
+        for name in judged
+        for baseline in baselines
+        if baseline in judged and baseline != name
+        for group in points[name]
+    ]
+    return results, differences
+
+
+def _ends(values: Float[np.ndarray, " b"]) -> dict[str, float]:
+    lower, upper = interval(values)
+    return {"ci_lower": lower, "ci_upper": upper}

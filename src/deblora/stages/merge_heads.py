@@ -1,0 +1,230 @@
+"""One table over the seeds of a comparison: what each seed's heads scored, paired seed by seed."""
+
+import csv
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deblora import __version__
+from deblora.artifacts import write_atomic
+from deblora.config import Recipe, tables
+from deblora.errors import ArtifactError
+from deblora.evaluate.seeds import Entry, Spread, SpreadRow, Unit, summarize_runs
+from deblora.report.compare_content import CompareContent
+from deblora.report.compare_page import render_comparison_markdown, render_comparison_page
+from deblora.report.merged_content import MergedRun
+from deblora.run_dir import RunDir
+from deblora.stages.audit import table
+from deblora.stages.finished_run import RESULT_COLUMNS
+from deblora.stages.head_scores import BASELINES, OURS, STRONG
+
+CHOICE_COLUMNS = ("method", "probe", "choice", "value")
+Lines = list[dict[str, str]]
+
+
+def merge_heads(runs: Sequence[tuple[RunDir, Recipe]], out: Path) -> None:
+    """Write ``index.html``, ``report.md``, ``results.csv``, ``summary.csv`` and ``results.json``.
+
+    Args:
+        runs: Run folders whose heads are scored, with their recipes, which differ in the seed only.
+        out: Folder for the files.
+
+    Raises:
+        ArtifactError: If a table of a run is missing or damaged.
+    """
+    lines = [read_lines(run, "heads.csv", RESULT_COLUMNS) for run, _ in runs]
+    units = [Unit(Path(recipe.data.source).name, recipe.backbone.name, recipe.seed) for _, recipe in runs]
+    scores = {
+        unit: scores_of(run.evaluation("heads.csv"), own)
+        for unit, own, (run, _) in zip(units, lines, runs, strict=True)
+    }
+    rows = summarize_runs(scores, baselines=BASELINES)
+    frozen = [json.loads(run.groups.read_text(encoding="utf-8")) for run, _ in runs]
+    content = _content(runs, units, frozen, rows)
+    write_atomic(out / "index.html", render_comparison_page(content))
+    write_atomic(out / "report.md", render_comparison_markdown(content))
+    write_atomic(out / "results.csv", table([dict(line) for own in lines for line in own]))
+    names = {"dataset": units[0].dataset, "backbone": units[0].backbone}
+    write_atomic(out / "summary.csv", table(summary_lines(names, rows, BASELINES)))
+    write_atomic(out / "results.json", json.dumps(_provenance(content), indent=1))
+
+
+def read_lines(run: RunDir, name: str, columns: Sequence[str]) -> Lines:
+    """Return the lines of a table of a run.
+
+    Raises:
+        ArtifactError: If it is missing, or lacks a column or a value.
+    """
+    path = run.evaluation(name)
+    again = f"delete it and make it again with: deblora heads {run.root}"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            lines = list(reader)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); {again}") from error
+    if missing or not lines or any(None in line or None in line.values() for line in lines):
+        what = f"the column {missing[0]} is missing" if missing else "lines are missing or cut"
+        raise ArtifactError(f"{path} is damaged ({what}); {again}")
+    return lines
+
+
+def scores_of(path: Path, lines: Lines) -> dict[Entry, float]:
+    """Return the values of result lines by what they belong to.
+
+    Raises:
+        ArtifactError: If a value is no number.
+    """
+    try:
+        return {
+            Entry(line["method"], line["probe"], line["metric"], line["group"]): float(line["value"])
+            for line in lines
+        }
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+
+
+def summary_lines(
+    names: Mapping[str, object], rows: Sequence[SpreadRow], baselines: Sequence[tuple[str, str]]
+) -> list[dict[str, object]]:
+    """Return one line per row with its spread and its paired difference to every baseline."""
+    lines = []
+    for row in rows:
+        line: dict[str, object] = {**names, **row.entry._asdict(), "n_seeds": row.spread.n}
+        line.update(_columns("", row.spread))
+        for baseline in baselines:
+            prefix = f"minus_{'_'.join(baseline)}_"
+            found = row.against.get(baseline)
+            line.update(_columns(prefix, found.spread if found else Spread(0, *(math.nan,) * 4)))
+            line[f"{prefix}n_wins"] = found.n_wins if found else 0
+            line[f"{prefix}n_ties"] = found.n_ties if found else 0
+            line[f"{prefix}n"] = found.spread.n if found else 0
+        lines.append(line)
+    return lines
+
+
+def _columns(prefix: str, spread: Spread) -> dict[str, float]:
+    return {
+        f"{prefix}mean": spread.mean,
+        f"{prefix}sd": spread.sd,
+        f"{prefix}ci_lower": spread.ci_lower,
+        f"{prefix}ci_upper": spread.ci_upper,
+    }
+
+
+def shared_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe without its seed, paths cut to their last part."""
+    values = {key: value for key, value in tables(recipe).items() if key != "seed"}
+    values["data"]["source"] = Path(values["data"]["source"]).name
+    if values["backbone"]["path"]:
+        values["backbone"]["path"] = Path(values["backbone"]["path"]).name
+    return values
+
+
+def machine() -> dict[str, str]:
+    """Return versions and the kind of machine, without its name."""
+    return {
+        "deblora": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def merged_run(unit: Unit, name: str, frozen: Mapping[str, Any]) -> MergedRun:
+    """Return what the page says of one run, from what its audit froze."""
+    return MergedRun(
+        name=name,
+        unit=unit,
+        data_sha256=frozen["data_sha256"],
+        group_sizes=tuple(len(frozen["groups"][group]) for group in ("head", "middle", "tail")),  # type: ignore[arg-type]
+        n_train=sum(frozen["counts"]["train"]),
+        n_test=sum(frozen["counts"]["test"]),
+    )
+
+
+def _content(
+    runs: Sequence[tuple[RunDir, Recipe]],
+    units: Sequence[Unit],
+    frozen: Sequence[Mapping[str, Any]],
+    rows: tuple[SpreadRow, ...],
+) -> CompareContent:
+    choices = [read_lines(run, "heads_choices.csv", CHOICE_COLUMNS) for run, _ in runs]
+    stages: dict[str, list[float]] = {}
+    for run, _ in runs:
+        for stage, record in run.manifest()["stages"].items():
+            stages.setdefault(stage, []).append(float(record["seconds"]))
+    return CompareContent(
+        title=f"{units[0].dataset} on {units[0].backbone}: all heads",
+        dataset=units[0].dataset,
+        backbone=units[0].backbone,
+        runs=tuple(
+            merged_run(unit, run.root.name, own)
+            for unit, own, (run, _) in zip(units, frozen, runs, strict=True)
+        ),
+        rows=rows,
+        strong=STRONG,
+        ours=OURS,
+        baselines=BASELINES,
+        chosen={
+            name: tuple(_choice(own, name, "row") for own in choices)
+            for name in (STRONG, OURS)
+            if any(_choice(own, name, "row") for own in choices)
+        },
+        n_trials={
+            (line["method"], line["probe"]): int(float(line["value"]))
+            for line in choices[0]
+            if line["choice"] == "n_trials"
+        },
+        seconds={stage: sum(values) / len(values) for stage, values in stages.items()},
+        recipe_yaml=yaml.safe_dump(shared_settings(runs[0][1]), sort_keys=False),
+        provenance=machine(),
+        notes=_notes(),
+    )
+
+
+def _choice(lines: Lines, name: tuple[str, str], choice: str) -> str:
+    return next(
+        (
+            line["value"]
+            for line in lines
+            if (line["method"], line["probe"]) == name and line["choice"] == choice
+        ),
+        "",
+    )
+
+
+def _notes() -> tuple[str, ...]:
+    return (
+        "Rows are compared within a seed; a seed draws the long tail, the split, the adapter and the clusters.",
+        "Intervals are t intervals of the mean over seeds: wide for few seeds, and they lean on near-normal scores.",
+        "Every head may try the same number of settings on validation; the test chips are read once, after all "
+        "choices.",
+        "With a free bias, balanced softmax and logit adjustment with tau = 1 have the same optimum on fixed "
+        "features; they differ here in which penalties and strengths are tried.",
+        "On fixed features cRT is re-weighting by inverse frequency.",
+    )
+
+
+def _provenance(content: CompareContent) -> dict[str, Any]:
+    """Return what ``docs/results.md`` says of the numbers beside them."""
+    return {
+        "dataset": content.dataset,
+        "backbone": content.backbone,
+        "seeds": list(content.seeds),
+        "data_sha256": {str(run.unit.seed): run.data_sha256 for run in content.runs},
+        "n_train": {str(run.unit.seed): run.n_train for run in content.runs},
+        "n_test": {str(run.unit.seed): run.n_test for run in content.runs},
+        "chosen": {" ".join(name): list(rows) for name, rows in content.chosen.items()},
+        "seconds": dict(content.seconds),
+        "recipe": yaml.safe_load(content.recipe_yaml),
+        **dict(content.provenance),
+    }

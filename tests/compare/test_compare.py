@@ -1,0 +1,157 @@
+"""Comparison and study through the command line, on toy chips; the heads are cut to the cheap ones."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from deblora.cli import main
+
+
+@pytest.fixture(scope="module")
+def finished(cheap: pytest.MonkeyPatch, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compare") / "out"
+    assert main(command(recipe, out)) == 0
+    return out
+
+
+def command(recipe: Path, out: Path, *more: str) -> list[str]:
+    rows = ["--rows", "contract-debiased", "shift-kernel"]
+    return ["compare", str(recipe), "--seeds", "2", "--skip-deblora", "--out", str(out), *rows, *more]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_seed_and_row_is_in_the_table(finished: Path) -> None:
+    rows = rows_of(finished / "results.csv")
+    assert {row["seed"] for row in rows} == {"0", "1"}
+    assert {row["method"] for row in rows} == {"lora", "contract-debiased", "shift-kernel", "shift"}
+    assert {row["metric"] for row in rows} == {
+        "macro_f1",
+        "accuracy_forward",
+        "accuracy_uniform",
+        "accuracy_backward",
+    }
+
+
+def test_the_summary_pairs_with_three_baselines(finished: Path) -> None:
+    rows = rows_of(finished / "summary.csv")
+    row = next(r for r in rows if (r["method"], r["metric"], r["group"]) == ("shift", "macro_f1", "tail"))
+    for baseline in ("cross_entropy", "balanced_softmax", "chosen_on_validation"):
+        assert row[f"minus_lora_{baseline}_n"] == "2"
+    assert row["n_seeds"] == "2"
+
+
+def test_the_notes_hold_no_path(finished: Path, recipe: Path) -> None:
+    text = (finished / "results.json").read_text() + (finished / "index.html").read_text()
+    assert str(recipe.parent) not in text
+    notes = json.loads((finished / "results.json").read_text())
+    assert notes["seeds"] == [0, 1] and len(notes["data_sha256"]) == 2
+    assert notes["chosen"]["lora chosen_on_validation"][0].startswith("lora ")
+
+
+def test_predictions_give_the_scores(finished: Path) -> None:
+    run = finished / "seed-0" / "eval"
+    rows = [
+        row
+        for row in rows_of(run / "heads_predictions.csv")
+        if (row["method"], row["probe"]) == ("lora", "balanced_softmax")
+    ]
+    true, guessed = (np.array([row[key] for row in rows]) for key in ("true", "predicted"))
+    hits = [(true == c) & (guessed == c) for c in np.unique(true)]
+    both = [(true == c).sum() + (guessed == c).sum() for c in np.unique(true)]
+    expected = np.mean([2 * hit.sum() / n for hit, n in zip(hits, both, strict=True)])
+    found = next(
+        row
+        for row in rows_of(run / "heads.csv")
+        if (row["method"], row["probe"], row["metric"], row["group"])
+        == ("lora", "balanced_softmax", "macro_f1", "all")
+    )
+    assert float(found["value"]) == pytest.approx(expected)
+
+
+def test_a_finished_comparison_is_only_rendered_again(
+    cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("seed-*/**/*") if path.is_file()}
+    page = (finished / "index.html").read_bytes()
+    (finished / "index.html").unlink()
+    monkeypatch.setattr("deblora.compare.run_seed", None)  # not even started
+    assert main(command(recipe, finished)) == 0
+    assert (finished / "index.html").read_bytes() == page
+    assert {
+        path: path.stat().st_mtime_ns for path in finished.glob("seed-*/**/*") if path.is_file()
+    } == before
+
+
+def test_a_further_row_keeps_the_others(
+    cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    log = out / "seed-0" / "run.log"
+    before = len(log.read_text())
+    assert main(command(recipe, out, "shift-nearest-3")) == 0
+    new = log.read_text()[before:]
+    assert "train-lora: unchanged" in new and "heads-lora: unchanged" in new
+    assert "heads-shift-nearest-3: done" in new
+
+
+def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished / "seed-0", tmp_path / "run"))
+    assert main(["heads", str(run)]) == 0
+    methods = {row["method"] for row in rows_of(run / "eval" / "heads.csv")}
+    assert {"zero-shot", "shift-global-mean", "contract-random-head-mean"} <= methods
+    assert "deblora" not in methods
+
+
+def test_damaged_fits_are_named(
+    cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished / "seed-0", tmp_path / "run"))
+    table = run / "eval" / "heads.csv"
+    table.write_text("method\n")
+    from deblora.errors import ArtifactError
+    from deblora.run_dir import RunDir
+    from deblora.stages.finished_run import RESULT_COLUMNS
+    from deblora.stages.merge_heads import read_lines
+
+    with pytest.raises(ArtifactError, match="column dataset is missing"):
+        read_lines(RunDir.open(run), "heads.csv", RESULT_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--rows", "nonsense"], "nonsense is no row"),
+        (["--skip-deblora", "--rows", "deblora"], "drop one of them"),
+    ],
+)
+def test_bad_options_are_named(
+    more: list[str], message: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(recipe), "--out", str(tmp_path / "out"), *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_folders_are_left_alone(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main(command(recipe, tmp_path)) == 2
+    assert "no part of a comparison" in capsys.readouterr().err
+
+
+def test_a_folder_inside_the_data_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(yaml.safe_load(recipe.read_text())["data"]["source"])
+    assert main(command(recipe, source / "out")) == 2
+    assert "inside the data" in capsys.readouterr().err
