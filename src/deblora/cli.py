@@ -25,6 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
+        if arguments[:1] == ["detect"]:
+            from deblora import detect_cli
+
+            return detect_cli.dispatch(arguments[1:])
         return _dispatch(_parse(arguments))
     except DebloraError as error:
         print(f"deblora: {error}", file=sys.stderr)
@@ -77,6 +81,8 @@ def _parse(arguments: list[str]) -> Any:
     audit.add_argument("--groups", type=str, default="thirds", help="thirds or counts")
     audit.add_argument("--seed", type=int, default=0, help="seed of the split")
     commands.add_subcommand("audit", audit, help="class counts and groups of a data set")
+    detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
+    commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
     for name, text in STAGES.items():
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")
