@@ -41,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
+        if arguments[:1] == ["detect"]:
+            from deblora import detect_cli
+
+            return detect_cli.dispatch(arguments[1:])
         return _dispatch(_parse(arguments))
     except DebloraError as error:
         print(f"deblora: {error}", file=sys.stderr)
@@ -105,6 +109,8 @@ def _parse(arguments: list[str]) -> Any:
     merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
     commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
     add_commands(commands, ArgumentParser)
+    detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
+    commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
     for name, text in STAGES.items():
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")

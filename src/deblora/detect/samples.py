@@ -1,0 +1,133 @@
+"""What a training step of the detector sees: tile ``i`` of a fixed, seeded order, with padded boxes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.utils.data import Dataset
+
+from deblora.boxes.convert import boxes_from_quads, scale
+from deblora.data.detection_set import SceneFiles
+from deblora.data.dota import Labels
+from deblora.data.rasters import Scene
+from deblora.data.scene_tiles import TileSpec, read_tile
+from deblora.data.tiles import Window, tile_labels
+from deblora.detect.augment import augment
+from deblora.errors import DataError
+from deblora.train.samples import training_order
+
+MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A window of an image and the boxes it sees, in pixels of the tile."""
+
+    image: str
+    window: Window
+    boxes: Float[torch.Tensor, "n 5"]
+    labels: Int[torch.Tensor, " n"]
+
+
+def plan_tiles(
+    sizes: Mapping[str, tuple[int, int]],
+    labels: Mapping[str, Labels],
+    class_names: Sequence[str],
+    spec: TileSpec,
+    *,
+    min_inside: float = 0.7,
+    keep_empty: bool = False,
+) -> list[Tile]:
+    """Cut images into training tiles; truncated and difficult objects train like all others, as in mmrotate.
+
+    Args:
+        sizes: Height and width of every image.
+        labels: Of every image; only classes of ``class_names``.
+        class_names: A box's label is its position here.
+        spec: How tiles are cut.
+        min_inside: Least share of an object inside a tile.
+        keep_empty: Keep tiles without objects.
+
+    Raises:
+        DataError: If no tile holds an object.
+    """
+    index = {name: i for i, name in enumerate(class_names)}
+    tiles = []
+    for image, (height, width) in sizes.items():
+        for window in spec.windows(height, width):
+            seen, _ = tile_labels(labels[image], window, min_inside=min_inside)
+            boxes = scale(boxes_from_quads(torch.from_numpy(seen.quads)), 1 / spec.factor).float()
+            classes = torch.tensor([index[name] for name in seen.class_names], dtype=torch.int64)
+            tiles.append(Tile(image, window, boxes, classes))
+    full = [tile for tile in tiles if len(tile.boxes)]
+    if not full:
+        raise DataError("no training tile holds an object; check that the labels are in pixels of the images")
+    return tiles if keep_empty else full
+
+
+class TileOrder(Dataset[dict[str, torch.Tensor]]):
+    """``n_steps * batch_size`` samples: seeded permutations of the tiles, one after the other.
+
+    Boxes are padded to the largest number in any tile; a label of -1 marks padding.
+
+    Args:
+        tiles: From :func:`plan_tiles`.
+        files: Where the images are.
+        spec: How tiles are cut and normalized.
+        n_samples: Length of the order.
+        seed: Of permutations and augmentation; sample ``i`` does not depend on those before it.
+        flips: Probability of a flip.
+        turns: Turn by random quarters.
+    """
+
+    def __init__(
+        self,
+        tiles: Sequence[Tile],
+        files: SceneFiles,
+        spec: TileSpec,
+        *,
+        n_samples: int,
+        seed: int,
+        flips: float,
+        turns: bool,
+    ) -> None:
+        self.tiles, self.files, self.spec, self.seed = tiles, files, spec, seed
+        self.flips, self.turns = flips, (0, 1, 2, 3) if turns else (0,)
+        self.order = training_order(len(tiles), n_samples, seed)
+        self.n_boxes = max(len(tile.boxes) for tile in tiles)
+        n_bytes = 4 * len(spec.mean) * spec.tile**2 * len(tiles)
+        self._cache: dict[int, torch.Tensor] | None = {} if n_bytes <= MAX_CACHED_BYTES else None
+        self._last: tuple[str, Scene] | None = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        number = int(self.order[index])
+        tile = self.tiles[number]
+        entropy = np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        pixels, boxes = augment(
+            self._pixels(number),
+            tile.boxes,
+            generator=torch.Generator().manual_seed(int(entropy)),
+            flips=self.flips,
+            turns=self.turns,
+        )
+        padded = torch.zeros(self.n_boxes, 5)
+        padded[: len(boxes)] = boxes
+        labels = torch.full((self.n_boxes,), -1, dtype=torch.int64)
+        labels[: len(boxes)] = tile.labels
+        return {"pixels": pixels.contiguous(), "boxes": padded, "labels": labels}
+
+    def _pixels(self, number: int) -> Float[torch.Tensor, "c t t"]:
+        if self._cache is not None and number in self._cache:
+            return self._cache[number]
+        tile = self.tiles[number]
+        if self._last is None or self._last[0] != tile.image:
+            self._last = tile.image, self.files.open(tile.image)
+        pixels = read_tile(self._last[1], tile.window, self.spec)
+        if self._cache is not None:
+            self._cache[number] = pixels
+        return pixels

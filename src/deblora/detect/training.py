@@ -1,0 +1,106 @@
+"""The detector as an objective of ``train.loop.train``, and its weights as a file."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from deblora.artifacts import write_atomic
+from deblora.detect.assign import assign, background_ratio
+from deblora.detect.detector import OrientedFCOS
+from deblora.detect.points import grid_points
+from deblora.detect.samples import Tile
+from deblora.errors import ArtifactError
+
+FINEST_STRIDE = 8  # FCOS
+
+
+class Detect(nn.Module):
+    """Loss of a batch of tiles with padded boxes."""
+
+    def __init__(self, detector: OrientedFCOS) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(
+        self,
+        pixels: Float[torch.Tensor, "b c t t"],
+        boxes: Float[torch.Tensor, "b m 5"],
+        labels: Int[torch.Tensor, "b m"],
+    ) -> dict[str, Float[torch.Tensor, ""]]:
+        """Return the loss; a label of -1 marks padding."""
+        outputs = self.detector(pixels)
+        real = labels >= 0
+        targets = self.detector.targets(
+            outputs,
+            [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
+            [rows[keep] for rows, keep in zip(labels, real, strict=True)],
+        )
+        return {"loss": self.detector.loss(outputs, targets)["loss"]}
+
+
+def scales_for(stride: int) -> tuple[float, ...]:
+    """Return the scales of a simple pyramid whose finest level is about 8 px (at most x4), down to x1/2."""
+    first = 2.0 ** min(2, max(-1, round(math.log2(stride / FINEST_STRIDE))))
+    scales = [first]
+    while scales[-1] > 0.5:
+        scales.append(scales[-1] / 2)
+    return tuple(scales)
+
+
+def measured_background_ratio(
+    tiles: Sequence[Tile], strides: Sequence[float], *, tile: int, n_classes: int
+) -> float:
+    """Return background per assigned location over all training tiles, without augmentation.
+
+    Args:
+        tiles: Training tiles.
+        strides: Of every level.
+        tile: Side of a tile.
+        n_classes: Number of classes.
+
+    Raises:
+        DataError: If no location is assigned.
+    """
+    cells = [math.ceil(tile / stride) for stride in strides]
+    points = [grid_points(n, n, stride) for n, stride in zip(cells, strides, strict=True)]
+    return background_ratio(
+        (assign(points, strides, entry.boxes, entry.labels, n_classes=n_classes) for entry in tiles),
+        n_classes=n_classes,
+    )
+
+
+def save_weights(path: Path, detector: OrientedFCOS, *, with_extractor: bool) -> None:
+    """Write pyramid, head and scoring, and the whole extractor where it was trained, as safetensors."""
+    weights = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in detector.state_dict().items()
+        if with_extractor or not name.startswith("extractor.")
+    }
+    write_atomic(path, save(weights))
+
+
+def load_weights(path: Path, detector: OrientedFCOS) -> None:
+    """Load what :func:`save_weights` wrote.
+
+    Raises:
+        ArtifactError: If the file is missing, damaged, or of another detector.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; train the detector first (deblora detect train)")
+    try:
+        weights = load_file(path)
+        found = detector.load_state_dict(weights, strict=False)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{path} does not fit the detector ({str(error)[:300]}); train it again"
+        ) from error
+    missing = [name for name in found.missing_keys if not name.startswith("extractor.")]
+    if missing or found.unexpected_keys:
+        name = (missing or found.unexpected_keys)[0]
+        raise ArtifactError(f"{path} does not fit the detector (first difference: {name}); train it again")

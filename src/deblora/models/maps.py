@@ -1,0 +1,139 @@
+"""Dense feature maps of a backbone, for detection: what its pooled feature is made of, laid out in the plane."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from deblora.errors import ModelError
+from deblora.models.backbone import Backbone
+from deblora.models.efficientnet import EfficientNetLite0
+from deblora.models.galileo import PATCH, GalileoEncoder
+
+EFFICIENTNET_STAGES = (2, 4, 6)  # the last stages of strides 8, 16 and 32: 40, 112 and 320 channels
+EFFICIENTNET_STRIDE = 32
+MAX_PREFIX_TOKENS = 16  # class and register tokens; known models have at most 5
+
+
+def feature_maps(
+    backbone: Backbone, pixels: Float[torch.Tensor, "b c h w"]
+) -> list[Float[torch.Tensor, "b d h2 w2"]]:
+    """Return the feature maps of a batch, finest first; adapters that are attached take part.
+
+    A transformer gives one map, its last patch tokens in the order of the patches, without class and register
+    tokens; position codes follow the grid of the input, interpolated bicubically, or computed where the model
+    computes them (Galileo). EfficientNet-Lite0 gives three maps of strides 8, 16 and 32, before its head
+    convolution; an adapter on that convolution has no part in them. A convolutional model of Hugging Face gives its
+    last map.
+
+    Args:
+        backbone: Any backbone of :func:`deblora.models.backbone.load_backbone`, with or without adapters.
+        pixels: Normalized images of any size that is a multiple of the patch or of the last stride.
+
+    Raises:
+        ModelError: If the size does not fit, or the tokens of the model cannot be laid out on the patches.
+    """
+    encoder, multiple = _without_adapters(backbone.encoder), size_multiple(backbone)
+    height, width = pixels.shape[2:]
+    if height % multiple or width % multiple:
+        raise ModelError(
+            f"images of {height} x {width} px do not fit the backbone {backbone.name}; "
+            f"cut or pad them to multiples of {multiple} px"
+        )
+    if isinstance(encoder, GalileoEncoder):
+        with _outputs([encoder.norm]) as seen:
+            backbone.encoder(pixels)
+        return [_grid(seen[0], pixels, multiple, backbone.name)]
+    if isinstance(encoder, EfficientNetLite0):
+        with _outputs([encoder.blocks[stage] for stage in EFFICIENTNET_STAGES]) as seen:
+            backbone.encoder(pixels.contiguous(memory_format=torch.channels_last))
+        return seen
+    options = {}
+    if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
+        options["interpolate_pos_encoding"] = True  # other models interpolate without being told
+    tokens = backbone.encoder(pixel_values=pixels, **options).last_hidden_state
+    return [tokens if tokens.ndim == 4 else _grid(tokens, pixels, multiple, backbone.name)]
+
+
+def size_multiple(backbone: Backbone) -> int:
+    """Return the number of pixels of which height and width of an image must be multiples for feature maps.
+
+    Raises:
+        ModelError: If the layout of the model is not known, or its patches are not square.
+    """
+    encoder = _without_adapters(backbone.encoder)
+    if isinstance(encoder, EfficientNetLite0):
+        return EFFICIENTNET_STRIDE
+    if isinstance(encoder, GalileoEncoder):
+        return PATCH
+    config = getattr(encoder, "config", None)
+    if config is None:
+        raise ModelError(f"feature maps of the backbone {backbone.name} are not known; see models/maps.py")
+    patch = getattr(config, "patch_size", 1)
+    sides = {int(side) for side in patch} if isinstance(patch, Sequence) else {int(patch)}
+    if len(sides) != 1:
+        raise ModelError(f"feature maps need square patches, but the model has {patch}")
+    return sides.pop()
+
+
+def map_strides(
+    pixels: Float[torch.Tensor, "b c h w"], maps: Sequence[Float[torch.Tensor, "b d h2 w2"]]
+) -> tuple[int, ...]:
+    """Return the stride of every map in pixels, image size over map size.
+
+    Raises:
+        ModelError: If a stride is not a whole number or differs between height and width.
+    """
+    strides = []
+    for level in maps:
+        high, wide = (size / cells for size, cells in zip(pixels.shape[2:], level.shape[2:], strict=True))
+        if high != wide or high != int(high):
+            raise ModelError(
+                f"a map of {level.shape[2]} x {level.shape[3]} cells does not divide images of "
+                f"{pixels.shape[2]} x {pixels.shape[3]} px into equal squares; pad the images"
+            )
+        strides.append(int(high))
+    return tuple(strides)
+
+
+@torch.no_grad()
+def map_channels(backbone: Backbone) -> tuple[int, ...]:
+    """Return the channels of every map, from one blank image of about the backbone's own size."""
+    multiple = size_multiple(backbone)
+    size = max(1, backbone.spec.image_size // multiple) * multiple
+    device = next(backbone.parameters()).device
+    blank = torch.zeros(1, backbone.spec.n_bands, size, size, device=device)
+    return tuple(level.shape[1] for level in feature_maps(backbone, blank))
+
+
+def _grid(
+    tokens: Float[torch.Tensor, "b t d"], pixels: Float[torch.Tensor, "b c h w"], patch: int, name: str
+) -> Float[torch.Tensor, "b d h2 w2"]:
+    """Lay the last ``rows * columns`` tokens out; class and register tokens come before them."""
+    rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+    n_before = tokens.shape[1] - rows * columns
+    if not 0 <= n_before <= MAX_PREFIX_TOKENS:
+        raise ModelError(
+            f"the backbone {name} returns {tokens.shape[1]} tokens for {rows} x {columns} patches; "
+            "only models with one token per patch give a feature map"
+        )
+    return tokens[:, n_before:].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+
+def _without_adapters(encoder: nn.Module) -> nn.Module:
+    return encoder.get_base_model() if hasattr(encoder, "peft_config") else encoder  # type: ignore[operator]
+
+
+@contextmanager
+def _outputs(modules: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Collect what modules return during one call, in the order of the call."""
+    seen: list[torch.Tensor] = []
+    handles = [module.register_forward_hook(lambda _m, _i, out: seen.append(out)) for module in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

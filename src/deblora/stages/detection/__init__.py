@@ -1,0 +1,1 @@
+"""Oriented detection: one module per command."""

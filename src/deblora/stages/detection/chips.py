@@ -1,0 +1,66 @@
+"""``deblora detect chips``: object chips of a training split, for the classification road."""
+
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from deblora.data.detection_set import class_names_of, crop, drop_flat, read_detection_set, without
+from deblora.errors import ArtifactError, DataError
+from deblora.report.overlays import to_rgb
+
+CONTEXT = 1.5  # ours: side of a chip over the longer upright side of its object
+
+
+def cut_chips(
+    source: Path,
+    out: Path,
+    *,
+    context: float = CONTEXT,
+    split: str = "train",
+    ignored: tuple[str, ...] = (),
+) -> dict[str, int]:
+    """Write ``out/<split>/<class>/<image>_<object>.png``, the folder that ``deblora run`` reads.
+
+    Only what is in ``source`` is cut: give it the training split, so that no validation or test object can reach an
+    adapter. Difficult objects and those whose center lies outside the image are left out.
+
+    Args:
+        source: DOTA folder or zip.
+        out: Folder for the chips.
+        context: Side of a chip over the longer upright side of its object, >= 1.
+        split: Name of the split folder.
+        ignored: Classes left out.
+
+    Returns:
+        Chips per class.
+
+    Raises:
+        ArtifactError: If the folder of the split is not empty.
+        DataError: If the data or the context are wrong.
+    """
+    if context < 1:
+        raise DataError(f"context is {context}, but below 1 the object would be cut; 1.5 is the default")
+    target = out / split
+    if target.is_dir() and any(target.iterdir()):
+        raise ArtifactError(f"{target} is not empty; name a new folder")
+    found = read_detection_set(source)
+    labels, _ = drop_flat(without(found.labels, ignored))
+    names = class_names_of(labels.values())
+    for class_name in names:
+        (target / class_name).mkdir(parents=True, exist_ok=True)
+    counts = dict.fromkeys(names, 0)
+    for name in tqdm(found.names, desc="cut chips", unit="scene"):
+        entry = labels[name]
+        if not len(entry.quads):
+            continue
+        scene = found.files.open(name)
+        for row, class_name in enumerate(entry.class_names):
+            x, y = entry.quads[row].mean(axis=0)
+            inside = 0 <= x < scene.width and 0 <= y < scene.height
+            if not inside or entry.difficult[row] or class_name not in counts:
+                continue
+            chip = Image.fromarray(to_rgb(crop(scene, entry.quads[row], context=context)))
+            chip.save(target / class_name / f"{name}_{row:05d}.png")
+            counts[class_name] += 1
+    return {name: counts[name] for name in sorted(counts, key=lambda key: -counts[key])}

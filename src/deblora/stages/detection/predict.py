@@ -1,0 +1,256 @@
+"""Prediction: of the validation or test images of a run (a stage), or of any image, folder or zip."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deblora.artifacts import file_sha256, write_atomic
+from deblora.data.detection_files import write_coco, write_geojson, write_pixel_table
+from deblora.data.detection_set import SceneFiles, list_images
+from deblora.data.rasters import Scene
+from deblora.data.scene_tiles import TileSpec
+from deblora.data.task1 import QuadDetections, write_task1
+from deblora.data.tiles import parse_tile_name
+from deblora.detect.predict import (
+    Detector,
+    SceneDetections,
+    detector_function,
+    merge_tiles,
+    predict_scene,
+)
+from deblora.detection_config import DetectionRecipe
+from deblora.errors import DataError
+from deblora.models.backbone import Backbone
+from deblora.report.overlays import overlay
+from deblora.run_dir import RunDir, fingerprint
+from deblora.stages.chips import class_names, groups_of
+from deblora.stages.detection import model
+from deblora.stages.detection.audit import open_split
+from deblora.stages.stage import Stage
+
+log = logging.getLogger("deblora")
+FORMATS = ("task1", "coco", "geojson", "csv", "overlay")
+OVERLAY_SCORE = 0.2  # ours: boxes below are not drawn
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained detector, ready for scenes.
+
+    Attributes:
+        detect: From tiles to detections.
+        spec: How scenes are cut.
+        class_names: In the order of labels.
+        recipe: Of the run.
+        key: Hash of the weights and of the settings of prediction.
+    """
+
+    detect: Detector
+    spec: TileSpec
+    class_names: tuple[str, ...]
+    recipe: DetectionRecipe
+    key: str
+
+    def scene(
+        self, scene: Scene, *, journal: Path | None = None, resume: bool = False, title: str = "windows"
+    ) -> SceneDetections:
+        """Return the detections of a scene."""
+        settings = self.recipe.predict
+        return predict_scene(
+            scene,
+            self.detect,
+            self.spec,
+            batch_size=settings.batch_size,
+            merge_threshold=settings.merge_threshold,
+            journal=journal,
+            key=fingerprint(self.key, {"scene": scene.digest if journal else ""}),
+            resume=resume,
+            title=title,
+        )
+
+
+def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
+    """Load the trained detector of a run."""
+    detector, settings = model.load_trained(run, recipe), recipe.predict
+    backbone: Backbone = detector.extractor  # type: ignore[assignment]
+    spec = model.tile_spec(recipe, backbone)
+    detect = detector_function(
+        detector,
+        device=model.device(),
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        max_detections=settings.max_detections,
+    )
+    weights = [
+        file_sha256(model.weights_path(run)),
+        backbone.weights_sha256,
+        *model.adapter_settings(recipe.method),
+    ]
+    if model.is_joint(recipe):
+        weights.append(file_sha256(run.adapter(model.JOINT) / "adapter_model.safetensors"))
+    key = fingerprint([settings.__dict__, spec.__dict__], {"weights": weights})
+    return Predictor(detect, spec, class_names(run), recipe, key)
+
+
+def predict_source(
+    run: RunDir,
+    recipe: DetectionRecipe,
+    source: Path,
+    out: Path,
+    *,
+    formats: Sequence[str] = ("task1", "coco", "overlay"),
+    resume: bool = False,
+    tiles: bool = False,
+) -> QuadDetections:
+    """Predict an image, or every image of a folder or zip, and write what was asked for.
+
+    Args:
+        run: A trained run.
+        recipe: Its recipe.
+        source: Image, folder or zip.
+        out: Folder for the files; ``journal/`` in it keeps finished windows.
+        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``csv``, ``overlay``.
+        resume: Go on where a killed prediction stopped.
+        tiles: The images are tiles of scenes: Task-1 and table speak of the scenes, in their pixels.
+
+    Raises:
+        DataError: If a format is unknown or does not suit an image; nothing is predicted then.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise DataError(f"there is no output format {unknown[0]!r}; known are {', '.join(FORMATS)}")
+    files = list_images(source)
+    if tiles:
+        _refuse_tiles(files, formats)
+    if "geojson" in formats:
+        _refuse_without_place(files)
+    predictor = open_predictor(run, recipe)
+    found: dict[str, SceneDetections] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    groups = group_of(run)
+    for name in files.members:
+        scene = files.open(name)
+        log.info("predict %s (%d x %d px)", name, scene.width, scene.height)
+        sizes[name] = scene.height, scene.width
+        found[name] = predictor.scene(
+            scene, journal=out / "journal" / f"{name}.jsonl", resume=resume, title=name
+        )
+        quads = as_quads({name: found[name]}, predictor.class_names)
+        _write_image(out, name, scene, quads, groups, formats)
+    if tiles:
+        found = merge_tiles(found, merge_threshold=recipe.predict.merge_threshold)
+    quads = as_quads(found, predictor.class_names)
+    boxes = np.concatenate([np.zeros((0, 5)), *(entry.boxes for entry in found.values())])
+    _write_all(out, quads, boxes, predictor.class_names, sizes, formats)
+    return quads
+
+
+def _write_image(
+    out: Path,
+    name: str,
+    scene: Scene,
+    quads: QuadDetections,
+    groups: Mapping[str, str],
+    formats: Sequence[str],
+) -> None:
+    if "geojson" in formats:
+        write_geojson(
+            out / "geojson" / f"{name}.geojson",
+            quads,
+            crs=getattr(scene, "crs", None),
+            transform=getattr(scene, "transform", None),
+            group_of=groups,
+            origin=name,
+        )
+    if "overlay" in formats:
+        (out / "overlays").mkdir(parents=True, exist_ok=True)
+        picture = overlay(scene, quads, groups, least_score=OVERLAY_SCORE)
+        picture.save(out / "overlays" / f"{name}.png")
+
+
+def _write_all(
+    out: Path,
+    quads: QuadDetections,
+    boxes: np.ndarray,
+    names: Sequence[str],
+    sizes: Mapping[str, tuple[int, int]],
+    formats: Sequence[str],
+) -> None:
+    if "task1" in formats:
+        write_task1(out / "task1.zip", quads, class_names=names)
+    if "coco" in formats:
+        write_coco(out / "detections.json", quads, boxes, class_names=names, sizes=sizes)
+    if "csv" in formats:
+        write_pixel_table(out / "detections.csv", quads, boxes)
+
+
+def as_quads(found: dict[str, SceneDetections], names: Sequence[str]) -> QuadDetections:
+    """Return the detections of several images as one list."""
+    return QuadDetections(
+        tuple(image for image, entry in found.items() for _ in entry.scores),
+        tuple(names[label] for entry in found.values() for label in entry.labels),
+        np.concatenate([np.zeros(0), *(entry.scores for entry in found.values())]),
+        np.concatenate([np.zeros((0, 4, 2)), *(entry.quads for entry in found.values())]),
+    )
+
+
+def group_of(run: RunDir) -> dict[str, str]:
+    """Return the group of every class."""
+    names = class_names(run)
+    return {names[i]: group for group, members in groups_of(run).named().items() for i in members}
+
+
+def predictions_path(run: RunDir, split: str) -> Path:
+    """Task-1 files of a split."""
+    return run.root / "predictions" / split / "task1.zip"
+
+
+def stage_for(split: str) -> Stage:
+    """Return the stage that predicts ``val`` or ``test``."""
+
+    def settings(recipe: Any) -> list[object]:
+        return [recipe.data, recipe.predict]
+
+    def work(run: RunDir, recipe: Any) -> None:
+        from tqdm import tqdm
+
+        files = open_split(run, recipe.data, split).files
+        predictor = open_predictor(run, recipe)
+        found = {
+            name: predictor.scene(files.open(name), title=name)
+            for name in tqdm(files.members, desc=f"predict {split}", unit="image")
+        }
+        path = predictions_path(run, split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_task1(path, as_quads(found, predictor.class_names), class_names=predictor.class_names)
+        write_atomic(path.parent / "images.json", json.dumps(sorted(found)))
+
+    return Stage(
+        name=f"predict-{split}",
+        settings=settings,
+        inputs=lambda run: [run.samples, run.groups, model.weights_path(run)],
+        outputs=lambda run: [predictions_path(run, split)],
+        work=work,
+    )
+
+
+def _refuse_tiles(files: SceneFiles, formats: Sequence[str]) -> None:
+    for name in files.members:
+        parse_tile_name(name)
+    wrong = [name for name in formats if name in ("coco", "geojson")]
+    if wrong:
+        raise DataError(f"{wrong[0]} needs whole images, not tiles; ask for task1, csv or overlay")
+
+
+def _refuse_without_place(files: SceneFiles) -> None:
+    for name, member in files.members.items():
+        if getattr(files.open(name), "crs", None) is None:
+            raise DataError(
+                f"{member} has no coordinate reference system (or rasterio is missing: install deblora[geo]); "
+                "ask for csv or coco (pixels) instead of geojson"
+            )

@@ -1,0 +1,137 @@
+"""Stage ``train-detector``: pyramid and head on the extractor, and what the method trains inside it."""
+
+import json
+from typing import Any
+
+import torch
+
+from deblora.artifacts import write_atomic
+from deblora.detect.detector import OrientedFCOS
+from deblora.detect.extractor import n_parameters
+from deblora.detect.samples import Tile, TileOrder, plan_tiles
+from deblora.detect.training import Detect, measured_background_ratio, save_weights
+from deblora.detection_config import DetectionRecipe
+from deblora.models.backbone import Backbone
+from deblora.models.lora import n_trainable, save_adapter
+from deblora.models.maps import feature_maps, map_strides
+from deblora.run_dir import RunDir
+from deblora.stages.chips import class_names
+from deblora.stages.detection import model
+from deblora.stages.detection.audit import image_sizes, open_split, train_counts
+from deblora.stages.stage import Stage
+from deblora.stages.train_lora import PEFT_NAMES, model_settings, save_history, sidecar
+from deblora.train.loop import forget_checkpoints, train
+
+NAME = "detector"
+TILING = ("tile", "overlap", "zoom", "min_inside", "keep_empty", "scale", "ignore", "classes")
+N_FIRST = 8  # tiles from which a network trained from scratch takes its batch-norm statistics
+
+
+def _work(run: RunDir, recipe: Any) -> None:
+    settings: Any = recipe.train
+    names = class_names(run)
+    split = open_split(run, recipe.data, "train")
+    backbone = model.open_extractor(recipe)
+    spec = model.tile_spec(recipe, backbone)
+    tiles = plan_tiles(
+        image_sizes(run, "train"),
+        split.labels,
+        names,
+        spec,
+        min_inside=recipe.data.min_inside,
+        keep_empty=recipe.data.keep_empty,
+    )
+    samples = TileOrder(
+        tiles,
+        split.files,
+        spec,
+        n_samples=settings.max_train_steps * settings.train_batch_size,
+        seed=recipe.seed,
+        flips=settings.flips,
+        turns=settings.turns,
+    )
+    first = torch.stack([samples[i]["pixels"] for i in range(min(N_FIRST, len(samples)))])
+    model.randomize(backbone, recipe, first)
+    ratio = recipe.method.background_ratio if recipe.method.name == "ecm" else None
+    detector = _build(recipe, backbone, run, ratio)
+    if recipe.method.name == "ecm" and ratio is None:
+        strides = _strides(detector, backbone, recipe.data.tile)
+        ratio = measured_background_ratio(tiles, strides, tile=recipe.data.tile, n_classes=len(names))
+        detector = _build(recipe, backbone, run, ratio)
+    facts = _facts(recipe, backbone, detector, tiles, ratio)
+    records = train(
+        Detect(detector),
+        samples,
+        folder=run.checkpoints(NAME),
+        n_steps=settings.max_train_steps,
+        batch_size=settings.train_batch_size,
+        learning_rate=settings.learning_rate,
+        checkpointing_steps=settings.checkpointing_steps,
+        seed=recipe.seed,
+        mixed_precision=recipe.mixed_precision,
+    )
+    if model.is_joint(recipe):
+        notes = sidecar(run, recipe, "detect")
+        save_adapter(backbone, PEFT_NAMES["lora"], run.adapter(model.JOINT), notes)
+    whole = recipe.method.name in ("fine-tune", "scratch")
+    save_weights(model.weights_path(run), detector, with_extractor=whole)
+    save_history(run, NAME, records)
+    write_atomic(model.facts_path(run), json.dumps(facts, indent=1))
+    forget_checkpoints(run.checkpoints(NAME))
+
+
+def _build(recipe: DetectionRecipe, backbone: Backbone, run: RunDir, ratio: float | None) -> OrientedFCOS:
+    return model.build(
+        recipe, backbone, model.scoring_for(recipe.method, train_counts(run), background_ratio=ratio)
+    )
+
+
+@torch.no_grad()
+def _strides(detector: OrientedFCOS, backbone: Backbone, tile: int) -> tuple[float, ...]:
+    blank = torch.zeros(1, backbone.spec.n_bands, tile, tile)
+    return detector.pyramid.strides(map_strides(blank, feature_maps(backbone, blank)))
+
+
+def _facts(
+    recipe: DetectionRecipe,
+    backbone: Backbone,
+    detector: OrientedFCOS,
+    tiles: list[Tile],
+    ratio: float | None,
+) -> dict[str, object]:
+    total, trained = n_parameters(backbone)
+    return {
+        "method": recipe.method.name,
+        "backbone": backbone.name,
+        "weights_sha256": backbone.weights_sha256,
+        "adapter": "joint" if model.is_joint(recipe) else recipe.method.adapter,
+        "n_extractor": total,
+        "n_extractor_trained": trained,
+        "n_head": sum(p.numel() for p in (*detector.pyramid.parameters(), *detector.head.parameters())),
+        "n_trained": n_trainable(detector),
+        "n_tiles": len(tiles),
+        "n_objects_on_tiles": sum(len(tile.labels) for tile in tiles),
+        "background_ratio": ratio,
+        "seed": recipe.seed,
+    }
+
+
+def _settings(recipe: Any) -> list[object]:
+    return [
+        model_settings(recipe.backbone),
+        {key: getattr(recipe.data, key) for key in TILING},
+        recipe.method,
+        model.adapter_settings(recipe.method),
+        recipe.head,
+        recipe.train,
+        recipe.mixed_precision,
+    ]
+
+
+STAGE = Stage(
+    name="train-detector",
+    settings=_settings,
+    inputs=lambda run: [run.samples, run.groups],
+    outputs=lambda run: [model.weights_path(run), model.facts_path(run), run.history(NAME)],
+    work=_work,
+)

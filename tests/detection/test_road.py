@@ -1,0 +1,272 @@
+"""The road of detection through the command line: every method, resume, prediction, evaluation, comparison."""
+
+import csv
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from deblora.cli import main
+from deblora.config import recipe_from
+from deblora.data.task1 import read_task1
+from deblora.detection_config import METHODS
+from deblora.pipeline import ROAD
+from deblora.run_dir import RunDir
+from deblora.stages.stage import run_stage
+from detection.conftest import NAMES, recipe
+
+DETECTOR = "detector/detector.safetensors"
+
+
+def write(path: Path, values: dict[str, object]) -> str:
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    threshold = {"score_threshold": 0.0, "max_detections": 20}
+    assert (
+        main(
+            ["detect", "train", write(root / "r.yaml", recipe(scenes, predict=threshold)), str(root / "run")]
+        )
+        == 0
+    )
+    return root / "run"
+
+
+@pytest.fixture(scope="module")
+def chip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Adapters from the classification road on object chips."""
+    root = tmp_path_factory.mktemp("chips")
+    assert main(["detect", "chips", str(scenes / "train"), "--out", str(root / "chips")]) == 0
+    values = {
+        "data": {"source": str(root / "chips"), "val_fraction": 0.3, "test_fraction": 0.3},
+        "lora": {"rank": 2, "max_train_steps": 2, "train_batch_size": 4},
+        "cluster": {"n_clusters": 2, "rho": 2},
+        "deblora": {"max_train_steps": 2, "train_batch_size": 2},
+    }
+    run, chip_recipe = RunDir.create(root / "run", resume=False, overwrite=False), recipe_from(values)
+    for stage in ROAD[: [stage.name for stage in ROAD].index("train-deblora") + 1]:
+        run_stage(stage, run, chip_recipe)
+    return run.root
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_row_of_the_table_runs(method: str, scenes: Path, chip_run: Path, tmp_path: Path) -> None:
+    values = recipe(scenes, train={"max_train_steps": 1}, method={"name": "lora"})
+    extra = ["--method.adapter", str(chip_run)] if method == "deblora" else []
+    run = tmp_path / "run"
+    assert (
+        main(["detect", "train", write(tmp_path / "r.yaml", values), str(run), "--method", method, *extra])
+        == 0
+    )
+    facts = json.loads((run / "detector" / "detector.json").read_text())
+    total, trained = facts["n_extractor"], facts["n_extractor_trained"]
+    assert total > 1_000_000
+    if method in ("zero-shot", "deblora"):
+        assert trained == 0
+    elif method in ("fine-tune", "scratch"):
+        assert trained == total
+    else:
+        assert 0 < trained < 0.1 * total
+    if method == "deblora":
+        assert total > 1_223_000  # both adapters are there
+    assert (facts["background_ratio"] is not None) == (method == "ecm")
+    weights = load_file(run / DETECTOR)
+    assert any(name.startswith("extractor.") for name in weights) == (method in ("fine-tune", "scratch"))
+
+
+def test_the_outputs_of_a_run(trained: Path) -> None:
+    page = (trained / "report" / "index.html").read_text()
+    assert "dota1.0" in page and "data:image/jpeg" in page and "<script" not in page
+    assert "1.2" in page  # parameters of the extractor in millions
+    summary = json.loads((trained / "eval" / "val.json").read_text())
+    assert summary["protocol"] == "dota1.0" and [row["class"] for row in summary["classes"]] == sorted(NAMES)
+    assert (trained / "adapters" / "lora" / "adapter_model.safetensors").is_file()
+    with zipfile.ZipFile(trained / "predictions" / "val" / "task1.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"Task1_{name}.txt" for name in NAMES)
+    assert not (trained / "checkpoints").exists() or not any((trained / "checkpoints").rglob("*.safetensors"))
+    with (trained / "audit" / "class_counts.csv").open() as file:
+        assert [(row["class"], row["train"], row["group"]) for row in csv.DictReader(file)] == [
+            ("long", "9", "head"),
+            ("middling", "5", "middle"),
+            ("square", "3", "tail"),
+        ]
+
+
+def test_nothing_is_done_twice_and_resume_is_asked_for(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe_file = str(trained.parent / "r.yaml")
+    assert main(["detect", "train", recipe_file, str(trained)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in (trained / "detector").iterdir()}
+    assert main(["detect", "train", recipe_file, str(trained), "--resume"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (trained / "detector").iterdir()}
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(
+    trained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deblora.detect.training import Detect
+
+    forward, calls = Detect.forward, []
+
+    def dying(self: Detect, **batch: object) -> object:
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return forward(self, **batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(
+        Detect,
+        "forward",
+        lambda self, pixels, boxes, labels: dying(self, pixels=pixels, boxes=boxes, labels=labels),
+    )
+    arguments = ["detect", "train", str(trained.parent / "r.yaml"), str(tmp_path / "run")]
+    assert main(arguments) == 130
+    assert (tmp_path / "run" / "checkpoints" / "detector" / "checkpoint-2").is_dir()
+    monkeypatch.setattr(Detect, "forward", forward)
+    assert main([*arguments, "--resume"]) == 0
+    for name in (DETECTOR, "adapters/lora/adapter_model.safetensors"):
+        one, other = load_file(trained / name), load_file(tmp_path / "run" / name)
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_prediction_of_a_folder_and_evaluation_of_its_files(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    formats = ["task1", "coco", "csv", "overlay"]
+    assert (
+        main(
+            ["detect", "predict", str(trained), str(scenes / "val"), "--out", str(out), "--format", *formats]
+        )
+        == 0
+    )
+    assert sorted(path.name for path in out.iterdir()) == [
+        "detections.csv", "detections.json", "journal", "overlays", "task1.zip",
+    ]  # fmt: skip
+    one, other = read_task1(out / "task1.zip"), read_task1(trained / "predictions" / "val" / "task1.zip")
+    assert one.image_names == other.image_names and np.array_equal(one.quads, other.quads)
+    coco = json.loads((out / "detections.json").read_text())
+    assert len(coco["annotations"]) == len(one.scores) > 0
+    capsys.readouterr()
+    assert (
+        main(["detect", "eval", str(out), str(scenes / "val" / "labelTxt"), "--out", str(tmp_path / "ev")])
+        == 0
+    )
+    assert "Protocol dota1.0" in capsys.readouterr().out
+    judged = json.loads((tmp_path / "ev" / "report.json").read_text())
+    mine = json.loads((trained / "eval" / "val.json").read_text())
+    for one_class, same in zip(judged["classes"], mine["classes"], strict=True):
+        assert one_class["ap50_area"] == same["ap50_area"]
+    journal = sorted((out / "journal").iterdir())[0]
+    before = journal.read_bytes()
+    again = [
+        "detect",
+        "predict",
+        str(trained),
+        str(scenes / "val"),
+        "--out",
+        str(out),
+        "--format",
+        "csv",
+        "--resume",
+    ]
+    assert main(again) == 0 and journal.read_bytes() == before
+
+
+def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "detect",
+        "predict",
+        str(trained),
+        str(scenes / "val"),
+        "--out",
+        str(tmp_path / "o"),
+        "--format",
+    ]
+    assert main([*arguments, "geojson"]) == 2
+    assert "csv or coco" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert main([*arguments, "kml"]) == 2
+    assert "kml" in capsys.readouterr().err
+
+
+def test_the_test_split_is_looked_at_on_request_and_compared(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not (trained / "eval" / "test.json").exists()
+    other = tmp_path / "seed1"
+    recipe_file = str(trained.parent / "r.yaml")
+    assert main(["detect", "train", recipe_file, str(other), "--seed", "1"]) == 0
+    capsys.readouterr()
+    assert main(["detect", "compare", str(trained), str(other)]) == 0
+    table = capsys.readouterr().out
+    assert "val images" in table and "0, 1" in table and "lora, embedded, joint" in table
+    for run in (trained, other):
+        assert main(["detect", "test", str(run)]) == 0
+    before = (trained / "eval" / "test.json").stat().st_mtime_ns
+    assert main(["detect", "test", str(trained)]) == 0
+    assert (trained / "eval" / "test.json").stat().st_mtime_ns == before
+    capsys.readouterr()
+    assert main(["detect", "compare", str(trained), str(other)]) == 0
+    assert "test images" in capsys.readouterr().out
+    assert main(["detect", "compare", str(trained), str(trained)]) == 2
+    assert "seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"tile": 60}}, "multiple of 8"),
+        ({"data": {"train": "nowhere"}}, "nowhere"),
+        ({"data": {"overlap": 64}}, "data.overlap"),
+        ({"data": {"classes": ["long"]}}, "not trained"),
+        ({"method": {"name": "deblora"}}, "method.adapter"),
+        ({"method": {"adapter": "nowhere"}}, "nowhere"),
+        ({"train": {"learning_rat": 1.0}}, "did you mean train.learning_rate"),
+        ({"predict": {"score_threshold": 2.0}}, "allowed are 0 to 1"),
+        ({"backbone": {"name": "galileo-nano"}}, "backbone.path"),
+    ],
+)
+def test_what_can_be_mended_is_one_message(
+    change: dict[str, dict[str, object]],
+    message: str,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        main(["detect", "train", write(tmp_path / "r.yaml", recipe(scenes, **change)), str(tmp_path / "run")])
+        == 2
+    )
+    assert message in capsys.readouterr().err
+
+
+def test_training_images_may_not_be_judged(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = recipe(scenes, data={"val": str(scenes / "train")})
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
+    assert "in data.train and in data.val" in capsys.readouterr().err
+
+
+def test_overrides_are_settings_or_refused(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["detect", "train", write(tmp_path / "r.yaml", recipe(scenes)), str(tmp_path / "run")]
+    assert main([*start, "--train.max_train_steps=0"]) == 2
+    assert "train.max_train_steps" in capsys.readouterr().err
+    assert main([*start, "--steps", "3"]) == 2
+    assert "--steps" in capsys.readouterr().err
+    assert main([*start, "--train.flips"]) == 2
+    assert "no value" in capsys.readouterr().err
