@@ -1,15 +1,15 @@
 """The recipe: one frozen dataclass per stage. Field comments give meaning, range and the source of the default."""
 
-import difflib
-import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import yaml
 
 from deblora.errors import RecipeError
+from deblora.recipe_tables import WRONG, as_float, fill_table, read_recipe, tables
+
+__all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables", "to_yaml"]
 
 
 @dataclass(frozen=True)
@@ -279,33 +279,11 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
         RecipeError: If a key is unknown (the nearest known one is named), a type is wrong or a value out of range.
     """
     problems: list[str] = []
-    recipe = _table(Recipe, values, "", problems)
+    recipe = fill_table(Recipe, values, ranges=RANGES, problems=problems)
     problems += _cross_checks(values)
     if problems:
         raise RecipeError("the recipe has problems:\n" + "\n".join(f"  - {line}" for line in problems))
     return recipe  # type: ignore[no-any-return]
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a YAML recipe as nested tables; no Python object is ever built from it.
-
-    Raises:
-        RecipeError: If the file is absent or not a YAML table.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path} is not valid YAML: {error}; correct it") from error
-    except RecursionError as error:
-        raise RecipeError(f"recipe {path} is nested too deeply; it has tables of settings only") from error
-    if not isinstance(values, dict):
-        kind = "empty" if values is None else type(values).__name__
-        raise RecipeError(
-            f"recipe {path} must be a table of settings, not {kind}; it needs at least data: with source:"
-        )
-    return values
 
 
 def setting_from_text(table: str, key: str, text: str) -> Any:
@@ -320,107 +298,24 @@ def setting_from_text(table: str, key: str, text: str) -> Any:
     return text if takes_text and value is not None else value
 
 
-def tables(value: Any) -> Any:
-    """Turn a recipe into plain nested tables, the inverse of :func:`recipe_from`."""
-    if is_dataclass(value):
-        return {item.name: tables(getattr(value, item.name)) for item in fields(value)}
-    return list(value) if isinstance(value, (list, tuple)) else value
-
-
 def to_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML."""
     return yaml.safe_dump(tables(recipe), sort_keys=False)
-
-
-def _table(kind: Any, values: Any, prefix: str, problems: list[str]) -> Any:
-    if not isinstance(values, Mapping):
-        problems.append(f"{prefix.rstrip('.')} must be a table of settings, got {_shown(values)}")
-        return kind()
-    known = {item.name: item for item in fields(kind)}
-    arguments: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known keys: {', '.join(known)}"
-            problems.append(f"{prefix}{key} is not a setting; {hint}")
-        elif is_dataclass(known[key].type):
-            arguments[key] = _table(known[key].type, value, f"{prefix}{key}.", problems)
-        else:
-            arguments[key] = _value(known[key].type, value, f"{prefix}{key}", problems)
-    return kind(**arguments)
-
-
-def _value(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
-    converted = _convert(kind, value)
-    if converted is _WRONG:
-        problems.append(f"{name} is {_shown(value)}, expected {_describe(kind)}")
-        return value
-    low, high = RANGES.get(name, (float("-inf"), float("inf")))
-    if (
-        isinstance(converted, (int, float))
-        and not isinstance(converted, bool)
-        and not low <= converted <= high
-    ):
-        problems.append(f"{name} is {value!r}, allowed are {low:g} to {high:g}")
-    return converted
-
-
-def _shown(value: Any) -> str:
-    """Show a value in a message; a few lines of YAML can mean gigabytes."""
-    brief = reprlib.Repr()
-    brief.maxlevel, brief.maxlist, brief.maxdict, brief.maxstring = 2, 4, 4, 80
-    return brief.repr(value)
-
-
-_WRONG = object()
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    origin = get_origin(kind)
-    if origin is Literal:
-        return value if value in get_args(kind) else _WRONG
-    if origin is list:
-        item = get_args(kind)[0]
-        good = isinstance(value, list) and all(_convert(item, entry) is not _WRONG for entry in value)
-        return value if good else _WRONG
-    if origin is Union or type(None) in get_args(kind):
-        options = [_convert(option, value) for option in get_args(kind)]
-        return next((option for option in options if option is not _WRONG), _WRONG)
-    if kind is type(None):
-        return None if value is None else _WRONG
-    if kind is bool or isinstance(value, bool):
-        return value if kind is bool and isinstance(value, bool) else _WRONG
-    if kind is float:
-        return _as_float(value)
-    return value if isinstance(value, kind) else _WRONG
-
-
-def _as_float(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, (int, float, str)) else _WRONG  # YAML reads 2e-3 as text
-    except ValueError:
-        return _WRONG
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, get_args(kind)))
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("None", "null")
 
 
 def _range_checks(data: Mapping[str, Any]) -> list[str]:
     """Check settings of the data whose range depends on another one."""
     default = DataRecipe()
     val, test, above, below = (
-        _as_float(data.get(key, getattr(default, key)))
+        as_float(data.get(key, getattr(default, key)))
         for key in ("val_fraction", "test_fraction", "head_above", "tail_below")
     )
     problems = []
-    if _WRONG not in (val, test) and not val + test < 1:
+    if WRONG not in (val, test) and not val + test < 1:
         problems.append(
             f"data.val_fraction {val:g} and data.test_fraction {test:g} leave no training chips; keep their sum below 1"
         )
-    if data.get("groups") == "counts" and _WRONG not in (above, below) and below > above + 1:
+    if data.get("groups") == "counts" and WRONG not in (above, below) and below > above + 1:
         problems.append(
             f"data.tail_below {below:g} and data.head_above {above:g} overlap; keep tail_below at most head_above + 1"
         )

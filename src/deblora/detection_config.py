@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import yaml
 
-from deblora.config import BackboneRecipe, _table, tables
+from deblora.config import BackboneRecipe
 from deblora.errors import RecipeError
+from deblora.recipe_tables import fill_table, tables
 
 MethodName = Literal["zero-shot", "fine-tune", "lora", "reweight", "ecm", "deblora", "scratch"]
 METHODS: tuple[MethodName, ...] = (
@@ -208,9 +209,9 @@ def detection_recipe_from(values: Mapping[str, Any]) -> DetectionRecipe:
     if isinstance(values.get("method"), str):
         values["method"] = {"name": values["method"]}
     problems: list[str] = []
-    recipe: DetectionRecipe = _table(DetectionRecipe, values, "", problems)
+    recipe: DetectionRecipe = fill_table(DetectionRecipe, values, ranges=RANGES, problems=problems)
     if not problems:
-        problems = [*_out_of_range(recipe), *_cross_checks(recipe)]
+        problems = _cross_checks(recipe)
     if problems:
         raise RecipeError("the recipe has problems:\n" + "\n".join(f"  - {line}" for line in problems))
     return recipe
@@ -219,17 +220,6 @@ def detection_recipe_from(values: Mapping[str, Any]) -> DetectionRecipe:
 def to_yaml(recipe: DetectionRecipe) -> str:
     """Return the resolved recipe as YAML."""
     return yaml.safe_dump(tables(recipe), sort_keys=False)
-
-
-def _out_of_range(recipe: DetectionRecipe) -> list[str]:
-    problems = []
-    for name, (low, high) in RANGES.items():
-        value: Any = recipe
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value is not None and not low <= value <= high:
-            problems.append(f"{name} is {value!r}, allowed are {low:g} to {high:g}")
-    return problems
 
 
 def _cross_checks(recipe: DetectionRecipe) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from deblora.artifacts import FeatureTable, write_atomic
 from deblora.config import Recipe
@@ -83,13 +84,14 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     )
     family = every_head if method in EVERY_HEAD else moved_heads
     test_features = found.rows(test.ids)
-    heads = {
-        name: {
-            "choice": dict(chosen.record),
-            "predicted": chosen.head.logits(test_features).argmax(axis=1).tolist(),
+    with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
+        heads = {
+            name: {
+                "choice": dict(chosen.record),
+                "predicted": chosen.head.logits(test_features).argmax(axis=1).tolist(),
+            }
+            for name, chosen in family(samples)
         }
-        for name, chosen in family(samples)
-    }
     write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from deblora.artifacts import FeatureTable, Groups, Targets, write_atomic
@@ -100,7 +101,9 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     choices: list[dict[str, object]] = []
     distances: list[dict[str, object]] = []
     for row in tqdm(rows_of(run, splits), desc="probe", unit="row"):
-        for probe, (predicted, choice) in fit_probes(row, splits, recipe.probe).items():
+        with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
+            fitted = fit_probes(row, splits, recipe.probe)
+        for probe, (predicted, choice) in fitted.items():
             predictions[row.method, probe] = predicted
             scores[row.method, probe] = bootstrap_scores(y, predicted, n_classes, groups, draws)
             choices += [
