@@ -60,7 +60,7 @@ def test_chips_are_a_folder_per_class(scenes: Path, tmp_path: Path) -> None:
     counts = cut_chips(scenes / "train", tmp_path / "chips")
     assert counts == dict(zip(NAMES, (9, 5, 3), strict=True))
     for name in NAMES:
-        paths = list((tmp_path / "chips" / "train" / name).iterdir())
+        paths = list((tmp_path / "chips" / name).iterdir())
         assert len(paths) == counts[name]
         with Image.open(paths[0]) as chip:
             middle = np.asarray(chip)[chip.height // 2, chip.width // 2]

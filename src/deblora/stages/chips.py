@@ -119,9 +119,11 @@ def _frozen(run: RunDir) -> dict[str, Any]:
             raise ValueError("groups and classes disagree")
         if not all(isinstance(name, str) for name in frozen["class_names"]):
             raise ValueError("class names are not texts")
-        if any(len(frozen["counts"][split]) != len(classes) for split in ("train", "val", "test")):
+        if any(
+            len(counts) != len(classes) for counts in (frozen["counts"]["train"], *frozen["counts"].values())
+        ):
             raise ValueError("counts and classes disagree")
-        dict(frozen.get("bands", {})), str(frozen["rule"]), str(frozen["data_sha256"])
+        dict(frozen.get("bands", {})), str(frozen["rule"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{run.groups} is damaged ({error}); make it again with deblora audit {run.root}"

@@ -17,38 +17,37 @@ def cut_chips(
     out: Path,
     *,
     context: float = CONTEXT,
-    split: str = "train",
     ignored: tuple[str, ...] = (),
 ) -> dict[str, int]:
-    """Write ``out/<split>/<class>/<image>_<object>.png``, the folder that ``deblora run`` reads.
+    """Write ``out/<class>/<image>_<object>.png``, the folder that ``deblora run`` reads.
 
     Only what is in ``source`` is cut: give it the training split, so that no validation or test object can reach an
-    adapter. Difficult objects and those whose center lies outside the image are left out.
+    adapter. Difficult objects and those whose center lies outside the image are left out. ``deblora run`` draws its
+    own validation and test chips from these; they share images with its training chips, so its scores are a sanity
+    check of the adapters and no result.
 
     Args:
         source: DOTA folder or zip.
         out: Folder for the chips.
         context: Side of a chip over the longer upright side of its object, >= 1.
-        split: Name of the split folder.
         ignored: Classes left out.
 
     Returns:
         Chips per class.
 
     Raises:
-        ArtifactError: If the folder of the split is not empty.
+        ArtifactError: If ``out`` is not empty.
         DataError: If the data or the context are wrong.
     """
     if context < 1:
         raise DataError(f"context is {context}, but below 1 the object would be cut; 1.5 is the default")
-    target = out / split
-    if target.is_dir() and any(target.iterdir()):
-        raise ArtifactError(f"{target} is not empty; name a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise ArtifactError(f"{out} is not empty; name a new folder")
     found = read_detection_set(source)
     labels, _ = drop_flat(without(found.labels, ignored))
     names = class_names_of(labels.values())
     for class_name in names:
-        (target / class_name).mkdir(parents=True, exist_ok=True)
+        (out / class_name).mkdir(parents=True, exist_ok=True)
     counts = dict.fromkeys(names, 0)
     for name in tqdm(found.names, desc="cut chips", unit="scene"):
         entry = labels[name]
@@ -61,6 +60,6 @@ def cut_chips(
             if not inside or entry.difficult[row] or class_name not in counts:
                 continue
             chip = Image.fromarray(to_rgb(crop(scene, entry.quads[row], context=context)))
-            chip.save(target / class_name / f"{name}_{row:05d}.png")
+            chip.save(out / class_name / f"{name}_{row:05d}.png")
             counts[class_name] += 1
     return {name: counts[name] for name in sorted(counts, key=lambda key: -counts[key])}
