@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 
@@ -22,6 +22,8 @@ class DataRecipe:
         val_fraction: Share of training chips kept for validation where no validation split is given, in (0, 1).
         val_per_class: Validation chips per class instead of a share.
         test_fraction: Share kept for the test where no test split is given, in (0, 1).
+        scale: Pixel value that counts as white; null means 255, for 8-bit chips only.
+        offset: Pixel value that counts as black (for example -30 for decibels).
         largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
         imbalance_factor: Largest class over smallest class of that subset, >= 1.
         groups: How classes become head, middle and tail: thirds of the count order, counts, or names.
@@ -36,6 +38,8 @@ class DataRecipe:
     val_fraction: float = 0.2
     val_per_class: int | None = None
     test_fraction: float = 0.2
+    scale: float | None = None
+    offset: float = 0.0
     largest: int | None = None
     imbalance_factor: float | None = None
     groups: Literal["thirds", "counts", "names"] = "thirds"
@@ -243,6 +247,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.val_fraction": (0.01, 0.9),
     "data.val_per_class": (1, 1e9),
     "data.test_fraction": (0.01, 0.9),
+    "data.scale": (-1e12, 1e12),
+    "data.offset": (-1e12, 1e12),
     "data.largest": (2, 1e9),
     "data.imbalance_factor": (1, 1e9),
     "data.head_above": (0, 1e12),
@@ -294,7 +300,7 @@ def setting_from_text(table: str, key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError):
         return text
-    takes_text = kind is not None and (kind.type is str or str in get_args(kind.type))
+    takes_text = kind is not None and (kind.type is str or kind.type == (str | None))
     return text if takes_text and value is not None else value
 
 
@@ -332,6 +338,9 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
     if (data.get("largest") is None) != (data.get("imbalance_factor") is None):
         problems.append("data.largest and data.imbalance_factor belong together; set both or none")
     problems += _range_checks(data)
+    white, black = as_float(data.get("scale")), as_float(data.get("offset", 0.0))
+    if WRONG not in (white, black) and not white > black:
+        problems.append(f"data.scale {white:g} (white) must be above data.offset {black:g} (black)")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
     backbone = values.get("backbone") or {}

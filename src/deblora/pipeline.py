@@ -9,7 +9,7 @@ from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
 from deblora.stages.extract import stage_for
-from deblora.stages.stage import Stage, run_stage
+from deblora.stages.stage import Stage, check_current, run_stage
 
 ROAD: tuple[Stage, ...] = (
     audit.STAGE,
@@ -56,6 +56,9 @@ def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     for stage in ROAD:
         if stage.name == command:
             run_stage(stage, run, recipe)
+            return
+        if command != "extract":
+            check_current(stage, run, recipe)
         elif command == "extract" and stage.name.startswith("extract-"):
             if all(path.exists() for path in stage.inputs(run)):
                 run_stage(stage, run, recipe)

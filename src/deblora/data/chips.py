@@ -67,6 +67,24 @@ class SubsetPixels:
         return self.base.read(self.indices[index])
 
 
+@dataclass(frozen=True)
+class RescaledPixels:
+    """Chips whose values from ``black`` to ``white`` are brought to 0 to 255, the range that backbones expect."""
+
+    base: Pixels
+    black: float
+    white: float
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        return len(self.base)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return chip ``index`` as float32; values beyond black and white stay beyond 0 and 255."""
+        chip = self.base.read(index).astype(np.float32)
+        return np.asarray((chip - np.float32(self.black)) * np.float32(255.0 / (self.white - self.black)))
+
+
 @dataclass(frozen=True, eq=False)
 class ChipSet:
     """Labeled chips of a fixed list of classes.

@@ -96,7 +96,9 @@ def read_parquet(source: Path) -> ChipSet:
     parts = split_files(source) if source.is_dir() else [("", source)]
     if not parts:
         found = ", ".join(sorted(path.name for path in source.glob("*.parquet"))) or "none"
-        raise DataError(f"{source}: no train.parquet, val.parquet or test.parquet (found: {found})")
+        raise DataError(
+            f"{source}: no train.parquet, val.parquet or test.parquet (found: {found}); rename them, or name one file"
+        )
     files = tuple(_open(path, split) for split, path in parts)
     class_names, labels = _classes(files)
     ids = tuple(chip_id for file in files for chip_id in file.ids)

@@ -14,7 +14,7 @@ from deblora.debias.centers import (
     global_mean_centers,
     random_head_centers,
 )
-from deblora.debias.kmeans import Space, cluster_features
+from deblora.debias.kmeans import Space, as_matrix, cluster_features
 from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
 from deblora.errors import DataError
 
@@ -127,13 +127,7 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return features
 
     def _prepared(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        matrix = np.asarray(features)
-        if matrix.ndim != 2 or not np.isfinite(matrix).all():
-            raise DataError(
-                f"features must be a finite table (samples x dimensions), got shape {matrix.shape}"
-            )
-        if matrix.dtype != np.float32:
-            matrix = matrix.astype(np.float64)
+        matrix = as_matrix(features)
         if not self.l2_normalize:
             return matrix
         norms = np.linalg.norm(matrix, axis=1, keepdims=True)
@@ -147,7 +141,7 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             unknown = [c for c in self.tail_classes if c not in self.classes_]
             if unknown:
                 raise DataError(
-                    f"tail class {unknown[0]!r} has no training sample; known are {list(self.classes_)}"
+                    f"tail class {unknown[0]!r} has no training sample; known are {self.classes_.tolist()}"
                 )
             return np.flatnonzero(np.isin(self.classes_, np.asarray(self.tail_classes)))
         if self.center == "kernel_neighbors":

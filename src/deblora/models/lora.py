@@ -196,6 +196,11 @@ def _resolve(backbone: Backbone, targets: tuple[str, ...] | None) -> list[str]:
             unknown.append(target)
     if unknown or not chosen:
         endings = sorted({name.split(".")[-1] for name in names})
+        if targets is None:
+            raise ModelError(
+                f"no layer of {backbone.name} is known to suit an adapter; set lora.targets to some of "
+                f"{', '.join(endings)}"
+            )
         raise ModelError(
             f"lora.targets {unknown or list(wanted)} match no layer; layers end in {', '.join(endings)}"
         )

@@ -18,7 +18,9 @@ from deblora.models.backbone import Backbone, InputSpec, weights_file
 
 EMBEDDED = Path(__file__).parent / "embedded"
 # Attention and MLP layers under their names in transformers 4 and 5; fused projections included.
-ADAPTED = re.compile(r"(q_proj|k_proj|v_proj|query|key|value|qkv|fc1|fc2|intermediate\.dense|output\.dense)$")
+ADAPTED = re.compile(
+    r"(q_proj|k_proj|v_proj|query|key|value|qkv|fc1|fc2|pwconv1|pwconv2|intermediate\.dense|output\.dense)$"
+)
 HALF = (0.5, 0.5, 0.5)
 
 

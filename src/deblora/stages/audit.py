@@ -4,6 +4,8 @@ import csv
 import hashlib
 import io
 import json
+import logging
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +27,8 @@ from deblora.errors import DataError
 from deblora.run_dir import RunDir
 from deblora.stages.chips import read_source
 from deblora.stages.stage import Stage
+
+log = logging.getLogger("deblora")
 
 
 def select_chips(recipe: DataRecipe, seed: int) -> ChipSet:
@@ -92,7 +96,8 @@ def describe(chips: ChipSet, groups: Groups) -> list[dict[str, object]]:
 def _work(run: RunDir, recipe: Recipe) -> None:
     chips = select_chips(recipe.data, recipe.seed)
     groups = choose_groups(chips, recipe.data)
-    content, bands = _content(chips)
+    seen = _content(chips)
+    check_values(seen, recipe.data)
     counts = {
         name: class_counts(chips.split(name).labels, chips.n_classes) for name in ("train", "val", "test")
     }
@@ -102,25 +107,63 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     ]
     write_atomic(run.samples, table(samples))
     write_atomic(run.class_counts, table(describe(chips, groups)))
-    frozen = {
+    frozen: dict[str, object] = {
         "class_names": list(chips.class_names),
         "groups": {name: list(members) for name, members in groups.named().items()},
         "rule": recipe.data.groups,
         "counts": {name: values.tolist() for name, values in counts.items()},
-        "data_sha256": content,
-        "bands": bands,
+        "data_sha256": seen.sha256,
+        "bands": seen.bands,
     }
+    if recipe.data.scale is not None:
+        frozen["black_and_white"] = [recipe.data.offset, recipe.data.scale]
+    imbalance = float(imbalance_ratios(counts["train"]).max())
+    if imbalance <= recipe.calibrate.numerator and recipe.calibrate.classes != "all":
+        log.warning(
+            "audit: the imbalance ratio is %.1f, not above calibrate.numerator %g: literal calibration moves no class",
+            imbalance,
+            recipe.calibrate.numerator,
+        )
     write_atomic(run.groups, json.dumps(frozen, indent=1))
 
 
-def _content(chips: ChipSet) -> tuple[str, dict[str, str]]:
-    """Decode every chip once: hash ids and pixels, and note the first chip of each number of bands.
+@dataclass(frozen=True)
+class Seen:
+    """What decoding every chip once showed; the first chip of each number of bands and of each type of values."""
+
+    sha256: str
+    bands: dict[str, str]
+    types: dict[str, str]
+    lowest: float
+    highest: float
+
+
+def check_values(seen: Seen, recipe: DataRecipe) -> None:
+    """Refuse values whose black and white nobody named: backbones were trained on 0 to 255.
+
+    Raises:
+        DataError: If chips are not all 8-bit and ``data.scale`` is not set, or their types are mixed.
+    """
+    named = ", ".join(f"{first} is {kind}" for kind, first in seen.types.items())
+    if len(seen.types) > 1:
+        raise DataError(f"chips differ in the type of their values: {named}; convert them to one type")
+    if recipe.scale is None and "uint8" not in seen.types:
+        raise DataError(
+            f"{named}, with values from {seen.lowest:g} to {seen.highest:g}: set data.scale to the value that counts "
+            "as white and data.offset to the one that counts as black (only 8-bit chips need neither)"
+        )
+
+
+def _content(chips: ChipSet) -> Seen:
+    """Decode every chip once.
 
     Raises:
         DataError: If chips cannot be read (all are named up to ten), or differ in bands other than a gray one.
     """
     digest, problems = hashlib.sha256(), []
     bands: dict[str, str] = {}
+    types: dict[str, str] = {}
+    lowest, highest = np.inf, -np.inf
     for i, chip_id in enumerate(tqdm(chips.ids, desc="audit", unit="chip", disable=len(chips) < 2000)):
         try:
             pixels = np.ascontiguousarray(chips.pixels.read(i))
@@ -130,6 +173,8 @@ def _content(chips: ChipSet) -> tuple[str, dict[str, str]]:
         digest.update(f"{chip_id}\0{chips.splits[i]}\0{pixels.shape}{pixels.dtype}".encode())
         digest.update(pixels.data)
         bands.setdefault(str(pixels.shape[2]), chip_id)
+        types.setdefault(pixels.dtype.name, chip_id)
+        lowest, highest = min(lowest, float(pixels.min())), max(highest, float(pixels.max()))
     if problems:
         raise DataError(
             f"{len(problems)} chips cannot be read:\n" + "\n".join(f"  - {p}" for p in problems[:10])
@@ -138,7 +183,7 @@ def _content(chips: ChipSet) -> tuple[str, dict[str, str]]:
     if len(colored) > 1:
         found = ", ".join(f"{first} has {count}" for count, first in colored)
         raise DataError(f"chips differ in their number of bands: {found}; convert them to one number")
-    return digest.hexdigest(), bands
+    return Seen(digest.hexdigest(), bands, types, lowest, highest)
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -152,7 +197,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 STAGE = Stage(
     name="audit",
-    settings=lambda recipe: recipe.data,
+    settings=lambda recipe: [recipe.data, recipe.calibrate.numerator],
     inputs=lambda _: [],
     outputs=lambda run: [run.samples, run.groups, run.class_counts],
     work=_work,

@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -31,6 +31,7 @@ SHOWN = (
     ("shift", "balanced_softmax"),
 )
 Row = TypeVar("Row")
+FEW_TEST_CHIPS = 10  # ours
 MAX_POINTS = 1500  # t-SNE beyond that takes minutes and shows no more
 
 
@@ -77,6 +78,7 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
             f"Groups by {frozen['rule']}, fixed in the audit.",
             "Group F1 is the mean of per-class F1, each computed on all predictions.",
             "Penalty and tau were chosen on validation; the test split was read once.",
+            *_cautions(run, frozen),
             "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
         ),
     )
@@ -103,6 +105,23 @@ def _difference(row: dict[str, str]) -> DifferenceRow:
     return DifferenceRow(
         row["method"], row["probe"], row["baseline"], row["baseline_probe"], row["group"], *_numbers(row)
     )
+
+
+def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
+    """Say what a reader could miss: that nothing was moved, or that a class has hardly any test chip."""
+    found = []
+    for name in ("deblora", "shift"):
+        if np.all(Targets.load(run.targets(name)).alpha_per_class == 1.0):
+            found.append(
+                f"Calibration of {name} moved no class (all alpha are 1), so its rows repeat those of lora."
+            )
+    fewest = min(frozen["counts"]["test"])
+    if fewest < FEW_TEST_CHIPS:
+        found.append(
+            f"The rarest class has {fewest} test chips: below {FEW_TEST_CHIPS} the bootstrap draws the same chips "
+            "again and again, and intervals are too narrow."
+        )
+    return found
 
 
 def _numbers(row: dict[str, str]) -> tuple[float, float, float]:

@@ -53,6 +53,22 @@ def stage_key(stage: Stage, run: RunDir, recipe: Recipe) -> str:
     return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], inputs)
 
 
+def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
+    """Refuse to go on from a stage whose settings or inputs have changed since it ran: what follows would be stale.
+
+    Raises:
+        ArtifactError: If it is finished, but not with the present recipe and files.
+    """
+    if stage.always_runs or not run.record(stage.name):
+        return
+    if not run.is_done(stage.name, stage_key(stage, run, recipe)):
+        command = "extract" if stage.name.startswith("extract-") else stage.name
+        raise ArtifactError(
+            f"{stage.name} is out of date, its settings or inputs have changed: run deblora {command} {run.root} "
+            "first, or all that is out of date with deblora run and --resume"
+        )
+
+
 def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[RunDir] = ()) -> bool:
     """Run a stage unless it is finished and nothing it depends on has changed.
 

@@ -1,0 +1,46 @@
+"""A single stage never builds on stages that the recipe has left behind, and a method that does nothing says so."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builders import recipe_values, write_chips, write_recipe, write_vit
+from deblora.cli import main
+
+
+def test_a_stage_refuses_what_is_out_of_date(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["cluster"]["n_clusters"] = 3
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for command in ("report", "probe", "center"):
+        assert main([command, str(run)]) == 2
+        assert "cluster is out of date" in capsys.readouterr().err
+    assert main(["cluster", str(run)]) == 0
+    assert main(["probe", str(run)]) == 2
+    assert "center is out of date" in capsys.readouterr().err
+
+
+def test_lists_can_be_set_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "chips", tmp_path / "vit"))
+    arguments = ["--data.groups", "names", "--data.head", "[checks]", "--data.tail", '["slope", "rows"]']
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *arguments, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["head"] == ["checks"]
+    assert printed["data"]["tail"] == ["slope", "rows"]
+
+
+def test_a_balanced_set_is_told_that_nothing_moves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_vit(tmp_path / "vit")
+    write_chips(tmp_path / "chips", counts={"checks": 12, "rows": 10, "slope": 8})
+    values = recipe_values(tmp_path / "chips", tmp_path / "vit")
+    del values["calibrate"]
+    with caplog.at_level(logging.WARNING, logger="deblora"):
+        assert (
+            main(["run", str(write_recipe(tmp_path / "r.yaml", values)), "--out", str(tmp_path / "run")]) == 0
+        )
+    assert "moves no class" in (tmp_path / "run" / "run.log").read_text()
+    page = (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "Calibration of deblora moved no class" in page
+    assert "The rarest class has" in page
