@@ -53,17 +53,19 @@ def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     """Run the stages of one command on a run folder (``extract`` has one per adapter that exists)."""
     start_log(run)
     read_source.cache_clear()
+    intact = True
     for stage in ROAD:
         if stage.name == command:
             run_stage(stage, run, recipe)
             return
-        if command != "extract":
-            check_current(stage, run, recipe)
-        elif command == "extract" and stage.name.startswith("extract-"):
+        if command == "extract" and stage.name.startswith("extract-"):
             if all(path.exists() for path in stage.inputs(run)):
                 run_stage(stage, run, recipe)
             else:
                 logging.getLogger("deblora").info("%s: its adapter is not trained yet", stage.name)
+        elif intact and command != "extract":
+            check_current(stage, run, recipe)
+            intact = run.is_intact(stage.name)  # of a damaged file the stage that reads it tells more
 
 
 def start_log(run: RunDir) -> None:

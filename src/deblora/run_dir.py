@@ -161,13 +161,13 @@ class RunDir:
 
     def is_done(self, stage: str, key: str) -> bool:
         """Tell whether a stage finished with this fingerprint and its files are unchanged."""
-        record = self.record(stage)
-        if record.get("fingerprint") != key:
-            return False
-        outputs = record.get("outputs", {})
+        return bool(self.record(stage).get("fingerprint") == key and self.is_intact(stage))
+
+    def is_intact(self, stage: str) -> bool:
+        """Tell whether the files of a stage are those it wrote; so they are if it never finished."""
         return all(
             (self.root / name).is_file() and file_sha256(self.root / name) == digest
-            for name, digest in outputs.items()
+            for name, digest in self.record(stage).get("outputs", {}).items()
         )
 
     def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float) -> None:

@@ -59,9 +59,10 @@ def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
     Raises:
         ArtifactError: If it is finished, but not with the present recipe and files.
     """
-    if stage.always_runs or not run.record(stage.name):
+    record = run.record(stage.name)
+    if stage.always_runs or not record:
         return
-    if not run.is_done(stage.name, stage_key(stage, run, recipe)):
+    if record["fingerprint"] != stage_key(stage, run, recipe):
         command = "extract" if stage.name.startswith("extract-") else stage.name
         raise ArtifactError(
             f"{stage.name} is out of date, its settings or inputs have changed: run deblora {command} {run.root} "
