@@ -135,7 +135,7 @@ def test_ties_go_to_the_larger_penalty(rng: np.random.Generator) -> None:
 
 
 def test_default_grid_has_half_decades() -> None:
-    np.testing.assert_allclose(np.log10(L2_GRID), np.arange(-6.0, 1.0), atol=1e-12)
+    np.testing.assert_allclose(np.log10(L2_GRID), np.arange(-4.0, 1.0), atol=1e-12)
 
 
 def test_tau_undoes_a_known_prior_and_ties_go_to_the_smaller() -> None:
