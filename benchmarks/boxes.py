@@ -6,8 +6,6 @@ Example: ``python benchmarks/boxes.py --repeats 3 --out benchmarks/results/boxes
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import shapely
 import torch
+from machine import describe_machine
 
 from deblora.boxes import corners, pairwise_iou, rotated_nms
 
@@ -175,19 +174,6 @@ def nms_scenes(n: int, repeats: int, seed: int, skip_slow: bool) -> dict[str, An
     return entries
 
 
-def machine() -> dict[str, Any]:
-    """Describe what the times depend on."""
-    return {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "torch_threads": torch.get_num_threads(),
-        "packages": {name: metadata.version(name) for name in ("torch", "numpy", "shapely")},
-    }
-
-
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -201,7 +187,7 @@ def main() -> None:
     torch.set_num_threads(1)
     report = {
         "settings": {key: str(value) for key, value in vars(args).items()},
-        "machine": machine(),
+        "machine": describe_machine("torch", "numpy", "shapely"),
         "pairwise_iou": iou_scenes(args.iou_boxes, args.repeats, args.seed),
         "nms": nms_scenes(args.nms_boxes, args.repeats, args.seed, args.skip_slow),
     }

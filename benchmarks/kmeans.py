@@ -11,22 +11,22 @@ over theirs: medians over the repeats of CPU seconds and of wall seconds.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import describe_machine
 
 from deblora.debias import SizeConstrainedKMeans
 from deblora.debias.lloyd_rows import centered_rows
 from deblora.debias.lloyd_start import greedy_start
 from deblora.debias.matmul import torch_products
 
+PACKAGES = ("numpy", "scipy", "scikit-learn", "k-means-constrained", "ortools", "torch")
 FLOORS = (0.25, 0.5, 1.0)
 Run = dict[str, Any]
 
@@ -235,24 +235,6 @@ def probe_memory(args: argparse.Namespace) -> Run:
     }
 
 
-def machine() -> Run:
-    """Describe what the times depend on."""
-    cpu = platform.processor()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        models = [x for x in information.read_text().splitlines() if x.startswith("model name")]
-        cpu = models[0].split(":")[1].strip() if models else cpu
-    packages = ("numpy", "scipy", "scikit-learn", "k-means-constrained", "ortools", "torch")
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "unset"),
-        "python": platform.python_version(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "packages": {name: metadata.version(name) for name in packages},
-    }
-
-
 def main() -> None:
     """Run the three parts, or those asked for, and write every repeat."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -274,7 +256,7 @@ def main() -> None:
     parts = {"memory": peak_memory, "free": compare_free, "floors": compare_floors}
     hidden = ("out", "probe_memory")
     settings = {name: value for name, value in vars(args).items() if name not in hidden}
-    result: Run = {"settings": settings, "machine": machine()}
+    result: Run = {"settings": settings, "machine": describe_machine(*PACKAGES)}
     for name in args.parts:
         result[name] = parts[name](args)
         text = json.dumps(result, indent=2)

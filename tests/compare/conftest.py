@@ -1,40 +1,20 @@
 """A long-tailed toy problem on random features, and the state that a run leaves in the process."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import deblora.stages.heads as heads
 from builders import recipe_values, write_chips, write_recipe, write_vit
 from deblora.artifacts import Groups
 from deblora.heads.search import Samples
 from deblora.heads.trials import moved_heads
+from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 COUNTS = (40, 20, 10, 6, 3, 2)
 GROUPS = Groups((0, 1), (2, 3), (4, 5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def logger_as_before() -> Iterator[None]:
-    log = logging.getLogger("deblora")
-    before = log.propagate, log.level
-    yield
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.propagate, log.level = before
 
 
 def draw(

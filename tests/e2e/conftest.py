@@ -1,34 +1,13 @@
 """One finished run of a toy recipe for all end-to-end tests, and the state that a run leaves in the process."""
 
-import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
 from deblora.cli import main
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def logger_as_before() -> Iterator[None]:
-    log = logging.getLogger("deblora")
-    before = log.propagate, log.level
-    yield
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
-    log.propagate, log.level = before
+from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

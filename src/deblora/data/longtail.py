@@ -158,6 +158,17 @@ def long_tailed_indices(
             f"the class {name} needs {quotas[label]} training chips and has {counts[label]} ({len(short)} "
             f"classes fall short); lower the largest count to {int(counts.min())} or less, or change the seed"
         )
+    return drawn_by_quota(labels, quotas, seed=seed)
+
+
+def drawn_by_quota(
+    labels: Int[np.ndarray, " n"], quotas: Int[np.ndarray, " c"], *, seed: int
+) -> Int[np.ndarray, " m"]:
+    """Draw ``quotas[c]`` samples of every class without replacement; smaller quotas give subsets.
+
+    Returns:
+        Sorted positions in ``labels``; fewer than asked for where a class has fewer.
+    """
     chosen = [
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:quota]
         for label, quota in enumerate(quotas.tolist())

@@ -5,6 +5,7 @@ Each is a module with the same four things: ``n_channels`` the head has to give,
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ PRIOR = 0.01  # first score of every class: arXiv 1708.02002
 BETA = 0.9999  # arXiv 1901.05555
 
 
-class Scoring(nn.Module):
+class Scoring(nn.Module, ABC):
     """What the class channels of the head mean.
 
     Attributes:
@@ -32,15 +33,15 @@ class Scoring(nn.Module):
     n_channels: int
     bias: torch.Tensor
 
+    @abstractmethod
     def loss(
         self, logits: Float[torch.Tensor, "n k"], labels: Int[torch.Tensor, " n"]
     ) -> Float[torch.Tensor, ""]:
         """Return the loss summed over locations; ``labels`` of ``c`` are background."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, logits: Float[torch.Tensor, "*n k"]) -> Float[torch.Tensor, "*n c"]:
         """Return scores of the classes from 0 to 1."""
-        raise NotImplementedError
 
 
 class FocalScoring(Scoring):

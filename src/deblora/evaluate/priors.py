@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from deblora.data.longtail import exponential_counts
+from deblora.data.longtail import drawn_by_quota, exponential_counts
 from deblora.errors import DataError
 from deblora.evaluate.metrics import check_labels
 
@@ -68,8 +68,4 @@ def resampled_indices(
             f"class {c} has {supply[c]} test samples and the {prior} prior asks for {quotas[c]}; "
             f"lower largest to {int(supply.min())}"
         )
-    chosen = [
-        np.random.default_rng((seed, c)).permutation(np.flatnonzero(y == c))[:quota]
-        for c, quota in enumerate(quotas.tolist())
-    ]
-    return np.sort(np.concatenate(chosen))
+    return drawn_by_quota(y, quotas, seed=seed)

@@ -8,7 +8,7 @@ from deblora.report import merged_figures, merged_tables
 from deblora.report.compare_content import PRIOR_METRICS, CompareContent
 from deblora.report.compare_summary import summarize_comparison
 from deblora.report.frame import Section, fill_template
-from deblora.report.markdown import escape, markdown_table
+from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.tables import MISSING, Cell, Table, percent
 
 __all__ = ["render_comparison_markdown", "render_comparison_page"]
@@ -33,19 +33,8 @@ def render_comparison_page(content: CompareContent) -> str:
 
 def render_comparison_markdown(content: CompareContent) -> str:
     """Render the same sentences and tables as GitHub-flavored Markdown; all strings are escaped."""
-    lines = [
-        f"# {escape(content.title)}",
-        "## Summary",
-        "\n".join(f"- {escape(sentence)}" for sentence in summarize_comparison(content)),
-    ]
-    for section in _sections(content, drawn=False):
-        lines += [f"## {escape(section.title)}", escape(section.missing if section.empty else section.lead)]
-        if section.table and section.table.rows:
-            lines.append(markdown_table(section.table))
-        if section.text:
-            lines.append("\n".join(f"    {line}" for line in section.text.rstrip().splitlines()))
-    lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
-    return "\n\n".join(lines) + "\n"
+    opening = [f"# {escape(content.title)}", "## Summary", bullets(summarize_comparison(content))]
+    return sections_markdown(opening, _sections(content, drawn=False), content.notes)
 
 
 def _sizes(content: CompareContent) -> str:

@@ -1,9 +1,11 @@
 """The report as Markdown: the same sentences and tables, without figures."""
 
 import re
+from collections.abc import Sequence
 
 from deblora.report import tables
 from deblora.report.content import ReportContent
+from deblora.report.frame import Section
 from deblora.report.summary import summarize
 from deblora.report.svg import clean
 from deblora.report.tables import Cell, Table
@@ -16,7 +18,7 @@ def render_markdown(content: ReportContent) -> str:
         f"# {escape(content.title)}",
         f"Dataset {escape(content.dataset)}, backbone {escape(content.backbone)}, seeds {seeds}.",
         "## Summary",
-        "\n".join(f"- {escape(sentence)}" for sentence in summarize(content)),
+        bullets(summarize(content)),
     ]
     parts = (
         ("Comparison (macro F1, %)", tables.scores(content)),
@@ -38,8 +40,34 @@ def render_markdown(content: ReportContent) -> str:
             f"{fence}yaml\n{clean(content.recipe_yaml, keep=whitespace).rstrip()}\n{fence}",
         ]
     if content.notes:
-        lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
+        lines += ["## Notes", bullets(content.notes)]
     return "\n\n".join(lines) + "\n"
+
+
+def sections_markdown(opening: Sequence[str], sections: Sequence[Section], notes: Sequence[str]) -> str:
+    """Return a page of sections as GitHub-flavored Markdown, figures left out; texts of sections are escaped.
+
+    Args:
+        opening: Blocks before the first section, as Markdown.
+        sections: Parts of the page, in order.
+        notes: Caveats, one sentence each.
+    """
+    lines = list(opening)
+    for section in sections:
+        lines += [f"## {escape(section.title)}", escape(section.missing if section.empty else section.lead)]
+        if section.table and section.table.rows:
+            lines.append(markdown_table(section.table))
+        if section.text:
+            # Indented code cannot be closed from within, whatever the text holds.
+            lines.append("\n".join(f"    {line}" for line in section.text.rstrip().splitlines()))
+    if notes:
+        lines += ["## Notes", bullets(notes)]
+    return "\n\n".join(lines) + "\n"
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return escaped sentences as a list."""
+    return "\n".join(f"- {escape(sentence)}" for sentence in sentences)
 
 
 def escape(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from deblora.report import merged_figures, merged_tables
 from deblora.report.frame import Section, fill_template
-from deblora.report.markdown import escape, markdown_table
+from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.merged_content import MergedContent, Study
 from deblora.report.merged_summary import summarize_merged
 from deblora.report.tables import MISSING
@@ -23,21 +23,8 @@ def render_merged_page(content: MergedContent) -> str:
 
 def render_merged_markdown(content: MergedContent) -> str:
     """Render the same sentences and tables as GitHub-flavored Markdown; all strings are escaped."""
-    lines = [
-        f"# {escape(content.title)}",
-        "## Summary",
-        "\n".join(f"- {escape(sentence)}" for sentence in summarize_merged(content)),
-    ]
-    for section in _sections(content, drawn=False):
-        lines += [f"## {escape(section.title)}", escape(section.missing if section.empty else section.lead)]
-        if section.table and section.table.rows:
-            lines.append(markdown_table(section.table))
-        if section.text:
-            # Indented code cannot be closed from within, whatever the text holds.
-            lines.append("\n".join(f"    {line}" for line in section.text.rstrip().splitlines()))
-    if content.notes:
-        lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
-    return "\n\n".join(lines) + "\n"
+    opening = [f"# {escape(content.title)}", "## Summary", bullets(summarize_merged(content))]
+    return sections_markdown(opening, _sections(content, drawn=False), content.notes)
 
 
 def _facts(content: MergedContent) -> list[tuple[str, str]]:

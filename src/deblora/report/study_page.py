@@ -3,7 +3,7 @@
 from deblora.evaluate.seeds import PairedSpread, Spread
 from deblora.report import merged_tables
 from deblora.report.frame import Section, fill_template
-from deblora.report.markdown import escape, markdown_table
+from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.merged_tables import word
 from deblora.report.study_content import GROUPS, StudyContent, StudyPoint
 from deblora.report.study_figures import curves
@@ -26,18 +26,8 @@ def render_study_page(content: StudyContent) -> str:
 
 def render_study_markdown(content: StudyContent) -> str:
     """Render the same sentences and tables as GitHub-flavored Markdown; all strings are escaped."""
-    lines = [
-        f"# {escape(content.title)}",
-        "\n".join(f"- {escape(sentence)}" for sentence in summarize_study(content)),
-    ]
-    for section in _sections(content, drawn=False):
-        lines += [f"## {escape(section.title)}", escape(section.missing if section.empty else section.lead)]
-        if section.table and section.table.rows:
-            lines.append(markdown_table(section.table))
-        if section.text:
-            lines.append("\n".join(f"    {line}" for line in section.text.rstrip().splitlines()))
-    lines += ["## Notes", "\n".join(f"- {escape(note)}" for note in content.notes)]
-    return "\n\n".join(lines) + "\n"
+    opening = [f"# {escape(content.title)}", bullets(summarize_study(content))]
+    return sections_markdown(opening, _sections(content, drawn=False), content.notes)
 
 
 def summarize_study(content: StudyContent) -> tuple[str, ...]:

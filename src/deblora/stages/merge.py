@@ -9,14 +9,14 @@ import yaml
 
 from deblora import __version__
 from deblora.artifacts import write_atomic
-from deblora.config import tables
 from deblora.errors import ArtifactError
-from deblora.evaluate.seeds import BASELINES, Spread, SpreadRow, studies, summarize_runs
+from deblora.evaluate.seeds import BASELINES, SpreadRow, studies, summarize_runs
 from deblora.report.merged import render_merged_markdown, render_merged_page
 from deblora.report.merged_content import MergedContent, MergedRun, Study
 from deblora.stages.audit import table
 from deblora.stages.comparable import by_study, check_comparable
 from deblora.stages.finished_run import FinishedRun, read_run
+from deblora.stages.seed_tables import shared_settings, summary_lines
 
 METRIC = "macro_f1"  # what the page shows; summary.csv holds all metrics
 FILES = ("index.html", "report.md", "results.csv", "summary.csv")
@@ -47,7 +47,7 @@ def merge_runs(roots: Sequence[Path], out: Path) -> Path:
     summary = [
         line
         for (dataset, backbone), part in studies(scores).items()
-        for line in _summary_lines({"dataset": dataset, "backbone": backbone}, summarize_runs(part))
+        for line in summary_lines({"dataset": dataset, "backbone": backbone}, summarize_runs(part), BASELINES)
     ]
     write_atomic(out / "index.html", render_merged_page(content))
     write_atomic(out / "report.md", render_merged_markdown(content))
@@ -102,10 +102,6 @@ def _study(runs: Sequence[FinishedRun], rows: Sequence[SpreadRow]) -> Study:
         key: tuple(run.verdicts[key] for run in runs if key in run.verdicts)
         for key in dict.fromkeys(key for run in runs for key in run.verdicts)
     }
-    values = {key: value for key, value in tables(runs[0].recipe).items() if key != "seed"}
-    values["data"]["source"] = Path(values["data"]["source"]).name
-    if values["backbone"]["path"]:
-        values["backbone"]["path"] = Path(values["backbone"]["path"]).name
     return Study(
         dataset=runs[0].unit.dataset,
         backbone=runs[0].unit.backbone,
@@ -122,7 +118,7 @@ def _study(runs: Sequence[FinishedRun], rows: Sequence[SpreadRow]) -> Study:
         ),
         rows=_shown_rows(rows),
         verdicts=verdicts,
-        recipe_yaml=yaml.safe_dump(values, sort_keys=False),
+        recipe_yaml=yaml.safe_dump(shared_settings(runs[0].recipe), sort_keys=False),
     )
 
 
@@ -156,29 +152,3 @@ def _notes(runs: Sequence[FinishedRun]) -> list[str]:
             )
         )
     return notes
-
-
-def _summary_lines(names: dict[str, object], rows: Sequence[SpreadRow]) -> list[dict[str, object]]:
-    lines = []
-    for row in rows:
-        line: dict[str, object] = {**names, **row.entry._asdict(), "n_seeds": row.spread.n}
-        line.update(_columns("", row.spread))
-        for baseline in BASELINES:
-            prefix = f"minus_{'_'.join(baseline)}_"
-            found = row.against.get(baseline)
-            spread = found.spread if found else Spread(0, *(float("nan"),) * 4)
-            line.update(_columns(prefix, spread))
-            line[f"{prefix}n_wins"] = found.n_wins if found else 0
-            line[f"{prefix}n_ties"] = found.n_ties if found else 0
-            line[f"{prefix}n"] = spread.n
-        lines.append(line)
-    return lines
-
-
-def _columns(prefix: str, spread: Spread) -> dict[str, float]:
-    return {
-        f"{prefix}mean": spread.mean,
-        f"{prefix}sd": spread.sd,
-        f"{prefix}ci_lower": spread.ci_lower,
-        f"{prefix}ci_upper": spread.ci_upper,
-    }

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,9 +13,9 @@ import yaml
 
 from deblora import __version__
 from deblora.artifacts import write_atomic
-from deblora.config import Recipe, tables
+from deblora.config import Recipe
 from deblora.errors import ArtifactError
-from deblora.evaluate.seeds import Entry, Spread, SpreadRow, Unit, summarize_runs
+from deblora.evaluate.seeds import Entry, SpreadRow, Unit, summarize_runs
 from deblora.report.compare_content import CompareContent
 from deblora.report.compare_page import render_comparison_markdown, render_comparison_page
 from deblora.report.merged_content import MergedRun
@@ -24,6 +23,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.audit import table
 from deblora.stages.finished_run import RESULT_COLUMNS
 from deblora.stages.head_scores import BASELINES, OURS, STRONG
+from deblora.stages.seed_tables import shared_settings, summary_lines
 
 CHOICE_COLUMNS = ("method", "probe", "choice", "value")
 Lines = list[dict[str, str]]
@@ -90,43 +90,6 @@ def scores_of(path: Path, lines: Lines) -> dict[Entry, float]:
         }
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and run its stage again") from error
-
-
-def summary_lines(
-    names: Mapping[str, object], rows: Sequence[SpreadRow], baselines: Sequence[tuple[str, str]]
-) -> list[dict[str, object]]:
-    """Return one line per row with its spread and its paired difference to every baseline."""
-    lines = []
-    for row in rows:
-        line: dict[str, object] = {**names, **row.entry._asdict(), "n_seeds": row.spread.n}
-        line.update(_columns("", row.spread))
-        for baseline in baselines:
-            prefix = f"minus_{'_'.join(baseline)}_"
-            found = row.against.get(baseline)
-            line.update(_columns(prefix, found.spread if found else Spread(0, *(math.nan,) * 4)))
-            line[f"{prefix}n_wins"] = found.n_wins if found else 0
-            line[f"{prefix}n_ties"] = found.n_ties if found else 0
-            line[f"{prefix}n"] = found.spread.n if found else 0
-        lines.append(line)
-    return lines
-
-
-def _columns(prefix: str, spread: Spread) -> dict[str, float]:
-    return {
-        f"{prefix}mean": spread.mean,
-        f"{prefix}sd": spread.sd,
-        f"{prefix}ci_lower": spread.ci_lower,
-        f"{prefix}ci_upper": spread.ci_upper,
-    }
-
-
-def shared_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings of a recipe without its seed, paths cut to their last part."""
-    values = {key: value for key, value in tables(recipe).items() if key != "seed"}
-    values["data"]["source"] = Path(values["data"]["source"]).name
-    if values["backbone"]["path"]:
-        values["backbone"]["path"] = Path(values["backbone"]["path"]).name
-    return values
 
 
 def machine() -> dict[str, str]:

@@ -17,7 +17,8 @@ from deblora.report.study_page import render_study_markdown, render_study_page
 from deblora.run_dir import RunDir
 from deblora.stages.audit import table
 from deblora.stages.finished_run import RESULT_COLUMNS
-from deblora.stages.merge_heads import machine, read_lines, scores_of, shared_settings
+from deblora.stages.merge_heads import machine, read_lines, scores_of
+from deblora.stages.seed_tables import shared_settings
 
 BASELINE = ("lora", "balanced_softmax")
 Scores = Mapping[Unit, Mapping[Entry, float]]
