@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check format lint types arch clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
 	touch $@
 
 demo: .venv/.installed  ## the whole method on simulated SAR chips, offline

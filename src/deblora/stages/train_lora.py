@@ -9,15 +9,14 @@ import torch
 
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import BackboneRecipe, Recipe
-from deblora.evaluate.probe import log_prior
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
+from deblora.stages.first_objective import first_objective
 from deblora.stages.stage import Stage
 from deblora.train.loop import forget_checkpoints, train
-from deblora.train.objectives import Classify
 from deblora.train.samples import TrainingOrder
 
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
@@ -74,10 +73,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         adapter_name=PEFT_NAMES["lora"],
         seed=recipe.seed,
     )
-    prior = None
-    if settings.loss == "balanced_softmax":
-        prior = torch.from_numpy(np.asarray(log_prior(chips.labels, chips.n_classes), dtype=np.float32))
-    objective = Classify(backbone, chips.n_classes, log_prior=prior, seed=recipe.seed)
+    objective = first_objective(settings.loss, backbone, chips, seed=recipe.seed)
     samples = TrainingOrder(
         chips.pixels,
         {"labels": torch.from_numpy(chips.labels.astype(np.int64))},
