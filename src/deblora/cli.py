@@ -25,6 +25,7 @@ STAGES = {
 }
 
 
+LISTS = (".csv", ".tsv", ".parquet", ".pq")  # files of chips; other files are recipes
 _FULL = "free space, then go on with --resume"
 _DENIED = "check its permissions or name another folder"
 _ADVICE = {
@@ -60,9 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _recipe_first(arguments: list[str]) -> list[str]:
-    """Let ``deblora run RECIPE`` stand for ``deblora run --config RECIPE``."""
-    if len(arguments) > 1 and arguments[0] == "run" and not arguments[1].startswith("-"):
-        return [arguments[0], "--config", *arguments[1:]]
+    """Let ``deblora run RECIPE`` stand for ``--config RECIPE``, and ``deblora run DATA`` for the default recipe.
+
+    With ``--resume`` and neither of them, the recipe of the run folder goes on.
+    """
+    if arguments[:1] != ["run"]:
+        return arguments
+    first, rest = arguments[1:2], arguments[2:]
+    if first and not first[0].startswith("-"):
+        if Path(first[0]).is_dir() or Path(first[0]).suffix.lower() in LISTS:
+            return ["run", "--data.source", first[0], "--choose", *rest]
+        return ["run", "--config", first[0], *rest]
+    given = {argument.partition("=")[0] for argument in arguments}
+    if "--resume" in given and "--out" in arguments[:-1] and not given & {"--config", "--data.source"}:
+        kept = Path(arguments[arguments.index("--out") + 1]) / "recipe.yaml"
+        if kept.is_file():
+            return ["run", "--config", str(kept), *arguments[1:]]
     return arguments
 
 
@@ -82,10 +96,14 @@ def _parse(arguments: list[str]) -> Any:
     commands = parser.add_subcommands(required=True, dest="command")
     run = ArgumentParser(
         description="All stages in order: deblora run RECIPE.yaml --out RUN_DIR [--table.key value ...]. "
-        "Finished stages whose inputs have not changed are skipped."
+        "Finished stages whose inputs have not changed are skipped. deblora run DATA --out RUN_DIR takes the default "
+        "recipe and lets validation choose among all heads."
     )
     run.add_argument("--config", action=jsonargparse.ActionConfigFile, help="the recipe (YAML)")
     run.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
+    run.add_argument(
+        "--choose", action="store_true", help="also fit every long-tail head, and choose one on validation"
+    )
     _add_out(run)
     run.add_class_arguments(Recipe, fail_untyped=False)
     commands.add_subcommand("run", run, help="all stages in order, from a recipe")
@@ -108,6 +126,14 @@ def _parse(arguments: list[str]) -> Any:
     merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
     merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
     commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
+    predict = ArgumentParser(
+        description="Classes of new chips by a finished run, with the row and head that validation chose: a table with "
+        "all probabilities, and a page with the best chips of every class, rare ones first."
+    )
+    predict.add_argument("run_dir", type=str, help="run folder")
+    predict.add_argument("chips", type=str, help="folder of images at any depth, or one image")
+    predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
+    commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     add_commands(commands, ArgumentParser)
     detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
     commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
@@ -180,6 +206,12 @@ def _dispatch(arguments: Any) -> int:
         run_demo(run, {"seed": options.seed})
         return _finish(run)
     run = RunDir.open(Path(options.data if command == "audit" else options.run_dir))
+    if command == "predict":
+        from deblora.stages.predict import predict
+
+        page = predict(run, recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out))
+        print(f"page: {page}")
+        return 0
     from deblora.pipeline import run_named
 
     run_named(command, run, recipe_from(read_recipe(run.recipe)))
@@ -191,7 +223,7 @@ def _run(options: Any) -> int:
     from deblora.run_dir import RunDir
 
     given = dict(options.as_dict())
-    for name in ("config", "out", "resume", "overwrite", "print_config"):
+    for name in ("config", "out", "resume", "overwrite", "print_config", "choose"):
         given.pop(name, None)
     recipe = recipe_from(given)
     if options.print_config:
@@ -202,6 +234,11 @@ def _run(options: Any) -> int:
     out = Path(options.out)
     from deblora.pipeline import check_inputs, run_all
 
+    if options.choose and not options.config:
+        from deblora.auto import fit_to_data
+
+        recipe = fit_to_data(recipe)
+
     _check_apart(out, Path(recipe.data.source), overwrite=options.overwrite)
     check_inputs(recipe)
     run = RunDir.create(out, resume=options.resume, overwrite=options.overwrite)
@@ -210,6 +247,8 @@ def _run(options: Any) -> int:
     except (DebloraError, OSError):
         run.forget_start()  # nothing is left behind where not even the audit finished
         raise
+    if options.choose:
+        return _finish(run, choose=recipe)
     return _finish(run)
 
 
@@ -229,8 +268,13 @@ def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
         )
 
 
-def _finish(run: Any) -> int:
+def _finish(run: Any, *, choose: Any = None) -> int:
     print("\n" + "\n".join(_score_table(run.evaluation("results.csv"))))
+    if choose is not None:
+        from deblora.auto import choose_head
+
+        print("\n" + "\n".join(choose_head(run, choose)))
+        print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
     print(f"\nreport: {run.report('index.html')}")
     return 0
 

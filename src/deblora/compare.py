@@ -14,7 +14,8 @@ from deblora.errors import ArtifactError, DataError
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.chips import read_source
-from deblora.stages.heads import METHODS, head_stages
+from deblora.stages.choose import judging_stages
+from deblora.stages.heads import METHODS
 from deblora.stages.merge_heads import merge_heads
 from deblora.stages.stage import Stage, run_stage, stage_key
 
@@ -56,7 +57,7 @@ def compare(
     """
     if n_seeds < 1 or n_jobs < 1:
         raise ValueError(f"n_seeds and n_jobs must be at least 1, got {n_seeds} and {n_jobs}")
-    stages = (*road, *head_stages(methods))
+    stages = (*road, *judging_stages(methods))
     check_out(out, FILES, Path(recipe.data.source))
     recipes = [replace(recipe, seed=recipe.seed + k) for k in range(n_seeds)]
     roots = [out / f"seed-{own.seed}" for own in recipes]
@@ -85,17 +86,17 @@ def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
     read_source.cache_clear()
     write_atomic(run.recipe, to_yaml(recipe))
     methods = [name.removeprefix("heads-") for name in names if name.startswith("heads-")]
-    for stage in (*ROAD, *(head_stages(methods) if "heads" in names else ())):
+    for stage in (*ROAD, *(judging_stages(methods) if "heads" in names else ())):
         if stage.name in names:
             run_stage(stage, run, recipe)
 
 
-def run_heads(run: RunDir, recipe: Recipe) -> None:
+def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = METHODS) -> None:
     """Fit every head on the features that a run has; those of the second adapter may be missing."""
     start_log(run)
     read_source.cache_clear()
-    methods = [name for name in METHODS if name != "deblora" or run.features("deblora").is_file()]
-    for stage in head_stages(methods):
+    there = [name for name in methods if name != "deblora" or run.features("deblora").is_file()]
+    for stage in judging_stages(there):
         run_stage(stage, run, recipe)
 
 

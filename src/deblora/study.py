@@ -11,7 +11,7 @@ from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import RunDir
 from deblora.simulated import Simulation, draw_chips
 from deblora.stages.chips import read_source
-from deblora.stages.heads import head_stages
+from deblora.stages.choose import judging_stages
 from deblora.stages.merge_study import merge_study
 from deblora.stages.stage import Stage, run_stage
 from deblora.study_recipe import Study, read_study, with_seed
@@ -105,7 +105,7 @@ def stages_of(judge: str, methods: Sequence[str]) -> tuple[Stage, ...]:
         road = ROAD[: last + 1]
     else:
         road = short_road()
-    return (*road, *(head_stages(methods) if judge == "heads" else ()))
+    return (*road, *(judging_stages(methods) if judge == "heads" else ()))
 
 
 def _root(out: Path, variant: str, seed: int) -> Path:

@@ -100,6 +100,7 @@ class ReportContent:
         provenance: Hashes, versions, machine.
         timings: Stage -> seconds.
         notes: Caveats, one sentence each.
+        findings: What other stages found, one sentence each; shown with the summary.
 
     Raises:
         ValueError: If an array has another number of classes than ``class_names``.
@@ -125,6 +126,7 @@ class ReportContent:
     provenance: dict[str, str]
     timings: dict[str, float]
     notes: tuple[str, ...]
+    findings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n_classes = len(self.class_names)

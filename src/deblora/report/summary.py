@@ -14,7 +14,13 @@ def summarize(content: ReportContent) -> tuple[str, ...]:
     Returns:
         Plain sentences, not escaped.
     """
-    return (*_winner(content, "tail"), *_winner(content, "all"), *_tally(content), *_losses(content))
+    return (
+        *_winner(content, "tail"),
+        *_winner(content, "all"),
+        *_tally(content),
+        *_losses(content),
+        *content.findings,
+    )
 
 
 def _place(group: str) -> str:

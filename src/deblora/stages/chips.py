@@ -11,7 +11,7 @@ import numpy as np
 
 from deblora.artifacts import Groups
 from deblora.config import Recipe
-from deblora.data.chips import SPLITS, ChipSet, RescaledPixels
+from deblora.data.chips import SPLITS, ChipSet, Pixels, RescaledPixels
 from deblora.data.readers import read_chips
 from deblora.errors import ArtifactError, DataError
 from deblora.run_dir import RunDir
@@ -41,11 +41,15 @@ def open_chips(run: RunDir, recipe: Recipe) -> ChipSet:
         )
     index = {name: i for i, name in enumerate(names)}
     chosen = chips.subset(np.array([position[row["id"]] for row in rows], dtype=np.int64))
-    black_and_white = _frozen(run).get("black_and_white")
-    if black_and_white:
-        chosen = replace(chosen, pixels=RescaledPixels(chosen.pixels, *black_and_white))
+    chosen = replace(chosen, pixels=as_audited(run, chosen.pixels))
     labels = np.array([index[row["label"]] for row in rows], dtype=np.int64)
     return replace(chosen, labels=labels, class_names=names, splits=tuple(row["split"] for row in rows))
+
+
+def as_audited(run: RunDir, pixels: Pixels) -> Pixels:
+    """Return pixels in the range that the audit froze: black and white of the recipe, or as they are."""
+    black_and_white = _frozen(run).get("black_and_white")
+    return RescaledPixels(pixels, *black_and_white) if black_and_white else pixels
 
 
 def check_bands(run: RunDir, n_bands: int, backbone: str) -> None:

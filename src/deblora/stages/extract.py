@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from deblora.artifacts import FeatureTable
 from deblora.config import Recipe
 from deblora.errors import ArtifactError
+from deblora.models.backbone import Backbone
 from deblora.models.lora import load_adapter
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
@@ -47,17 +48,11 @@ def stage_for(adapter: str) -> Stage:
 
 def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     if adapter == "deblora" and recipe.deblora.placement == "residual":
-        moved = _move(run, FeatureTable.load(run.features("lora")))
+        moved = move_features(run, FeatureTable.load(run.features("lora")))
         moved.save(run.features("deblora"))
         return
     chips = open_chips(run, recipe)
-    backbone = open_backbone(recipe.backbone)
-    check_bands(run, backbone.spec.n_bands, backbone.name)
-    stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
-    for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
-        adapter
-    ]:
-        load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
+    backbone = open_adapted(run, recipe, adapter)
     table = extract_features(
         backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=f"extract {adapter}"
     )
@@ -66,7 +61,20 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     )
 
 
-def _move(run: RunDir, table: FeatureTable) -> FeatureTable:
+def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
+    """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips."""
+    backbone = open_backbone(recipe.backbone)
+    check_bands(run, backbone.spec.n_bands, backbone.name)
+    stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
+    for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
+        adapter
+    ]:
+        load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
+    return backbone
+
+
+def move_features(run: RunDir, table: FeatureTable) -> FeatureTable:
+    """Apply the residual map of ``deblora.placement: residual`` to features of the first adapter."""
     path = run.adapter("deblora") / RESIDUAL
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run train-deblora again")

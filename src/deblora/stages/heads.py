@@ -5,7 +5,7 @@ it was; the last one turns them into tables.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from deblora.artifacts import FeatureTable, write_atomic
 from deblora.config import Recipe
 from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
-from deblora.heads.search import Samples
+from deblora.heads.search import Chosen, Samples
 from deblora.heads.trials import every_head, moved_heads
 from deblora.run_dir import RunDir
 from deblora.stages.audit import table
@@ -44,7 +44,8 @@ def head_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
     return (*(_stage_for(name) for name in chosen), _table_stage(chosen))
 
 
-def _fitted_path(run: RunDir, method: str) -> Path:
+def fitted_path(run: RunDir, method: str) -> Path:
+    """Return where the predictions of the heads of a row lie."""
     return run.evaluation(f"heads/{method}.json")
 
 
@@ -61,18 +62,19 @@ def _stage_for(method: str) -> Stage:
         name=f"heads-{method}",
         settings=settings,
         inputs=lambda run: [run.samples, run.groups, run.features(adapter)],
-        outputs=lambda run: [_fitted_path(run, method)],
+        outputs=lambda run: [fitted_path(run, method)],
         work=work,
     )
 
 
-def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
+def samples_of(run: RunDir, recipe: Recipe, method: str) -> Samples:
+    """Return the features that the heads of a row are fitted and chosen on."""
     chips, groups = open_chips(run, recipe), groups_of(run)
-    train, val, test = (chips.split(name) for name in ("train", "val", "test"))
+    train, val = chips.split("train"), chips.split("val")
     found = FeatureTable.load(run.features(EXTRACTED.get(method, "lora")))
     features = found.rows(train.ids)
     training = Training(features, train.labels, chips.n_classes, groups)
-    samples = Samples(
+    return Samples(
         x=moved_features(method, training, recipe) if method in MOVED else features,
         y=train.labels,
         x_val=found.rows(val.ids),
@@ -82,17 +84,27 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
         statistics_of=features,
         seed=recipe.seed,
     )
-    family = every_head if method in EVERY_HEAD else moved_heads
-    test_features = found.rows(test.ids)
+
+
+def fitted_heads(samples: Samples, method: str) -> Iterator[tuple[str, Chosen]]:
+    """Fit the heads of a row one after the other, each chosen on validation."""
+    return (every_head if method in EVERY_HEAD else moved_heads)(samples)
+
+
+def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
+    test = open_chips(run, recipe).split("test")
+    samples = samples_of(run, recipe, method)
+    test_features = FeatureTable.load(run.features(EXTRACTED.get(method, "lora"))).rows(test.ids)
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
         heads = {
             name: {
                 "choice": dict(chosen.record),
                 "predicted": chosen.head.logits(test_features).argmax(axis=1).tolist(),
+                "predicted_val": chosen.head.logits(samples.x_val).argmax(axis=1).tolist(),
             }
-            for name, chosen in family(samples)
+            for name, chosen in fitted_heads(samples, method)
         }
-    write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
+    write_atomic(fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
 
 
 def _table_stage(methods: Sequence[str]) -> Stage:
@@ -102,7 +114,7 @@ def _table_stage(methods: Sequence[str]) -> Stage:
     return Stage(
         name="heads",
         settings=lambda recipe: [recipe.probe.n_bootstrap, recipe.data.source, recipe.backbone.name],
-        inputs=lambda run: [run.samples, run.groups, *(_fitted_path(run, name) for name in methods)],
+        inputs=lambda run: [run.samples, run.groups, *(fitted_path(run, name) for name in methods)],
         outputs=lambda run: [run.evaluation(name) for name in FILES],
         work=work,
     )
@@ -114,7 +126,7 @@ def _write_tables(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
     judged: dict[tuple[str, str], Judged] = {}
     choices: list[dict[str, object]] = []
     for method in methods:
-        for head, content in _read_fitted(run, method, len(test), chips.n_classes).items():
+        for head, content in read_fitted(run, method, len(test), chips.n_classes).items():
             choice, predicted = content["choice"], np.array(content["predicted"], dtype=np.int64)
             judged[method, head] = Judged(predicted, float(choice["macro_f1"]))
             choices += [
@@ -151,8 +163,13 @@ def _write_tables(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         write_atomic(run.evaluation(name), table(rows))
 
 
-def _read_fitted(run: RunDir, method: str, n_test: int, n_classes: int) -> dict[str, Any]:
-    path = _fitted_path(run, method)
+def read_fitted(run: RunDir, method: str, n_test: int, n_classes: int) -> dict[str, Any]:
+    """Return what the stage of a row wrote, by head.
+
+    Raises:
+        ArtifactError: If the file is damaged or belongs to other chips.
+    """
+    path = fitted_path(run, method)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         heads = content["heads"]
@@ -160,7 +177,7 @@ def _read_fitted(run: RunDir, method: str, n_test: int, n_classes: int) -> dict[
             predicted = np.array(fitted["predicted"], dtype=np.int64)
             if predicted.shape != (n_test,) or predicted.min() < 0 or predicted.max() >= n_classes:
                 raise ValueError(f"it does not predict one of {n_classes} classes for {n_test} test chips")
-            float(fitted["choice"]["macro_f1"])
+            float(fitted["choice"]["macro_f1"]), np.array(fitted["predicted_val"], dtype=np.int64)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is damaged ({error}); delete it and fit it again with: deblora heads {run.root}"

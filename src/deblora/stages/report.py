@@ -21,6 +21,7 @@ from deblora.report.content import DifferenceRow, Projection, ReportContent, Sco
 from deblora.report.page import render_markdown, render_page
 from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.choose import choice_files, read_choice, say_choice
 from deblora.stages.stage import Stage
 
 SHOWN = (
@@ -81,6 +82,7 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
             *_cautions(run, frozen),
             "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
         ),
+        findings=tuple(say_choice(read_choice(run))) if choice_files(run) else (),
     )
 
 
@@ -257,6 +259,7 @@ STAGE = Stage(
         run.history("lora"),
         run.history("deblora"),
         run.adapter("lora"),
+        *choice_files(run),
     ],
     outputs=lambda run: [run.report("index.html"), run.report("report.md")],
     work=_work,

@@ -1,0 +1,46 @@
+"""``deblora run DATA``: the default recipe on somebody's own chips, and validation chooses among a short list.
+
+The short list (``stages.choose.SHORT_LIST``) is zero-shot, LoRA and de-biased features and the kernel-neighbor
+shift, each with every head that is known for them. What was chosen, why, and the gain to be expected are in
+``eval/choice.json``.
+"""
+
+import logging
+from dataclasses import replace
+
+from deblora.compare import run_heads
+from deblora.config import Recipe
+from deblora.run_dir import RunDir
+from deblora.stages import report
+from deblora.stages.audit import select_chips
+from deblora.stages.choose import SHORT_LIST, read_choice, say_choice
+from deblora.stages.stage import run_stage
+
+MIN_PER_CLUSTER = 8
+"""Training chips per cluster that the default number of clusters is lowered to (ours)."""
+
+
+def fit_to_data(recipe: Recipe) -> Recipe:
+    """Return the recipe with no more clusters than a small data set can fill.
+
+    Raises:
+        DebloraError: If the chips cannot be read or split.
+    """
+    n_train = len(select_chips(recipe.data, recipe.seed).split("train"))
+    most = max(2, n_train // MIN_PER_CLUSTER)
+    if recipe.cluster.n_clusters <= most:
+        return recipe
+    logging.getLogger("deblora").warning(
+        "cluster.n_clusters lowered from %d to %d for %d training chips",
+        recipe.cluster.n_clusters,
+        most,
+        n_train,
+    )
+    return replace(recipe, cluster=replace(recipe.cluster, n_clusters=most))
+
+
+def choose_head(run: RunDir, recipe: Recipe) -> list[str]:
+    """Fit the heads of the short list on a finished run, choose one, and say so in sentences."""
+    run_heads(run, recipe, SHORT_LIST)
+    run_stage(report.STAGE, run, recipe)  # the page shows the choice
+    return say_choice(read_choice(run))

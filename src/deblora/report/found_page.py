@@ -1,0 +1,76 @@
+"""The page of a prediction: what was found of every class, rare classes first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from deblora.report.frame import Section, fill_template
+from deblora.report.pictures import Picture, picture_rows
+from deblora.report.tables import Cell, Table
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the page shows, as plain values.
+
+    Attributes:
+        title: Of the page.
+        row: Features and head that predicted.
+        n_chips: New chips.
+        groups: Class -> head, middle or tail.
+        n_train: Class -> training chips, rare classes first.
+        n_predicted: Class -> new chips predicted as it.
+        pictures: Class -> its most probable chips.
+        notes: Caveats.
+    """
+
+    title: str
+    row: str
+    n_chips: int
+    groups: Mapping[str, str]
+    n_train: Mapping[str, int]
+    n_predicted: Mapping[str, int]
+    pictures: Mapping[str, Sequence[Picture]]
+    notes: tuple[str, ...] = (
+        "Probabilities are the softmax of the head's logits. They rank chips; they are not calibrated.",
+        "The head assumes that every class is equally likely among the new chips. Where a rare class is rare there "
+        "too, look at its chips by falling probability and expect false ones.",
+    )
+
+
+def render_found_page(content: Found) -> str:
+    """Render one HTML file that needs no other file and runs no script."""
+    rare = [name for name, group in content.groups.items() if group == "tail"]
+    n_rare = sum(content.n_predicted[name] for name in rare)
+    sections = [
+        Section(
+            f"found-{group}",
+            f"{group.capitalize()} classes",
+            "The most probable chips of each class; the number is the probability, the name of the file is shown when "
+            "the pointer rests on a picture.",
+            f"No chip was predicted as a {group} class.",
+            picture_rows(
+                {name: own for name, own in content.pictures.items() if content.groups[name] == group},
+                side=88,
+            ),
+        )
+        for group in ("tail", "middle", "head")
+    ]
+    sections.append(Section("counts", "Counts", "Rare classes first.", "No chip.", table=_counts(content)))
+    summary = [
+        f"{n_rare} of {content.n_chips} chips were predicted as one of the {len(rare)} tail classes.",
+    ]
+    facts = [("New chips", str(content.n_chips)), ("Row and head", content.row)]
+    return fill_template(content, sections, summary=summary, facts=facts)
+
+
+def _counts(content: Found) -> Table:
+    rows = tuple(
+        (
+            Cell(name, style="name"),
+            Cell(content.groups[name], style=f"group {content.groups[name]}"),
+            Cell(str(n)),
+            Cell(str(content.n_predicted[name])),
+        )
+        for name, n in content.n_train.items()
+    )
+    return Table(("Class", "Group", "Training chips", "Predicted"), rows, 2)

@@ -1,0 +1,145 @@
+"""``deblora predict``: classes of new chips by a finished run, with the row and head that validation chose."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import softmax
+from threadpoolctl import threadpool_limits
+
+from deblora.artifacts import FeatureTable, write_atomic
+from deblora.config import Recipe
+from deblora.data.chips import Pixels
+from deblora.data.longtail import class_counts
+from deblora.data.unlabeled import read_unlabeled
+from deblora.errors import ArtifactError, DataError
+from deblora.heads.head import Head
+from deblora.report.found_page import Found, render_found_page
+from deblora.report.overlays import data_uri, to_rgb
+from deblora.report.pictures import Picture
+from deblora.run_dir import RunDir
+from deblora.stages.chips import as_audited, class_names, groups_of, open_chips
+from deblora.stages.choose import read_choice
+from deblora.stages.extract import move_features, open_adapted
+from deblora.stages.heads import EXTRACTED, fitted_heads, samples_of
+from deblora.train.extract import extract_features
+
+N_SHOWN = 9  # chips per class on the page (ours)
+SIDE = 96
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Probabilities of every class for every new chip."""
+
+    ids: tuple[str, ...]
+    probabilities: Float[np.ndarray, "n c"]
+
+    @property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """The most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+
+def predict(run: RunDir, recipe: Recipe, source: Path, out: Path) -> Path:
+    """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
+
+    The head is fitted again on the features of the run with the settings that validation chooses, so nothing but
+    tables and adapters has to be kept. Probabilities are the softmax of its logits; they are not calibrated.
+
+    Args:
+        run: Finished, with a choice.
+        recipe: Its settings.
+        source: Folder of images (any depth), or one image.
+        out: Folder for both files; new or empty, or one of an earlier prediction.
+
+    Raises:
+        ArtifactError: If the run has no choice, or ``out`` holds something else.
+        DataError: If the new chips cannot be read or have other bands.
+    """
+    _check_out(out, source)
+    choice = read_choice(run)
+    method, name = str(choice["method"]), str(choice["probe"])
+    ids, pixels = read_unlabeled(source)
+    head = refit(run, recipe, method, name)
+    features = new_features(run, recipe, EXTRACTED.get(method, "lora"), ids, as_audited(run, pixels))
+    found = Predicted(ids, softmax(head.logits(features.features), axis=1))
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "predictions.csv", _table(run, found))
+    write_atomic(
+        out / "index.html", render_found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))
+    )
+    return out / "index.html"
+
+
+def refit(run: RunDir, recipe: Recipe, method: str, name: str) -> Head:
+    """Fit the head of a row again, on the features on disk.
+
+    Raises:
+        ArtifactError: If the row has no such head.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        for known, chosen in fitted_heads(samples_of(run, recipe, method), method):
+            if known == name:
+                return chosen.head
+    raise ArtifactError(f"the row {method} has no head {name}; choose again with: deblora heads {run.root}")
+
+
+def new_features(
+    run: RunDir, recipe: Recipe, adapter: str, ids: tuple[str, ...], pixels: Pixels
+) -> FeatureTable:
+    """Return features of new chips through the model of a row."""
+    residual = adapter == "deblora" and recipe.deblora.placement == "residual"
+    backbone = open_adapted(run, recipe, "lora" if residual else adapter)
+    table = extract_features(backbone, pixels, ids, batch_size=recipe.extract.batch_size, title="predict")
+    return move_features(run, table) if residual else table
+
+
+def _check_out(out: Path, source: Path) -> None:
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside the chips, {source}; name a folder outside")
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; name a folder")
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        if path.name not in ("predictions.csv", "index.html"):
+            raise ArtifactError(f"{path} is no part of a prediction; choose another folder")
+
+
+def _table(run: RunDir, found: Predicted) -> str:
+    names = class_names(run)
+    group_of = {c: group for group, members in groups_of(run).named().items() for c in members}
+    buffer = io.StringIO()
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerow(["id", "predicted", "group", "probability", *(f"p_{name}" for name in names)])
+    for chip_id, own, row in zip(found.ids, found.classes.tolist(), found.probabilities, strict=True):
+        lines.writerow([chip_id, names[own], group_of[own], f"{row[own]:.6f}", *(f"{p:.6f}" for p in row)])
+    return buffer.getvalue()
+
+
+def _content(run: RunDir, recipe: Recipe, found: Predicted, pixels: Pixels, row: str) -> Found:
+    names = class_names(run)
+    n_train = class_counts(open_chips(run, recipe).split("train").labels, len(names))
+    order = sorted(range(len(names)), key=lambda c: (int(n_train[c]), names[c]))
+    return Found(
+        title=f"{len(found.ids)} chips by {run.root.name}",
+        row=row,
+        n_chips=len(found.ids),
+        groups={names[c]: group for group, members in groups_of(run).named().items() for c in members},
+        n_train={names[c]: int(n_train[c]) for c in order},
+        n_predicted={names[c]: int((found.classes == c).sum()) for c in order},
+        pictures={names[c]: tuple(_pictures(found, pixels, c)) for c in order},
+    )
+
+
+def _pictures(found: Predicted, pixels: Pixels, c: int) -> Iterator[Picture]:
+    """Yield the chips predicted as a class, the most probable first."""
+    from PIL import Image
+
+    rows = np.flatnonzero(found.classes == c)
+    for i in rows[np.argsort(-found.probabilities[rows, c], kind="stable")][:N_SHOWN].tolist():
+        picture = Image.fromarray(to_rgb(pixels.read(i))).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        yield Picture(data_uri(picture), f"{found.probabilities[i, c]:.2f}", found.ids[i])

@@ -1,0 +1,105 @@
+"""``deblora run DATA`` chooses a head, ``deblora predict`` uses it on new chips; bad input is refused."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deblora.stages.heads as heads
+from builders import write_chips
+from deblora.cli import main
+from deblora.heads.trials import moved_heads
+
+
+@pytest.fixture(scope="module")
+def chosen(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("chosen") / "run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "every_head", moved_heads)  # the cheap ones
+        assert main(["run", "--resume", "--out", str(run), "--choose"]) == 0
+    return run
+
+
+def test_the_choice_is_the_best_on_validation(chosen: Path) -> None:
+    record = json.loads((chosen / "eval" / "choice.json").read_text())
+    scores = [row["macro_f1"] for row in record["candidates"]]
+    assert (
+        scores == sorted(scores, reverse=True) and len(scores) == 3 * 4 + 3
+    )  # tau-norm is not for moved features
+    assert (record["method"], record["probe"]) == tuple(
+        record["candidates"][0][k] for k in ("method", "probe")
+    )
+    assert "Expected gain over" in (chosen / "report" / "report.md").read_text()
+    assert record["ci_lower"] <= record["gain"] <= record["ci_upper"]
+
+
+def test_without_a_recipe_the_data_get_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_chips(tmp_path / "toy")
+    assert main(["run", str(data), "--print_config", "--out", str(tmp_path / "run")]) == 0
+    assert f"source: {data}" in capsys.readouterr().out
+
+
+def test_new_chips_get_classes(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "every_head", moved_heads)
+    new = write_chips(tmp_path / "new", seed=7, counts={"checks": 6, "rows": 6, "slope": 6})
+    (new / "notes.txt").write_text("no image")
+    out = tmp_path / "found"
+    assert main(["predict", str(chosen), str(new), "--out", str(out)]) == 0
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18
+    for row in rows:
+        p = {name.removeprefix("p_"): float(value) for name, value in row.items() if name.startswith("p_")}
+        assert np.isclose(sum(p.values()), 1, atol=1e-4)
+        assert row["predicted"] == max(p, key=p.__getitem__)
+    right = np.mean([row["predicted"] == row["id"].split("/")[0] for row in rows])
+    assert right > 0.5
+    page = (out / "index.html").read_text()
+    assert "slope" in page and "data:image/jpeg" in page and str(tmp_path) not in page
+
+    # Names of files and folders mean nothing.
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for i, row in enumerate(rows):
+        shutil.copy(new / row["id"], mixed / f"{i:03d}.png")
+    assert main(["predict", str(chosen), str(mixed), "--out", str(tmp_path / "again")]) == 0
+    with (tmp_path / "again" / "predictions.csv").open(newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == [row["predicted"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("chips", "out", "message"),
+    [
+        ("missing", "found", "does not exist"),
+        ("empty", "found", "no images"),
+        ("toy", "toy/found", "lies inside the chips"),
+        ("toy", "full", "is no part of a prediction"),
+        ("notes.txt", "found", "has no suffix of an image"),
+    ],
+)
+def test_bad_input(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], chips: str, out: str, message: str
+) -> None:
+    write_chips(tmp_path / "toy", counts={"checks": 1})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    (tmp_path / "notes.txt").write_text("text")
+    assert main(["predict", str(chosen), str(tmp_path / chips), "--out", str(tmp_path / out)]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_run_without_a_choice_says_how_to_make_one(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(run), str(tmp_path / "chips"), "--out", str(tmp_path / "found")]) == 2
+    assert "deblora heads" in capsys.readouterr().err
