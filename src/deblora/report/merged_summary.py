@@ -22,8 +22,7 @@ def summarize_merged(content: MergedContent) -> tuple[str, ...]:
         prefix = f"{study.name}: " if len(content.studies) > 1 else ""
         sentences += [prefix + sentence for sentence in _study(study)]
     if len(content.studies) > 1:
-        for group in ("tail", "all"):
-            sentences += _same_probe(content.pooled, group, start="Over all runs, against", unit="runs")
+        sentences += _same_probe(content.pooled, "tail", start="Over all runs, against", unit="runs")
     return tuple(sentences)
 
 
@@ -41,7 +40,7 @@ def _study(study: Study) -> list[str]:
     sentences += _same_probe(rows, "tail", start="Against", unit="seeds")
     if n == 1:
         return sentences
-    return [*sentences, *_tally(rows), f"{_decided(rows, 'loss')} {_decided(rows, 'gain')}"]
+    return [*sentences, f"{_decided(rows, 'loss')} {_decided(rows, 'gain')}"]
 
 
 def _place(group: str) -> str:
@@ -75,7 +74,7 @@ def _winner(rows: Sequence[SpreadRow], group: str) -> list[str]:
 
 def _against(best: SpreadRow) -> list[str]:
     own = [(baseline, found) for baseline, found in best.against.items() if found.spread.n]
-    sentences = [_compare(baseline, found) for baseline, found in own]
+    sentences = [_compare(baseline, found) for baseline, found in own[-1:]]  # the strongest says enough
     if (best.entry.method, best.entry.probe) in BASELINES:
         sentences.insert(0, "This is a baseline: no method that was compared with it scores higher.")
     return sentences or ["No paired comparison backs this lead."]
@@ -102,9 +101,8 @@ def _higher(found: PairedSpread, unit: str) -> str:
 
 
 def _same_probe(rows: Sequence[SpreadRow], group: str, *, start: str, unit: str) -> list[str]:
-    """Compare all methods with LoRA under the same probe, which separates features from the probe's prior."""
-    sentences = []
-    for method, probe in BASELINES:
+    """Compare all methods with LoRA under the strongest probe of both, so that features differ and not the prior."""
+    for method, probe in reversed(BASELINES):
         own = [
             (row, found)
             for row, baseline, found in pairs(rows)
@@ -112,8 +110,8 @@ def _same_probe(rows: Sequence[SpreadRow], group: str, *, start: str, unit: str)
         ]
         if own:
             parts = "; ".join(f"{row.entry.method} {_short(found, unit)}" for row, found in own)
-            sentences.append(f"{start} {method} with the same {probe} probe {_place(group)}: {parts}.")
-    return sentences
+            return [f"{start} {method} with the same {probe} probe {_place(group)}: {parts}."]
+    return []
 
 
 def _short(found: PairedSpread, unit: str) -> str:
@@ -123,22 +121,6 @@ def _short(found: PairedSpread, unit: str) -> str:
         return "equal"
     interval = between(found.spread.ci_lower, found.spread.ci_upper, signed=True)
     return f"{points(found.spread.mean)} points ({interval}; {word(found)}; {_higher(found, unit)})"
-
-
-def _tally(rows: Sequence[SpreadRow]) -> list[str]:
-    parts = []
-    for group in ("tail", "all"):
-        verdicts = [
-            found.verdict for row, _, found in pairs(rows) if row.entry.group == group and found.spread.n > 1
-        ]
-        if verdicts:
-            gains, losses, undecided = (verdicts.count(name) for name in ("gain", "loss", "open"))
-            noun = "comparison" if len(verdicts) == 1 else "comparisons"
-            parts.append(
-                f"Of {len(verdicts)} paired {noun} {_place(group)}, {gains} show a gain and {losses} a loss "
-                f"with an interval over seeds that excludes zero; {undecided} stay undecided."
-            )
-    return [" ".join(parts)] if parts else []
 
 
 def _decided(rows: Sequence[SpreadRow], verdict: str) -> str:
