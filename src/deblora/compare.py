@@ -14,7 +14,7 @@ from deblora.errors import ArtifactError, DataError
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.chips import read_source
-from deblora.stages.heads import METHODS, head_stages
+from deblora.stages.heads import DEFAULT_METHODS, head_stages
 from deblora.stages.merge_heads import merge_heads
 from deblora.stages.stage import Stage, run_stage, stage_key
 
@@ -29,7 +29,7 @@ def compare(
     out: Path,
     *,
     n_seeds: int = 5,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = DEFAULT_METHODS,
     n_jobs: int = 1,
     road: Sequence[Stage] = ROAD,
 ) -> Path:
@@ -94,7 +94,7 @@ def run_heads(run: RunDir, recipe: Recipe) -> None:
     """Fit every head on the features that a run has; those of the second adapter may be missing."""
     start_log(run)
     read_source.cache_clear()
-    methods = [name for name in METHODS if name != "deblora" or run.features("deblora").is_file()]
+    methods = [name for name in DEFAULT_METHODS if name != "deblora" or run.features("deblora").is_file()]
     for stage in head_stages(methods):
         run_stage(stage, run, recipe)
 

@@ -20,6 +20,10 @@ STRONG = ("lora", CHOSEN)
 """The best head on the features of the first adapter, chosen on validation."""
 OURS = ("shift", CHOSEN)
 """The best shifted row and head, chosen on validation."""
+SEMI = ("semi-supervised", CHOSEN)
+"""The head, chosen on validation, that also sees validation features without labels."""
+TRANSDUCTIVE = ("transductive", CHOSEN)
+"""The same head once it also sees the test features without labels: a row of its own, never pooled with others."""
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"), STRONG)
 
 Name = tuple[str, str]
@@ -34,7 +38,7 @@ class Judged:
 
 
 def with_chosen(judged: Mapping[Name, Judged]) -> tuple[dict[Name, Judged], dict[Name, Name]]:
-    """Add the rows that validation chooses: the strong head on LoRA features, and the shifted row.
+    """Add the rows that validation chooses: the strong head on LoRA features, and one of each kind of ours.
 
     The plain probe is no strong head. The first row wins ties.
 
@@ -44,6 +48,8 @@ def with_chosen(judged: Mapping[Name, Judged]) -> tuple[dict[Name, Judged], dict
     pools = {
         STRONG: [name for name in judged if name[0] == "lora" and name[1] != "cross_entropy"],
         OURS: [name for name in judged if name[0].startswith("shift-")],
+        SEMI: [name for name in judged if name[0] == SEMI[0]],
+        TRANSDUCTIVE: [name for name in judged if name[0] == TRANSDUCTIVE[0]],
     }
     behind = {
         chosen: max(pool, key=lambda name: judged[name].validation) for chosen, pool in pools.items() if pool

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from deblora.artifacts import FeatureTable, write_atomic
+from deblora.artifacts import write_atomic
 from deblora.config import Recipe
 from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
@@ -24,14 +24,18 @@ from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
 from deblora.stages.stage import Stage
+from deblora.stages.unlabeled_rows import KINDS, TRANSDUCTIVE, UNLABELED, side_by_side, unlabeled_heads
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
-METHODS = (*EXTRACTED, *MOVED)
+METHODS = (*EXTRACTED, *MOVED, *UNLABELED)
+DEFAULT_METHODS = tuple(
+    name for name in METHODS if name != TRANSDUCTIVE
+)  # it sees the test features: on request
 EVERY_HEAD = ("zero-shot", "lora")  # the others are judged by the heads that fit moved features as well
 FILES = ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv")
 
 
-def head_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
+def head_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...]:
     """Return the stages for these kinds of features, and the one that makes the tables; ``lora`` is always in.
 
     Raises:
@@ -49,7 +53,7 @@ def _fitted_path(run: RunDir, method: str) -> Path:
 
 
 def _stage_for(method: str) -> Stage:
-    adapter = EXTRACTED.get(method, "lora")
+    adapters = ("lora", "base") if method in UNLABELED else (EXTRACTED.get(method, "lora"),)
 
     def work(run: RunDir, recipe: Recipe) -> None:
         _fit(run, recipe, method)
@@ -60,7 +64,7 @@ def _stage_for(method: str) -> Stage:
     return Stage(
         name=f"heads-{method}",
         settings=settings,
-        inputs=lambda run: [run.samples, run.groups, run.features(adapter)],
+        inputs=lambda run: [run.samples, run.groups, *(run.features(name) for name in adapters)],
         outputs=lambda run: [_fitted_path(run, method)],
         work=work,
     )
@@ -69,28 +73,36 @@ def _stage_for(method: str) -> Stage:
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     chips, groups = open_chips(run, recipe), groups_of(run)
     train, val, test = (chips.split(name) for name in ("train", "val", "test"))
-    found = FeatureTable.load(run.features(EXTRACTED.get(method, "lora")))
-    features = found.rows(train.ids)
-    training = Training(features, train.labels, chips.n_classes, groups)
-    samples = Samples(
-        x=moved_features(method, training, recipe) if method in MOVED else features,
-        y=train.labels,
-        x_val=found.rows(val.ids),
-        y_val=val.labels,
-        n_classes=chips.n_classes,
-        groups=groups,
-        statistics_of=features,
-        seed=recipe.seed,
-    )
-    family = every_head if method in EVERY_HEAD else moved_heads
-    test_features = found.rows(test.ids)
+
+    def seen(kinds: tuple[str, ...]) -> tuple[Samples, np.ndarray, list[int]]:
+        features = side_by_side(run, kinds, train.ids)
+        training = Training(features, train.labels, chips.n_classes, groups)
+        samples = Samples(
+            x=moved_features(method, training, recipe) if method in MOVED else features,
+            y=train.labels,
+            x_val=side_by_side(run, kinds, val.ids),
+            y_val=val.labels,
+            n_classes=chips.n_classes,
+            groups=groups,
+            statistics_of=features,
+            seed=recipe.seed,
+        )
+        return samples, side_by_side(run, kinds, test.ids), [features.shape[1] // len(kinds)] * len(kinds)
+
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
+        if method in UNLABELED:
+            found = {name: seen(kinds) for name, kinds in KINDS.items()}
+            fitted = [(name, own, found[name][1]) for name, own in unlabeled_heads(method, found)]
+        else:
+            samples, features, _ = seen((EXTRACTED.get(method, "lora"),))
+            family = every_head if method in EVERY_HEAD else moved_heads
+            fitted = [(name, own, features) for name, own in family(samples)]
         heads = {
             name: {
                 "choice": dict(chosen.record),
                 "predicted": chosen.head.logits(test_features).argmax(axis=1).tolist(),
             }
-            for name, chosen in family(samples)
+            for name, chosen, test_features in fitted
         }
     write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
 
