@@ -6,7 +6,9 @@ import pytest
 from deblora.artifacts import Groups
 from deblora.stages.head_scores import (
     OURS,
+    SEMI,
     STRONG,
+    TRANSDUCTIVE,
     Judged,
     prior_accuracies,
     score_tables,
@@ -44,6 +46,18 @@ def test_validation_chooses_among_strong_heads_on_lora_features(rows: dict[tuple
 def test_without_shifted_rows_there_is_no_row_of_ours(rows: dict[tuple[str, str], Judged]) -> None:
     every, _ = with_chosen({name: row for name, row in rows.items() if name[0] == "lora"})
     assert STRONG in every and OURS not in every
+
+
+def test_rows_with_unlabeled_features_have_choices_of_their_own(rows: dict[tuple[str, str], Judged]) -> None:
+    more = {
+        ("semi-supervised", "gaussians_lora"): judged(Y, 0.9),
+        ("semi-supervised", "gaussians_both"): judged(Y, 0.8),
+        ("transductive", "gaussians_both"): judged(Y, 0.99),
+    }
+    _, behind = with_chosen({**rows, **more})
+    assert behind[SEMI] == ("semi-supervised", "gaussians_lora")
+    assert behind[TRANSDUCTIVE] == ("transductive", "gaussians_both")
+    assert behind[STRONG] == ("lora", "sade") and behind[OURS][0] == "shift-kernel"
 
 
 def test_accuracy_under_other_priors() -> None:

@@ -6,10 +6,12 @@ it was; the last one turns them into tables.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from threadpoolctl import threadpool_limits
 
 from deblora.artifacts import write_atomic
@@ -24,7 +26,7 @@ from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
 from deblora.stages.stage import Stage
-from deblora.stages.unlabeled_rows import KINDS, TRANSDUCTIVE, UNLABELED, side_by_side, unlabeled_heads
+from deblora.stages.unlabeled_rows import KINDS, TRANSDUCTIVE, UNLABELED, samples_of, unlabeled_heads
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
 METHODS = (*EXTRACTED, *MOVED, *UNLABELED)
@@ -72,22 +74,10 @@ def _stage_for(method: str) -> Stage:
 
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     chips, groups = open_chips(run, recipe), groups_of(run)
-    train, val, test = (chips.split(name) for name in ("train", "val", "test"))
+    splits = {name: chips.split(name) for name in ("train", "val", "test")}
 
-    def seen(kinds: tuple[str, ...]) -> tuple[Samples, np.ndarray, list[int]]:
-        features = side_by_side(run, kinds, train.ids)
-        training = Training(features, train.labels, chips.n_classes, groups)
-        samples = Samples(
-            x=moved_features(method, training, recipe) if method in MOVED else features,
-            y=train.labels,
-            x_val=side_by_side(run, kinds, val.ids),
-            y_val=val.labels,
-            n_classes=chips.n_classes,
-            groups=groups,
-            statistics_of=features,
-            seed=recipe.seed,
-        )
-        return samples, side_by_side(run, kinds, test.ids), [features.shape[1] // len(kinds)] * len(kinds)
+    def seen(kinds: tuple[str, ...]) -> tuple[Samples, Float[np.ndarray, "m d"], list[int]]:
+        return samples_of(run, kinds, splits, groups, seed=recipe.seed)
 
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
         if method in UNLABELED:
@@ -95,6 +85,9 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
             fitted = [(name, own, found[name][1]) for name, own in unlabeled_heads(method, found)]
         else:
             samples, features, _ = seen((EXTRACTED.get(method, "lora"),))
+            if method in MOVED:
+                training = Training(samples.x, samples.y, chips.n_classes, groups)
+                samples = replace(samples, x=moved_features(method, training, recipe))
             family = every_head if method in EVERY_HEAD else moved_heads
             fitted = [(name, own, features) for name, own in family(samples)]
         heads = {
@@ -104,7 +97,7 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
             }
             for name, chosen, test_features in fitted
         }
-    write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
+    write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(splits["test"]), "heads": heads}))
 
 
 def _table_stage(methods: Sequence[str]) -> Stage:
