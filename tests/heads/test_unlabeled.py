@@ -146,12 +146,15 @@ def test_the_chosen_settings_carry_over_to_the_test_features(samples: Samples, o
     np.testing.assert_array_equal(moved.head.logits(samples.x), expected.logits(samples.x))
 
 
-def test_a_class_that_validation_lacks_keeps_a_small_share(samples: Samples) -> None:
+def test_a_class_that_validation_lacks_keeps_a_small_share(
+    samples: Samples, caplog: pytest.LogCaptureFixture
+) -> None:
     from dataclasses import replace
 
     kept = samples.y_val != 3
     short = replace(samples, x_val=samples.x_val[kept], y_val=samples.y_val[kept])
     assert np.isfinite(semi_supervised_head(short).head.logits(samples.x)).all()
+    assert "1 of 4 classes have fewer than 10 validation chips" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Choosing the shared Gaussians on validation: as many trials as every other head has."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,10 @@ from deblora.heads.unlabeled import SharedGaussians, Start, fit_shared_gaussians
 
 SHRINKAGES = (0.3, 0.1, 0.03, 0.01)
 TEMPERATURES = (2.0, 1.0, 4.0, 8.0, 16.0)
+ENOUGH = 10
+"""Unlabeled chips of each class from which on the head gained in all our measurements; with five it can lose."""
+
+_LOG = logging.getLogger(__name__)
 
 
 def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None) -> Chosen:
@@ -26,7 +31,17 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
         ValueError: If shapes or labels do not fit.
     """
     start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val, sizes=sizes)
-    seen = np.maximum(np.bincount(samples.y_val, minlength=samples.n_classes), 0.5)
+    counts = np.bincount(samples.y_val, minlength=samples.n_classes)
+    n_few = int((counts < ENOUGH).sum())
+    if n_few:
+        _LOG.warning(
+            "%d of %d classes have fewer than %d validation chips: too few unlabeled ones for the semi-supervised "
+            "head, do not trust its validation score",
+            n_few,
+            samples.n_classes,
+            ENOUGH,
+        )
+    seen = np.maximum(counts, 0.5)
     shares = seen / seen.sum()
 
     def fit(shrinkage: float, temperature: float) -> SharedGaussians:
