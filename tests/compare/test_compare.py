@@ -104,7 +104,7 @@ def test_a_further_row_keeps_the_others(
     scored = {(row["method"], row["probe"]) for row in rows_of(out / "results.csv")}
     for method in ("semi-supervised", "transductive"):
         assert {(method, "gaussians_lora"), (method, "chosen_on_validation")} <= scored
-    assert "Ours (semi-supervised) as validation chose it" in (out / "report.md").read_text()
+    assert "ours | chosen\\_on\\_validation" in (out / "report.md").read_text()
 
 
 def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from deblora.artifacts import Groups
 from deblora.stages.head_scores import (
+    FAIR,
     OURS,
     SEMI,
     STRONG,
@@ -58,6 +59,15 @@ def test_rows_with_unlabeled_features_have_choices_of_their_own(rows: dict[tuple
     assert behind[SEMI] == ("semi-supervised", "gaussians_lora")
     assert behind[TRANSDUCTIVE] == ("transductive", "gaussians_both")
     assert behind[STRONG] == ("lora", "sade") and behind[OURS][0] == "shift-kernel"
+    assert FAIR not in behind  # nobody knows how they do on chips they did not see
+
+
+@pytest.mark.parametrize(("held_out", "winner"), [(0.7, ("lora", "sade")), (0.85, ("semi-supervised", "g"))])
+def test_ours_is_the_better_one_on_chips_it_did_not_see(
+    rows: dict[tuple[str, str], Judged], held_out: float, winner: tuple[str, str]
+) -> None:
+    every, behind = with_chosen({**rows, ("semi-supervised", "g"): Judged(Y, 0.99, held_out)})
+    assert behind[FAIR] == winner and every[FAIR] is every[winner]
 
 
 def test_accuracy_under_other_priors() -> None:

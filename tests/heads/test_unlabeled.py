@@ -1,14 +1,17 @@
 """Shared Gaussians with unlabeled features: closed forms, what unlabeled samples are good for, bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from deblora.artifacts import Groups
 from deblora.errors import DataError
 from deblora.heads.blocks import Blocks
 from deblora.heads.search import Samples
 from deblora.heads.unlabeled import Start, _principal, fit_shared_gaussians, scaled_to_shares
-from deblora.heads.unlabeled_trials import semi_supervised_head, transductive_head
+from deblora.heads.unlabeled_trials import held_out_score, semi_supervised_head, transductive_head
 
 Blobs = tuple[np.ndarray, np.ndarray]
 N_CLASSES = 4
@@ -146,11 +149,25 @@ def test_the_chosen_settings_carry_over_to_the_test_features(samples: Samples, o
     np.testing.assert_array_equal(moved.head.logits(samples.x), expected.logits(samples.x))
 
 
+def test_the_held_out_score_is_that_of_halves_fitted_apart(samples: Samples) -> None:
+    score = held_out_score(samples, shrinkage=0.1, temperature=2.0)
+    order = np.random.default_rng(0).permutation(len(samples.y_val))
+    order = order[np.argsort(samples.y_val[order], kind="stable")]
+    true, guessed = [], []
+    for seen, kept in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        start = Start.of(samples.x, samples.y, N_CLASSES, samples.x_val[seen])
+        head = fit_shared_gaussians(start, shrinkage=0.1, temperature=2.0)  # 20 of each class: equal shares
+        true.append(samples.y_val[kept])
+        guessed.append(head.logits(samples.x_val[kept]).argmax(axis=1))
+    reference = f1_score(np.concatenate(true), np.concatenate(guessed), average="macro")
+    assert score == pytest.approx(reference)
+    one = replace(samples, x_val=samples.x_val[:1], y_val=samples.y_val[:1])
+    assert held_out_score(one, shrinkage=0.1, temperature=2.0) == 0
+
+
 def test_a_class_that_validation_lacks_keeps_a_small_share(
     samples: Samples, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dataclasses import replace
-
     kept = samples.y_val != 3
     short = replace(samples, x_val=samples.x_val[kept], y_val=samples.y_val[kept])
     assert np.isfinite(semi_supervised_head(short).head.logits(samples.x)).all()

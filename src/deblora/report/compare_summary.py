@@ -62,9 +62,7 @@ def _ours_against(content: CompareContent, baseline: tuple[str, str]) -> list[st
             parts.append(f"{_place(group)} {_difference(found)}")
     if not parts:
         return []
-    return [
-        f"Ours ({content.ours[0]}) as validation chose it, against {_shown(baseline)}: {'; '.join(parts)}."
-    ]
+    return [f"Ours as validation chose it, against {_shown(baseline)}: {'; '.join(parts)}."]
 
 
 def _difference(found: PairedSpread) -> str:

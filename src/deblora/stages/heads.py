@@ -26,7 +26,14 @@ from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
 from deblora.stages.stage import Stage
-from deblora.stages.unlabeled_rows import KINDS, TRANSDUCTIVE, UNLABELED, samples_of, unlabeled_heads
+from deblora.stages.unlabeled_rows import (
+    KINDS,
+    SEMI_SUPERVISED,
+    TRANSDUCTIVE,
+    UNLABELED,
+    samples_of,
+    unlabeled_heads,
+)
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
 METHODS = (*EXTRACTED, *MOVED, *UNLABELED)
@@ -121,7 +128,8 @@ def _write_tables(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
     for method in methods:
         for head, content in _read_fitted(run, method, len(test), chips.n_classes).items():
             choice, predicted = content["choice"], np.array(content["predicted"], dtype=np.int64)
-            judged[method, head] = Judged(predicted, float(choice["macro_f1"]))
+            held_out = choice.get("held_out_macro_f1") if method == SEMI_SUPERVISED else None
+            judged[method, head] = Judged(predicted, float(choice["macro_f1"]), held_out)
             choices += [
                 {"method": method, "probe": head, "choice": key, "value": value}
                 for key, value in choice.items()
