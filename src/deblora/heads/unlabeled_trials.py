@@ -13,7 +13,7 @@ from deblora.heads.unlabeled import SharedGaussians, Start, fit_shared_gaussians
 SHRINKAGES = (0.3, 0.1, 0.03, 0.01)
 TEMPERATURES = (2.0, 1.0, 4.0, 8.0, 16.0)
 ENOUGH = 10
-"""Unlabeled chips of each class from which on the head gained in all our measurements; with five it can lose."""
+"""Unlabeled chips of each class from which on the head gained on our real data; with five of each it lost (ours)."""
 
 _LOG = logging.getLogger(__name__)
 
