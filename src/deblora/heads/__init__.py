@@ -1,7 +1,8 @@
 """Long-tail classifiers on frozen features: each ``fit_*`` returns a :class:`~deblora.heads.head.Head`.
 
 What they share (checks, standardization, selection on validation) is in ``head``, the convex objective in
-``softmax``. The one that also sees features without labels is in ``unlabeled``. Training the backbone together with such a loss is left to ``train``.
+``softmax``. The head that also sees features without labels is in ``unlabeled``. Training the backbone together with
+such a loss is left to ``train``.
 """
 
 from deblora.heads.cosine import CosineHead, fit_ldam_drw, fit_lift, ldam_margins
