@@ -15,7 +15,7 @@ from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.chips import read_source
 from deblora.stages.choose import judging_stages
-from deblora.stages.heads import METHODS
+from deblora.stages.heads import DEFAULT_METHODS
 from deblora.stages.merge_heads import merge_heads
 from deblora.stages.stage import Stage, run_stage, stage_key
 
@@ -30,7 +30,7 @@ def compare(
     out: Path,
     *,
     n_seeds: int = 5,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = DEFAULT_METHODS,
     n_jobs: int = 1,
     road: Sequence[Stage] = ROAD,
 ) -> Path:
@@ -91,7 +91,7 @@ def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
             run_stage(stage, run, recipe)
 
 
-def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = METHODS) -> None:
+def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = DEFAULT_METHODS) -> None:
     """Fit every head on the features that a run has; those of the second adapter may be missing."""
     start_log(run)
     read_source.cache_clear()

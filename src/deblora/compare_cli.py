@@ -24,7 +24,12 @@ def add_commands(commands: Any, parser: Any) -> None:
     _add_common(compare)
     compare.add_argument("--seeds", type=int, default=5, help="number of seeds, from the recipe's seed on")
     compare.add_argument(
-        "--rows", type=str, nargs="+", default=[], metavar="ROW", help="kinds of features; all when not given"
+        "--rows",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="ROW",
+        help="kinds of features; all but transductive when not given",
     )
     compare.add_argument(
         "--skip-deblora", action="store_true", help="heads and feature-space rows only, no second adapter"
@@ -73,10 +78,10 @@ def _compare(options: Any) -> str:
     from deblora.compare import compare, short_road
     from deblora.config import read_recipe, recipe_from
     from deblora.pipeline import ROAD
-    from deblora.stages.heads import METHODS
+    from deblora.stages.heads import DEFAULT_METHODS
 
     recipe = recipe_from(read_recipe(Path(options.recipe)))
-    methods = tuple(options.rows) or METHODS
+    methods = tuple(options.rows) or DEFAULT_METHODS
     if options.skip_deblora:
         if "deblora" in options.rows:
             raise RecipeError("--rows asks for deblora and --skip-deblora leaves it out; drop one of them")

@@ -97,10 +97,14 @@ def test_a_further_row_keeps_the_others(
     out = Path(shutil.copytree(finished, tmp_path / "out"))
     log = out / "seed-0" / "run.log"
     before = len(log.read_text())
-    assert main(command(recipe, out, "shift-nearest-3")) == 0
+    assert main(command(recipe, out, "shift-nearest-3", "semi-supervised", "transductive")) == 0
     new = log.read_text()[before:]
     assert "train-lora: unchanged" in new and "heads-lora: unchanged" in new
     assert "heads-shift-nearest-3: done" in new
+    scored = {(row["method"], row["probe"]) for row in rows_of(out / "results.csv")}
+    for method in ("semi-supervised", "transductive"):
+        assert {(method, "gaussians_lora"), (method, "chosen_on_validation")} <= scored
+    assert "ours | chosen\\_on\\_validation" in (out / "report.md").read_text()
 
 
 def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path) -> None:
@@ -108,7 +112,8 @@ def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path:
     assert main(["heads", str(run)]) == 0
     methods = {row["method"] for row in rows_of(run / "eval" / "heads.csv")}
     assert {"zero-shot", "shift-global-mean", "contract-random-head-mean"} <= methods
-    assert "deblora" not in methods
+    assert "semi-supervised" in methods
+    assert not {"deblora", "transductive"} & methods  # the latter on request only
 
 
 def test_damaged_fits_are_named(

@@ -5,8 +5,11 @@ import pytest
 
 from deblora.artifacts import Groups
 from deblora.stages.head_scores import (
+    FAIR,
     OURS,
+    SEMI,
     STRONG,
+    TRANSDUCTIVE,
     Judged,
     prior_accuracies,
     score_tables,
@@ -44,6 +47,27 @@ def test_validation_chooses_among_strong_heads_on_lora_features(rows: dict[tuple
 def test_without_shifted_rows_there_is_no_row_of_ours(rows: dict[tuple[str, str], Judged]) -> None:
     every, _ = with_chosen({name: row for name, row in rows.items() if name[0] == "lora"})
     assert STRONG in every and OURS not in every
+
+
+def test_rows_with_unlabeled_features_have_choices_of_their_own(rows: dict[tuple[str, str], Judged]) -> None:
+    more = {
+        ("semi-supervised", "gaussians_lora"): judged(Y, 0.9),
+        ("semi-supervised", "gaussians_both"): judged(Y, 0.8),
+        ("transductive", "gaussians_both"): judged(Y, 0.99),
+    }
+    _, behind = with_chosen({**rows, **more})
+    assert behind[SEMI] == ("semi-supervised", "gaussians_lora")
+    assert behind[TRANSDUCTIVE] == ("transductive", "gaussians_both")
+    assert behind[STRONG] == ("lora", "sade") and behind[OURS][0] == "shift-kernel"
+    assert FAIR not in behind  # nobody knows how they do on chips they did not see
+
+
+@pytest.mark.parametrize(("held_out", "winner"), [(0.7, ("lora", "sade")), (0.85, ("semi-supervised", "g"))])
+def test_ours_is_the_better_one_on_chips_it_did_not_see(
+    rows: dict[tuple[str, str], Judged], held_out: float, winner: tuple[str, str]
+) -> None:
+    every, behind = with_chosen({**rows, ("semi-supervised", "g"): Judged(Y, 0.99, held_out)})
+    assert behind[FAIR] == winner and every[FAIR] is every[winner]
 
 
 def test_accuracy_under_other_priors() -> None:

@@ -70,9 +70,11 @@ def hashes(run: Path) -> dict[str, dict[str, str]]:
 def test_every_method_is_scored_in_every_group(finished: Path) -> None:
     rows = rows_of(finished / "eval" / "results.csv")
     assert list(rows[0]) == COLUMNS
-    assert {"zero-shot", "lora", "deblora", "shift"} <= {row["method"] for row in rows}
-    for method in {row["method"] for row in rows}:
-        groups = [r["group"] for r in rows if (r["method"], r["probe"]) == (method, "cross_entropy")]
+    methods = {row["method"] for row in rows}
+    assert {"zero-shot", "lora", "deblora", "shift", "semi-supervised"} <= methods
+    for method in methods:
+        probe = "gaussians" if method == "semi-supervised" else "cross_entropy"
+        groups = [r["group"] for r in rows if (r["method"], r["probe"]) == (method, probe)]
         assert sorted(groups) == sorted(GROUPS)
     assert {(row["dataset"], row["backbone"], row["seed"]) for row in rows} == {("toy", "huggingface", "0")}
     for row in rows:

@@ -1,7 +1,8 @@
 """Long-tail classifiers on frozen features: each ``fit_*`` returns a :class:`~deblora.heads.head.Head`.
 
 What they share (checks, standardization, selection on validation) is in ``head``, the convex objective in
-``softmax``. Training the backbone together with such a loss is left to ``train``.
+``softmax``. The head that also sees features without labels is in ``unlabeled``. Training the backbone together with
+such a loss is left to ``train``.
 """
 
 from deblora.heads.cosine import CosineHead, fit_ldam_drw, fit_lift, ldam_margins
@@ -25,6 +26,7 @@ from deblora.heads.reweighted import (
 )
 from deblora.heads.sade import SadeHead, dropout_views, fit_sade, inverse_log_prior, stable_weights
 from deblora.heads.tau_norm import fit_tau_normalized, tau_normalize
+from deblora.heads.unlabeled import SharedGaussians, Start, fit_shared_gaussians
 
 __all__ = [
     "Calibration",
@@ -34,7 +36,9 @@ __all__ = [
     "Head",
     "ResltHead",
     "SadeHead",
+    "SharedGaussians",
     "Standardizer",
+    "Start",
     "calibrated_gaussians",
     "dropout_views",
     "effective_number_weights",
@@ -52,6 +56,7 @@ __all__ = [
     "fit_reslt",
     "fit_reweighted",
     "fit_sade",
+    "fit_shared_gaussians",
     "fit_tau_normalized",
     "inverse_frequency_weights",
     "inverse_log_prior",

@@ -37,11 +37,11 @@ def summarize_comparison(content: CompareContent) -> tuple[str, ...]:
 
 
 def _leader(content: CompareContent, group: str) -> list[str]:
-    chosen = (content.strong, content.ours)  # they repeat other rows
+    chosen = (content.strong[1], content.ours[1])  # rows that validation chose repeat others
     own = [
         row
         for row in content.scores
-        if row.entry.group == group and row.spread.n and _name(row) not in chosen
+        if row.entry.group == group and row.spread.n and row.entry.probe not in chosen
     ]
     if not own:
         return []
@@ -85,7 +85,7 @@ def _decided(content: CompareContent, group: str) -> list[str]:
         (_name(row), row.against[content.strong])
         for row in content.scores
         if row.entry.group == group
-        and _name(row) != content.ours  # repeats the row that validation chose
+        and row.entry.probe != content.ours[1]  # repeats the row that validation chose
         and content.strong in row.against
         and row.against[content.strong].spread.n > 1
     ]

@@ -13,13 +13,14 @@ from deblora.errors import ArtifactError
 from deblora.evaluate.choice import Choice, choose
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
-from deblora.stages.heads import METHODS, fitted_path, head_stages, read_fitted
+from deblora.stages.heads import DEFAULT_METHODS, fitted_path, head_stages, read_fitted
 from deblora.stages.stage import Stage
+from deblora.stages.unlabeled_rows import SEMI_SUPERVISED, TRANSDUCTIVE
 
 FILE = "choice.json"
 REFERENCE = ("lora", "cross_entropy")
 """What the gain is measured against: LoRA with a plain probe, which most people would use."""
-SHORT_LIST = ("zero-shot", "lora", "deblora", "shift-kernel")
+SHORT_LIST = ("zero-shot", "lora", "deblora", "shift-kernel", SEMI_SUPERVISED)
 """Rows that ``deblora run DATA`` chooses among, each with all its heads."""
 FEW = 5
 """Validation chips of a class below which the choice is called uncertain (ours)."""
@@ -27,10 +28,13 @@ FEW = 5
 Name = tuple[str, str]
 
 
-def judging_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
+def judging_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...]:
     """Return the stages that fit and judge the heads of these rows, and the one that chooses among them."""
     stages = head_stages(methods)
     names = [stage.name.removeprefix("heads-") for stage in stages if stage.name.startswith("heads-")]
+    names = [
+        name for name in names if name != TRANSDUCTIVE
+    ]  # fitted to these test chips, no use for new ones
     return (*stages, stage_for(names))
 
 

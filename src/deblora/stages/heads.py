@@ -6,13 +6,15 @@ it was; the last one turns them into tables.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
-from deblora.artifacts import FeatureTable, write_atomic
+from deblora.artifacts import write_atomic
 from deblora.config import Recipe
 from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
@@ -24,14 +26,27 @@ from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
 from deblora.stages.stage import Stage
+from deblora.stages.unlabeled_rows import (
+    KINDS,
+    SEMI_SUPERVISED,
+    TRANSDUCTIVE,
+    UNLABELED,
+    samples_of,
+    side_by_side,
+    unlabeled_head,
+    unseen_predictions,
+)
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
-METHODS = (*EXTRACTED, *MOVED)
+METHODS = (*EXTRACTED, *MOVED, *UNLABELED)
+DEFAULT_METHODS = tuple(
+    name for name in METHODS if name != TRANSDUCTIVE
+)  # it sees the test features: on request
 EVERY_HEAD = ("zero-shot", "lora")  # the others are judged by the heads that fit moved features as well
 FILES = ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv")
 
 
-def head_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
+def head_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...]:
     """Return the stages for these kinds of features, and the one that makes the tables; ``lora`` is always in.
 
     Raises:
@@ -50,7 +65,7 @@ def fitted_path(run: RunDir, method: str) -> Path:
 
 
 def _stage_for(method: str) -> Stage:
-    adapter = EXTRACTED.get(method, "lora")
+    adapters = ("lora", "base") if method in UNLABELED else (EXTRACTED.get(method, "lora"),)
 
     def work(run: RunDir, recipe: Recipe) -> None:
         _fit(run, recipe, method)
@@ -61,50 +76,58 @@ def _stage_for(method: str) -> Stage:
     return Stage(
         name=f"heads-{method}",
         settings=settings,
-        inputs=lambda run: [run.samples, run.groups, run.features(adapter)],
+        inputs=lambda run: [run.samples, run.groups, *(run.features(name) for name in adapters)],
         outputs=lambda run: [fitted_path(run, method)],
         work=work,
     )
 
 
-def samples_of(run: RunDir, recipe: Recipe, method: str) -> Samples:
-    """Return the features that the heads of a row are fitted and chosen on."""
+def kinds_of(method: str, head: str) -> tuple[str, ...]:
+    """Return the feature tables that a head of a row reads, one beside the other."""
+    return KINDS[head] if method in UNLABELED else (EXTRACTED.get(method, "lora"),)
+
+
+def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str, Chosen, Samples]]:
+    """Fit the heads of a row one after the other, each chosen on validation, with what it was fitted on."""
     chips, groups = open_chips(run, recipe), groups_of(run)
-    train, val = chips.split("train"), chips.split("val")
-    found = FeatureTable.load(run.features(EXTRACTED.get(method, "lora")))
-    features = found.rows(train.ids)
-    training = Training(features, train.labels, chips.n_classes, groups)
-    return Samples(
-        x=moved_features(method, training, recipe) if method in MOVED else features,
-        y=train.labels,
-        x_val=found.rows(val.ids),
-        y_val=val.labels,
-        n_classes=chips.n_classes,
-        groups=groups,
-        statistics_of=features,
-        seed=recipe.seed,
-    )
+    splits = {name: chips.split(name) for name in ("train", "val", "test")}
 
+    def seen(kinds: tuple[str, ...]) -> Samples:
+        return samples_of(run, kinds, splits, groups, seed=recipe.seed)
 
-def fitted_heads(samples: Samples, method: str) -> Iterator[tuple[str, Chosen]]:
-    """Fit the heads of a row one after the other, each chosen on validation."""
-    return (every_head if method in EVERY_HEAD else moved_heads)(samples)
+    if method in UNLABELED:
+        for name, kinds in KINDS.items():
+            samples = seen(kinds)
+            test = side_by_side(run, kinds, splits["test"].ids) if method == TRANSDUCTIVE else None
+            yield name, unlabeled_head(samples, n_kinds=len(kinds), test=test), samples
+        return
+    samples = seen(kinds_of(method, ""))
+    if method in MOVED:
+        training = Training(samples.x, samples.y, chips.n_classes, groups)
+        samples = replace(samples, x=moved_features(method, training, recipe))
+    for name, chosen in (every_head if method in EVERY_HEAD else moved_heads)(samples):
+        yield name, chosen, samples
 
 
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     test = open_chips(run, recipe).split("test")
-    samples = samples_of(run, recipe, method)
-    test_features = FeatureTable.load(run.features(EXTRACTED.get(method, "lora"))).rows(test.ids)
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
-        heads = {
-            name: {
+        heads = {}
+        for name, chosen, samples in fitted_heads(run, recipe, method):
+            features = side_by_side(run, kinds_of(method, name), test.ids)
+            heads[name] = {
                 "choice": dict(chosen.record),
-                "predicted": chosen.head.logits(test_features).argmax(axis=1).tolist(),
-                "predicted_val": chosen.head.logits(samples.x_val).argmax(axis=1).tolist(),
+                "predicted": chosen.head.logits(features).argmax(axis=1).tolist(),
+                "predicted_val": _on_validation(method, name, chosen, samples).tolist(),
             }
-            for name, chosen in fitted_heads(samples, method)
-        }
     write_atomic(fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
+
+
+def _on_validation(method: str, name: str, chosen: Chosen, samples: Samples) -> Int[np.ndarray, " v"]:
+    """Return validation predictions; of a head that sees validation features, those on chips it did not see."""
+    if method == SEMI_SUPERVISED:
+        return unseen_predictions(samples, chosen, n_kinds=len(KINDS[name]))
+    return np.asarray(chosen.head.logits(samples.x_val).argmax(axis=1))
 
 
 def _table_stage(methods: Sequence[str]) -> Stage:
@@ -128,7 +151,8 @@ def _write_tables(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
     for method in methods:
         for head, content in read_fitted(run, method, len(test), chips.n_classes).items():
             choice, predicted = content["choice"], np.array(content["predicted"], dtype=np.int64)
-            judged[method, head] = Judged(predicted, float(choice["macro_f1"]))
+            held_out = choice.get("held_out_macro_f1") if method == SEMI_SUPERVISED else None
+            judged[method, head] = Judged(predicted, float(choice["macro_f1"]), held_out)
             choices += [
                 {"method": method, "probe": head, "choice": key, "value": value}
                 for key, value in choice.items()

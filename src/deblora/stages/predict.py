@@ -25,7 +25,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import as_audited, class_names, groups_of, open_chips
 from deblora.stages.choose import read_choice
 from deblora.stages.extract import move_features, open_adapted
-from deblora.stages.heads import EXTRACTED, fitted_heads, samples_of
+from deblora.stages.heads import fitted_heads, kinds_of
 from deblora.train.extract import extract_features
 
 N_SHOWN = 9  # chips per class on the page (ours)
@@ -66,8 +66,11 @@ def predict(run: RunDir, recipe: Recipe, source: Path, out: Path) -> Path:
     method, name = str(choice["method"]), str(choice["probe"])
     ids, pixels = read_unlabeled(source)
     head = refit(run, recipe, method, name)
-    features = new_features(run, recipe, EXTRACTED.get(method, "lora"), ids, as_audited(run, pixels))
-    found = Predicted(ids, softmax(head.logits(features.features), axis=1))
+    seen = as_audited(run, pixels)
+    features = np.hstack(
+        [new_features(run, recipe, kind, ids, seen).features for kind in kinds_of(method, name)]
+    )
+    found = Predicted(ids, softmax(head.logits(features), axis=1))
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "predictions.csv", _table(run, found))
     write_atomic(
@@ -83,7 +86,7 @@ def refit(run: RunDir, recipe: Recipe, method: str, name: str) -> Head:
         ArtifactError: If the row has no such head.
     """
     with threadpool_limits(limits=1, user_api="blas"):
-        for known, chosen in fitted_heads(samples_of(run, recipe, method), method):
+        for known, chosen, _ in fitted_heads(run, recipe, method):
             if known == name:
                 return chosen.head
     raise ArtifactError(f"the row {method} has no head {name}; choose again with: deblora heads {run.root}")

@@ -20,9 +20,17 @@ from deblora.run_dir import RunDir
 from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.stage import Stage
+from deblora.stages.unlabeled_rows import (
+    KINDS,
+    SEMI_SUPERVISED,
+    samples_of,
+    side_by_side,
+    unlabeled_head,
+)
 
 PROBES = ("cross_entropy", "balanced_softmax", "logit_adjustment")
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"))
+GAUSSIANS = "gaussians"
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,23 @@ def fit_probes(
     return out
 
 
+def _semi_supervised(
+    run: RunDir, splits: dict[str, ChipSet], groups: Groups, recipe: Recipe
+) -> tuple[Int[np.ndarray, " m"], dict[str, object]]:
+    """Return test predictions and choices of the head that also sees validation features without labels.
+
+    Validation chooses between LoRA features alone and those of the base model beside them.
+    """
+    tried = []
+    for name, kinds in KINDS.items():
+        samples = samples_of(run, kinds, splits, groups, seed=recipe.seed)
+        with threadpool_limits(limits=1, user_api="blas"):
+            chosen = unlabeled_head(samples, n_kinds=len(kinds))
+        tried.append((name, chosen, side_by_side(run, kinds, splits["test"].ids)))
+    name, chosen, test = max(tried, key=lambda own: float(own[1].record["macro_f1"]))
+    return chosen.head.logits(test).argmax(axis=1), {**chosen.record, "features": name}
+
+
 def _work(run: RunDir, recipe: Recipe) -> None:
     chips, groups = open_chips(run, recipe), groups_of(run)
     splits = {name: chips.split(name) for name in ("train", "val", "test")}
@@ -116,6 +141,13 @@ def _work(run: RunDir, recipe: Recipe) -> None:
                 {"method": row.method, "split": split, "metric": key, "value": value}
                 for key, value in found.items()
             ]
+    own, record = _semi_supervised(run, splits, groups, recipe)
+    predictions[SEMI_SUPERVISED, GAUSSIANS] = own
+    scores[SEMI_SUPERVISED, GAUSSIANS] = bootstrap_scores(y, own, n_classes, groups, draws)
+    choices += [
+        {"method": SEMI_SUPERVISED, "probe": GAUSSIANS, "choice": key, "value": value}
+        for key, value in record.items()
+    ]
     data = Path(recipe.data.source).name
     names = {"dataset": data, "backbone": recipe.backbone.name}
     results = _results(names, y, predictions, scores, groups, n_classes, recipe)

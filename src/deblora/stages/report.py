@@ -79,6 +79,7 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
             f"Groups by {frozen['rule']}, fixed in the audit.",
             "Group F1 is the mean of per-class F1, each computed on all predictions.",
             "Penalty and tau were chosen on validation; the test split was read once.",
+            "The row semi-supervised is also fitted to the validation chips, without their labels.",
             *_cautions(run, frozen),
             "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
         ),

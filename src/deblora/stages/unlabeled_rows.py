@@ -1,0 +1,71 @@
+"""Rows of the comparison whose heads also see features without labels: of validation chips, or of the test chips."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from deblora.artifacts import FeatureTable, Groups
+from deblora.data.chips import ChipSet
+from deblora.heads.search import Chosen, Samples
+from deblora.heads.unlabeled_trials import held_out_predictions, semi_supervised_head, transductive_head
+from deblora.run_dir import RunDir
+
+SEMI_SUPERVISED = "semi-supervised"
+TRANSDUCTIVE = "transductive"
+UNLABELED = (SEMI_SUPERVISED, TRANSDUCTIVE)
+
+KINDS = {"gaussians_lora": ("lora",), "gaussians_both": ("lora", "base")}
+"""Heads of these rows: features of the first adapter alone, or with those of the base model beside them."""
+
+
+def side_by_side(run: RunDir, kinds: tuple[str, ...], ids: tuple[str, ...]) -> Float[np.ndarray, "n d"]:
+    """Return features of all kinds for these chips, one kind after the other.
+
+    Raises:
+        ArtifactError: If a table is missing, damaged or lacks a chip.
+    """
+    return np.hstack([FeatureTable.load(run.features(kind)).rows(ids) for kind in kinds])
+
+
+def samples_of(
+    run: RunDir, kinds: tuple[str, ...], splits: Mapping[str, ChipSet], groups: Groups, *, seed: int
+) -> Samples:
+    """Return what a head is fitted and chosen on.
+
+    Raises:
+        ArtifactError: If a table is missing, damaged or lacks a chip.
+    """
+    train, val = splits["train"], splits["val"]
+    features = side_by_side(run, kinds, train.ids)
+    return Samples(
+        x=features,
+        y=train.labels,
+        x_val=side_by_side(run, kinds, val.ids),
+        y_val=val.labels,
+        n_classes=train.n_classes,
+        groups=groups,
+        statistics_of=features,
+        seed=seed,
+    )
+
+
+def unlabeled_head(samples: Samples, *, n_kinds: int, test: Float[np.ndarray, "m d"] | None = None) -> Chosen:
+    """Fit a head that also sees validation features without labels, or with ``test`` those instead (transductive)."""
+    sizes = _sizes(samples, n_kinds)
+    chosen = semi_supervised_head(samples, sizes=sizes)
+    return chosen if test is None else transductive_head(samples, chosen, test, sizes=sizes)
+
+
+def unseen_predictions(samples: Samples, chosen: Chosen, *, n_kinds: int) -> Int[np.ndarray, " v"]:
+    """Return validation predictions by heads that did not see the chip, with the settings that were chosen."""
+    return held_out_predictions(
+        samples,
+        shrinkage=float(chosen.record["shrinkage"]),
+        temperature=float(chosen.record["temperature"]),
+        sizes=_sizes(samples, n_kinds),
+    )
+
+
+def _sizes(samples: Samples, n_kinds: int) -> list[int]:
+    return [samples.x.shape[1] // n_kinds] * n_kinds
