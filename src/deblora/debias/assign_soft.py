@@ -75,7 +75,7 @@ def _exponentials(
 def _moments(
     weights: Float[np.ndarray, "k m"], shift: Float[np.ndarray, " k"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
-    """Return the soft sizes ``sum_i s_ki`` and ``sum_i s_ki s_li``, with ``s`` in proportion to ``weights exp(shift)``."""
+    """Return ``sum_i s_ki`` and ``sum_i s_ki s_li``, with ``s`` in proportion to ``weights exp(shift)``."""
     n_clusters = len(weights)
     factors = np.exp(shift - 0.5 * (shift.max() + shift.min())).astype(weights.dtype)[:, None]
     sizes, products = np.zeros(n_clusters), np.zeros((n_clusters, n_clusters))
