@@ -117,8 +117,9 @@ class Flow:
     def _shortest_path(self) -> list[int]:
         """Return the nodes from an over-full node to the nearest under-full one; nothing where no path leads there."""
         distance, previous = self._distances(np.where(self.excess > 0, 0.0, np.inf))
-        node = int(np.argmin(np.where(self.excess < 0, distance, np.inf)))
-        if not np.isfinite(distance[node]):
+        reached = np.where(self.excess < 0, distance, np.inf)
+        node = int(np.argmin(reached))
+        if not np.isfinite(reached[node]):
             return []
         nodes = [node]
         while previous[node] >= 0 and len(nodes) <= self.hub:

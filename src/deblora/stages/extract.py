@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from deblora.artifacts import FeatureTable
 from deblora.config import Recipe
 from deblora.errors import ArtifactError
-from deblora.models.lora import load_adapter
+from deblora.models.lora import load_adapter, merge_adapters
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
 from deblora.stages.stage import Stage
@@ -54,10 +54,13 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     backbone = open_backbone(recipe.backbone)
     check_bands(run, backbone.spec.n_bands, backbone.name)
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
-    for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
+    names = {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter
-    ]:
+    ]
+    for name in names:
         load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
+    if names:
+        merge_adapters(backbone)
     table = extract_features(
         backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=f"extract {adapter}"
     )
