@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.optimize import linprog
 
-from deblora.debias import constrained_assignment
+from deblora.debias import assignment, constrained_assignment
+from deblora.debias.assign_flow import Flow
 from deblora.debias.assign_prices import settled_prices
+from deblora.debias.assign_scan import scan
 
 
 def linear_program_cost(costs: np.ndarray, min_size: int) -> float:
@@ -105,3 +107,58 @@ def test_settled_prices_nearly_meet_the_floor(share: float, rng: np.random.Gener
     assert (prices >= 0).all()
     # 12 clusters may each be off by the samples within one temperature of a boundary.
     assert np.maximum(floor - sizes, 0).sum() <= 0.02 * 6000
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scan_finds_the_cheapest_and_never_overstates_a_gap(dtype: type, rng: np.random.Generator) -> None:
+    costs = (1e3 * rng.random((6, 9000)) ** 4).astype(dtype)
+    prices = 300 * rng.random(6)
+    found = scan(costs, prices)
+    exact = np.sort(costs.astype(np.float64) - prices[:, None], axis=0)
+    chosen = costs.astype(np.float64)[found.labels, np.arange(9000)] - prices[found.labels]
+    np.testing.assert_allclose(chosen, exact[0], atol=1e-3)
+    assert (found.gaps <= exact[1] - exact[0]).all()
+    np.testing.assert_allclose(found.gaps, exact[1] - exact[0], atol=3e-3)
+
+
+def test_one_cluster_takes_all() -> None:
+    labels, prices = constrained_assignment(np.ones((1, 7)), 7)
+    assert labels.tolist() == [0] * 7
+    assert prices.tolist() == [0.0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.3, 0.7, 1.0]), single=st.booleans())
+def test_any_prices_and_any_first_search_lead_to_the_optimum(seed: int, share: float, single: bool) -> None:
+    rng = np.random.default_rng(seed)
+    costs = rng.gamma(1.0, size=(5, 120))
+    costs[0] += 1.5
+    costs -= costs.min(axis=0)
+    costs = costs.astype(np.float32) if single else costs
+    floor = int(share * 24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment, "SEARCHED_PER_CLUSTER", 1)
+        patch.setattr(assignment, "SEARCHED_PER_MISPLACED", 0)
+        patch.setattr(assignment, "settled_prices", lambda *_: rng.gamma(1.0, size=5) * rng.integers(0, 2, 5))
+        labels, prices = constrained_assignment(costs, floor)
+    assert np.bincount(labels, minlength=5).min() >= floor
+    exact = costs.astype(np.float64)
+    cost = exact[labels, np.arange(120)].sum()
+    assert cost == pytest.approx(linear_program_cost(exact, floor), rel=1e-9)
+    # Strong duality: the returned prices prove it without the linear program.
+    dual = (exact - prices[:, None]).min(axis=0).sum() + floor * prices.sum()
+    assert cost == pytest.approx(dual, rel=1e-9)
+
+
+def test_duplicates_of_few_samples_are_shared_out(rng: np.random.Generator) -> None:
+    costs = np.repeat(rng.random((4, 6)), 500, axis=1)
+    labels, prices = constrained_assignment(costs, 750)
+    assert np.bincount(labels).tolist() == [750] * 4
+    dual = (costs - prices[:, None]).min(axis=0).sum() + 750 * prices.sum()
+    assert costs[labels, np.arange(3000)].sum() == pytest.approx(dual)
+
+
+def test_a_search_among_too_few_samples_says_so() -> None:
+    # Three settled samples in cluster 0, one sample that may move: a floor of 2 needs two.
+    flow = Flow(np.array([[0.0], [1.0]]), 2, np.zeros(2), np.array([3, 0]))
+    assert not flow.solve()

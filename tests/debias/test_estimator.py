@@ -66,3 +66,29 @@ def test_unknown_class_and_settings_are_refused(table: Table) -> None:
         Debiaser("pull").fit(*table)
     with pytest.raises(ValueError, match="not fitted"):
         Debiaser().transform(table[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", None, "b"], r"row 1 is missing \(None\)"),
+        (["a", float("nan"), "b"], r"row 1 is missing \(nan\)"),
+        (np.array([0.0, 1.0, np.nan]), r"row 2 is missing"),
+        (np.array(["2024-01-01", "NaT", "2024-01-02"], dtype="datetime64[D]"), "row 1 is missing"),
+        (["a", "a", 1], "row 0 is str, row 2 is a number"),
+        (np.array([1, "a", 2], dtype=object), "row 0 is a number, row 1 is str"),
+        ([["a"], ["b"], ["c"]], "vector"),
+    ],
+)
+def test_missing_and_mixed_labels_are_refused(labels: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Debiaser(center="global_mean").fit(np.eye(3), labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[1, 2.5, 2.5], np.array([True, False, True]), np.array(["a", "b", "b"], dtype=object), ("b", "a", "a")],
+)
+def test_labels_of_one_kind_are_taken(labels: object) -> None:
+    model = Debiaser(center="global_mean", tail_classes=[]).fit(np.eye(3), labels)
+    assert len(model.classes_) == 2

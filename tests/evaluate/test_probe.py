@@ -111,7 +111,7 @@ def test_warm_start_reaches_the_same_optimum(rng: np.random.Generator) -> None:
 
 def test_too_few_iterations_are_logged(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
     x, y = blobs(rng, (30, 20, 10))
-    with caplog.at_level(logging.DEBUG, logger="deblora.evaluate.probe"):
+    with caplog.at_level(logging.DEBUG, logger="deblora.evaluate.softmax"):
         fit_probe(x, y, 3, loss="cross_entropy", l2=1e-4, max_iter=2)
     assert "l2=0.0001" in caplog.text
 

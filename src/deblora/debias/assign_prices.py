@@ -2,27 +2,48 @@
 
 The prices maximize the dual of the assignment, smoothed by a temperature ``T``:
 ``sum_i -T log sum_k exp(-(cost_ki - p_k) / T) + floor sum_k p_k`` with ``p >= 0``. Its gradient is the floor less the
-soft cluster sizes. Newton steps follow the maximum while ``T`` falls.
+soft cluster sizes. Newton steps follow the maximum while ``T`` falls: first on a sample, until ``T`` is about the
+error of the sample, then on the samples near a boundary between clusters, of which fewer remain at each level.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+
+from deblora.debias.assign_scan import misplaced, scan
+from deblora.debias.assign_soft import soft_prices
 
 # All ours: they decide how many samples are left to the exact search, never the resulting cost.
 MAX_SAMPLED = 4096
-N_STEPS = 10
-CLOSE = 0.01
-COOLING = 0.25
-N_TEMPERATURES = 12
-# Temperatures of the end of the path, where all samples take part.
-N_FINE = 5
-# Sweeps over the prices of the exact dual at the end.
-N_SWEEPS = 5
-# Samples whose second choice is this many temperatures away do not change their cluster.
-FAR = 20.0
-# A step may change prices by this many temperatures; beyond, the smoothed dual is far from its quadratic model.
-LONGEST_STEP = 8.0
-RIDGE = 1e-7
+# Temperatures, in units of the typical largest cost of a sample.
+SAMPLED_TEMPERATURES = (1 / 8, 1 / 64)
+FIRST_TEMPERATURE = 1 / 256
+COOLING = 1 / 16
+N_LEVELS = 6
+# Samples whose second choice lies this many temperatures behind keep their cluster.
+FAR = 24.0
+# With this few samples per cluster near a boundary the exact search is quicker.
+FEW_PER_CLUSTER = 8
+# Prices of an earlier problem are kept where they misplace at most this share of the samples.
+WARM_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """The samples near a change of cluster; all others are only counted.
+
+    Attributes:
+        reduced: Their costs less ``base``, less their cheapest, in units of the scale.
+        base: Prices in units of the scale.
+        settled: Samples of each cluster that are far from a change.
+        off: Misplaced samples under ``base``.
+    """
+
+    reduced: Float[np.ndarray, "k m"]
+    base: Float[np.ndarray, " k"]
+    settled: Int[np.ndarray, " k"]
+    off: int
 
 
 def settled_prices(
@@ -33,87 +54,80 @@ def settled_prices(
     Args:
         costs: Costs, zero at the cheapest cluster of each sample.
         min_size: The floor, at least 1.
-        prices: Prices of an earlier problem, or zeros; kept if the path finds none with fewer misplaced samples.
+        prices: Prices of an earlier problem, or zeros.
     """
-    best, misplaced = prices, _misplaced(costs, min_size, prices)
-    scale = float(np.median(costs.max(axis=0)))
-    if not scale > 0:
-        return best
     stride = -(-costs.shape[1] // MAX_SAMPLED)
-    temperatures = scale * COOLING ** np.arange(1, N_TEMPERATURES + 1)
-    sample = costs[:, ::stride].astype(np.float32)  # enough digits for high temperatures
-    # Prices of an earlier problem are a poor start of the path: where sizes are nearly equal they slide far.
-    trial = np.zeros(len(costs))
-    floor = min_size * sample.shape[1] / costs.shape[1]
-    for temperature in temperatures[:-N_FINE]:
-        trial = _climb(sample, floor, trial, temperature, max(0.5, CLOSE * floor))
-    for temperature in temperatures[-N_FINE:]:
-        trial = _climb(costs, min_size, trial, temperature, 0.5)
-        off = _misplaced(costs, min_size, trial)
-        if off < misplaced:
-            best, misplaced = trial, off
-    for _ in range(N_SWEEPS):
-        if misplaced <= 2 * len(costs):
-            break  # the exact search is quicker now
-        trial = _swept(costs, min_size, best)
-        off = _misplaced(costs, min_size, trial)
-        if off >= misplaced:
+    sample = costs[:, ::stride]
+    scale = float(np.median(sample.max(axis=0)))
+    if not scale > np.finfo(costs.dtype).tiny:
+        return prices
+    best = trial = prices / scale
+    off = costs.shape[1]
+    if prices.any():
+        off = misplaced(scan(costs, prices).sizes(len(costs)), min_size, prices)
+    if off > WARM_SHARE * costs.shape[1]:
+        trial = _sampled(sample, scale, min_size * sample.shape[1] / costs.shape[1])
+    boundary = _boundary(costs, scale, min_size, trial, FAR * FIRST_TEMPERATURE)
+    if boundary.off < off:
+        best, off = trial, boundary.off
+    temperature = FIRST_TEMPERATURE
+    for _ in range(N_LEVELS):
+        trial = soft_prices(
+            boundary.reduced, boundary.base, boundary.settled, min_size, trial, temperature, tolerance=0.5
+        )
+        if np.ptp(trial - boundary.base) > FAR * temperature:
+            boundary = _boundary(costs, scale, min_size, trial, FAR * temperature)
+        else:
+            temperature *= COOLING
+            boundary = _narrowed(boundary, min_size, trial, FAR * temperature)
+        if boundary.off <= off:
+            best, off = trial, boundary.off
+        if boundary.reduced.shape[1] <= FEW_PER_CLUSTER * len(costs):
             break
-        best, misplaced = trial, off
-    return best
+    return best * scale
 
 
-def _swept(
-    costs: Float[np.ndarray, "k n"], min_size: int, prices: Float[np.ndarray, " k"]
-) -> Float[np.ndarray, " k"]:
-    """Set one price after the other so that its cluster just meets the floor: coordinate ascent of the exact dual."""
-    swept = prices.copy()
-    reduced = costs - swept[:, None]
-    for k in range(len(costs)):
-        reduced[k] = np.inf
-        gaps = costs[k] - reduced.min(axis=0)
-        swept[k] = max(0.0, float(np.partition(gaps, min_size - 1)[min_size - 1]))
-        reduced[k] = costs[k] - swept[k]
-    return np.asarray(swept - swept.min())
+def _sampled(sample: Float[np.ndarray, "k m"], scale: float, floor: float) -> Float[np.ndarray, " k"]:
+    """Return prices for a sample of the problem."""
+    reduced = _in_units(sample, scale)
+    none, prices = np.zeros(len(sample)), np.zeros(len(sample))
+    for temperature in SAMPLED_TEMPERATURES:
+        prices = soft_prices(
+            reduced, none, none, floor, prices, temperature, tolerance=max(0.5, 0.02 * floor)
+        )
+    return prices
 
 
-def _climb(
+def _boundary(
     costs: Float[np.ndarray, "k n"],
-    floor: float,
+    scale: float,
+    min_size: int,
     prices: Float[np.ndarray, " k"],
-    temperature: float,
-    tolerance: float,
-) -> Float[np.ndarray, " k"]:
-    """Take projected Newton steps at one temperature, on the samples that are near a change."""
-    reduced = costs - prices[:, None].astype(costs.dtype)
+    width: float,
+) -> _Boundary:
+    """Find the samples whose second choice lies less than ``width`` behind the first."""
+    found = scan(costs, prices * scale)
+    near = np.flatnonzero(found.gaps < width * scale)
+    sizes = found.sizes(len(costs))
+    settled = sizes - np.bincount(found.labels[near], minlength=len(costs))
+    reduced = costs[:, near]
+    reduced -= (prices * scale).astype(costs.dtype)[:, None]
     reduced -= reduced.min(axis=0)
-    near = (reduced < 2 * FAR * temperature).sum(axis=0) > 1
-    settled = np.bincount(np.argmin(reduced, axis=0)[~near], minlength=len(prices))
-    scores, start, trial = reduced[:, near], prices, prices
-    del reduced  # tables of all samples are the peak of the memory
-    scores /= -temperature
-    for _ in range(N_STEPS):
-        soft = scores + ((trial - start) / temperature)[:, None].astype(scores.dtype)
-        soft -= soft.max(axis=0)
-        np.exp(soft, out=soft)
-        soft /= soft.sum(axis=0)
-        soft_sizes = soft.sum(axis=1, dtype=np.float64)
-        missing = floor - settled - soft_sizes
-        free = (trial > 0) | (missing > 0)
-        if np.abs(missing[free]).max(initial=0.0) < tolerance:
-            break
-        curvature = np.diag(soft_sizes[free]) - (soft[free] @ soft[free].T).astype(np.float64)
-        curvature[np.diag_indices(len(curvature))] += RIDGE * max(floor, 1.0)
-        step = np.zeros(len(prices))
-        step[free] = np.linalg.solve(curvature, missing[free])
-        # Coordinate by coordinate: an almost empty cluster asks for a huge step and must not shorten the others.
-        trial = np.maximum(0.0, trial + temperature * np.clip(step, -LONGEST_STEP, LONGEST_STEP))
-        trial -= trial.min()  # lowering all prices alike by m raises the dual by m (n - K floor) >= 0
-    return trial
+    return _Boundary(_in_units(reduced, scale), prices, settled, misplaced(sizes, min_size, prices))
 
 
-def _misplaced(costs: Float[np.ndarray, "k n"], min_size: int, prices: Float[np.ndarray, " k"]) -> int:
-    """Count the samples below the floor, and above it in clusters with a price."""
-    sizes = np.bincount(np.argmin(costs - prices[:, None], axis=0), minlength=len(prices))
-    off = np.where(prices > 0, np.abs(sizes - min_size), np.maximum(min_size - sizes, 0))
-    return int(off.sum())
+def _narrowed(boundary: _Boundary, min_size: int, prices: Float[np.ndarray, " k"], width: float) -> _Boundary:
+    """Keep the samples that are within ``width`` under the new prices, and count the others."""
+    reduced = boundary.reduced - (prices - boundary.base).astype(boundary.reduced.dtype)[:, None]
+    reduced -= reduced.min(axis=0)
+    labels, near = np.argmin(reduced, axis=0), (reduced < width).sum(axis=0) > 1
+    settled = boundary.settled + np.bincount(labels[~near], minlength=len(prices))
+    off = misplaced(boundary.settled + np.bincount(labels, minlength=len(prices)), min_size, prices)
+    return _Boundary(reduced[:, near], prices, settled, off)
+
+
+def _in_units(table: Float[np.ndarray, "k m"], scale: float) -> Float[np.ndarray, "k m"]:
+    """Divide by the scale, in float32: enough digits for prices that an exact search repairs."""
+    with np.errstate(over="ignore"):
+        scaled: Float[np.ndarray, "k m"] = (table / scale).astype(np.float32, copy=False)
+    return scaled

@@ -1,5 +1,6 @@
 """The whole feature-space method as one scikit-learn transformer."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -86,13 +87,13 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         Raises:
             DataError: If features are not finite, a row cannot be normalized or a class of ``tail_classes``
                 is absent.
-            ValueError: If a parameter is out of range.
+            ValueError: If a parameter is out of range, or labels are missing (``None``, NaN) or of mixed types.
         """
         if self.method not in ("contract", "shift"):
             raise ValueError(f"method must be 'contract' or 'shift', got {self.method!r}")
         features = self._prepared(X)
         self.n_features_in_ = features.shape[1]
-        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
+        self.classes_, labels = np.unique(_checked_labels(y), return_inverse=True)
         if len(labels) != len(features):
             raise ValueError(f"{len(features)} feature rows but {len(labels)} labels")
         counts = np.bincount(labels)
@@ -187,3 +188,30 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         if isinstance(self.alpha, str):
             raise ValueError(f"alpha must be 'imbalance', 'kappa' or a number, got {self.alpha!r}")
         return np.full(len(counts), float(self.alpha))
+
+
+def _checked_labels(y: Shaped[np.ndarray, " n"] | Sequence[Any]) -> Shaped[np.ndarray, " n"]:
+    """Return labels that can be told apart and sorted; NumPy would turn a mixed list into text in silence."""
+    values = np.asarray(y)
+    if values.ndim != 1:
+        raise ValueError(f"y must be a vector with one label per row, got shape {values.shape}")
+    raw = np.array(y, dtype=object) if values.dtype.kind in "OUS" else values
+    missing = [row for row, value in enumerate(raw) if value is None or bool(value != value)]
+    if missing:
+        raise ValueError(
+            f"the label of row {missing[0]} is missing ({raw[missing[0]]!r}); drop rows without one"
+        )
+    if raw.dtype == object:
+        kinds = {_kind(value): row for row, value in reversed(list(enumerate(raw)))}
+        if len(kinds) > 1:
+            (one, first), (other, second) = sorted(kinds.items(), key=lambda item: item[1])[:2]
+            raise ValueError(
+                f"labels mix types: row {first} is {one}, row {second} is {other}; convert y to one type, "
+                "for example to text"
+            )
+    return values
+
+
+def _kind(value: object) -> str:
+    """Name the type of a label; all kinds of numbers count as one."""
+    return "a number" if isinstance(value, (numbers.Number, np.bool_)) else type(value).__name__

@@ -78,7 +78,8 @@ def lloyd(
     labels = np.full(len(features), -1, dtype=np.int64)
     sums = np.zeros((n_clusters, features.shape[1]))
     prices: Float[np.ndarray, " k"] | None = None
-    search, floor_binds = NearestCenters(rows, squares, product), False
+    # With a floor the first iteration asks for all costs anyway: far from the optimum, it mostly binds.
+    search, floor_binds = NearestCenters(rows, squares, product), min_size > 0
     history: list[float] = []
     for _ in range(max_iter):
         if not floor_binds:
@@ -110,11 +111,12 @@ def _product(features: Float[np.ndarray, "n d"], n_clusters: int) -> Product:
 
 
 def _all_costs(rows: Rows, centers: Float[np.ndarray, "k d"], product: Product) -> Float[np.ndarray, "k n"]:
-    """The table of :func:`partial_costs` in float64, one row per center, zero at the nearest center."""
-    table = np.empty((len(centers), len(rows)))
+    """The table of :func:`partial_costs`, one row per center, zero at the nearest center."""
+    table = np.empty((len(centers), len(rows)), dtype=rows.table.dtype)
     for part in rows.blocks(len(centers)):
         block = partial_costs(rows.read(part), centers, product)
-        table[:, part] = (block - block.min(axis=1, keepdims=True)).T
+        block -= block.min(axis=1, keepdims=True)
+        table[:, part] = block.T
     return table
 
 

@@ -1,16 +1,15 @@
 """Linear probe: multinomial logistic regression by L-BFGS, with or without the class prior in the loss."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 
 from deblora.errors import DataError
 from deblora.evaluate.metrics import check_labels, macro_f1
+from deblora.evaluate.softmax import fit_cross_entropy
 
 Loss = Literal["cross_entropy", "balanced_softmax"]
 
@@ -24,10 +23,14 @@ L2_GRID = tuple(float(10.0**step) for step in range(-4, 1))
 SELECTION_TOLERANCE = 1e-7
 """Relative decrease of the loss at which a probe of the grid stops (ours); the chosen one is then finished."""
 
+FINAL_TOLERANCE = 1e-12
+"""The same for the probe that is reported (ours)."""
+
+MAX_ITER = 2000
+"""Iterations of L-BFGS (ours); reaching them is logged."""
+
 TAU_GRID = tuple(step / 4 for step in range(13))
 """0 to 3 in quarters (ours); 0 is the plain probe, 1 the shift that balanced softmax trains with."""
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def fit_probe(
     statistics_of: Float[np.ndarray, "m d"] | None = None,
     l2_normalize: bool = True,
     start: Probe | None = None,
-    max_iter: int = 2000,
-    tolerance: float = 1e-12,
+    max_iter: int = MAX_ITER,
+    tolerance: float = FINAL_TOLERANCE,
 ) -> Probe:
     """Minimize ``mean CE(x W + b + offset, y) + l2 / 2 ||W||^2`` with a free bias, in float64.
 
@@ -109,50 +112,19 @@ def fit_probe(
     mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
     if len(mean) != x.shape[1]:
         raise ValueError(f"statistics_of has feature size {len(mean)}, x has {x.shape[1]}")
-    standardized = standardize(x, mean, scale, l2_normalize)
     initial = _initial(start, (x.shape[1] + 1, n_classes))
-    fitted = _minimize(standardized, y, offset, l2, initial, max_iter=max_iter, tolerance=tolerance)
-    return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
-
-
-def _minimize(
-    standardized: Float[np.ndarray, "n d"],
-    y: Int[np.ndarray, " n"],
-    offset: Float[np.ndarray, " c"],
-    l2: float,
-    initial: Float[np.ndarray, "e c"],
-    *,
-    max_iter: int = 2000,
-    tolerance: float = 1e-12,
-) -> Float[np.ndarray, "e c"]:
-    """Return the weights, the bias in the last row."""
-    n_samples = len(y)
-    rows = np.arange(n_samples)
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        parameters = flat.reshape(initial.shape)
-        weights = parameters[:-1]
-        scores = standardized @ weights + parameters[-1] + offset
-        scores -= scores.max(axis=1, keepdims=True)
-        residual = np.exp(scores)
-        totals = residual.sum(axis=1)
-        value = np.mean(np.log(totals) - scores[rows, y]) + 0.5 * l2 * np.sum(weights**2)
-        residual /= totals[:, None]
-        residual[rows, y] -= 1.0
-        residual /= n_samples
-        gradient = np.vstack([standardized.T @ residual + l2 * weights, residual.sum(axis=0)])
-        return float(value), gradient.ravel()
-
-    result = minimize(
-        objective,
-        initial.ravel(),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": tolerance, "gtol": 1e-6},
+    fitted = fit_cross_entropy(
+        standardize(x, mean, scale, l2_normalize),
+        y,
+        np.full(len(y), 1 / len(y)),
+        offset,
+        l2,
+        initial,
+        max_iter=max_iter,
+        tolerance=tolerance,
+        name=f"the probe with l2={l2:g}",
     )
-    if not result.success:
-        _LOG.debug("the probe with l2=%g stopped before it converged: %s", l2, result.message)
-    return np.asarray(result.x.reshape(initial.shape))
+    return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
 
 
 def select_probe(
@@ -198,19 +170,33 @@ def select_probe(
     # The optimum is a combination of the training rows: with fewer rows than dimensions, search among those only.
     basis = np.linalg.qr(standardized.T)[0] if len(x) < x.shape[1] else None
     reduced = standardized if basis is None else standardized @ basis
+    weights = np.full(len(y), 1 / len(y))
+
+    def fit(l2: float, initial: Float[np.ndarray, "e c"], tolerance: float) -> Float[np.ndarray, "e c"]:
+        return fit_cross_entropy(
+            reduced,
+            y,
+            weights,
+            offset,
+            l2,
+            initial,
+            max_iter=MAX_ITER,
+            tolerance=tolerance,
+            name=f"the probe with l2={l2:g}",
+        )
 
     def lifted(fitted: Float[np.ndarray, "e c"]) -> Probe:
-        weights = fitted[:-1] if basis is None else basis @ fitted[:-1]
-        return Probe(weights.copy(), fitted[-1].copy(), mean, scale, l2_normalize)
+        lifted_weights = fitted[:-1] if basis is None else basis @ fitted[:-1]
+        return Probe(lifted_weights.copy(), fitted[-1].copy(), mean, scale, l2_normalize)
 
     scored: list[tuple[float, float, Float[np.ndarray, "e c"]]] = []
     fitted = np.zeros((reduced.shape[1] + 1, n_classes))
     for l2 in sorted(l2_grid, reverse=True):
-        fitted = _minimize(reduced, y, offset, l2, fitted, tolerance=SELECTION_TOLERANCE)
+        fitted = fit(l2, fitted, SELECTION_TOLERANCE)
         score = macro_f1(y_val, lifted(fitted).logits(x_val).argmax(axis=1), n_classes)
         scored.append((score, float(l2), fitted))
     best_score, best_l2, nearly = max(scored, key=lambda entry: entry[:2])
-    best = lifted(_minimize(reduced, y, offset, best_l2, nearly))
+    best = lifted(fit(best_l2, nearly, FINAL_TOLERANCE))
     per_point = {f"macro_f1_at_{l2:g}": score for score, l2, _ in scored}
     return best, {"l2": best_l2, "macro_f1": best_score, **per_point}
 

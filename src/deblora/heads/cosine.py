@@ -11,9 +11,9 @@ from jaxtyping import Float, Int
 
 from deblora.debias.centers import class_means
 from deblora.evaluate.probe import log_prior, unit_rows
+from deblora.evaluate.softmax import lbfgs, weighted_cross_entropy
 from deblora.heads.head import Standardizer, checked_counts
 from deblora.heads.reweighted import EFFECTIVE_NUMBER_BETA, effective_number_weights
-from deblora.heads.softmax import lbfgs, weighted_cross_entropy
 
 LDAM_SCALE = 30.0
 """Logits per unit of cosine (LDAM authors' code)."""

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 
 from deblora.artifacts import Groups
 from deblora.evaluate.probe import Probe
+from deblora.evaluate.softmax import lbfgs, weighted_cross_entropy
 from deblora.heads.head import Standardizer, checked_counts
-from deblora.heads.softmax import check_penalty, lbfgs, weighted_cross_entropy
+from deblora.heads.softmax import check_penalty
 
 BETA = 0.5
 """Weight of the branch loss (ours; the authors' code has no default)."""

@@ -1,51 +1,9 @@
-"""Weighted cross-entropy of linear scores and its minimizer, the convex core of the linear heads."""
-
-import logging
-from collections.abc import Callable
+"""Softmax regression with class weights and offsets, as the linear heads need it."""
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 
-_LOG = logging.getLogger(__name__)
-
-Objective = Callable[[Float[np.ndarray, " p"]], tuple[float, Float[np.ndarray, " p"]]]
-
-
-def weighted_cross_entropy(
-    scores: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
-) -> tuple[float, Float[np.ndarray, "n c"]]:
-    """Return ``sum_i w_i CE(scores_i, y_i)`` and its gradient in the scores."""
-    log_probabilities = scores - logsumexp(scores, axis=1, keepdims=True)
-    rows = np.arange(len(y))
-    value = -float(weights @ log_probabilities[rows, y])
-    gradient = np.exp(log_probabilities)
-    gradient[rows, y] -= 1.0
-    return value, gradient * weights[:, None]
-
-
-def lbfgs(
-    objective: Objective, start: Float[np.ndarray, " p"], *, max_iter: int, tolerance: float = 1e-12
-) -> Float[np.ndarray, " p"]:
-    """Return where L-BFGS stops; reaching ``max_iter`` is logged.
-
-    Args:
-        objective: Value and gradient.
-        start: Initial parameters.
-        max_iter: Iterations, >= 1.
-        tolerance: Relative decrease of the objective at which it stops.
-    """
-    result = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": tolerance, "gtol": 1e-6},
-    )
-    if not result.success:
-        _LOG.debug("L-BFGS stopped before it converged: %s", result.message)
-    return np.asarray(result.x)
+from deblora.evaluate.softmax import fit_cross_entropy
 
 
 def fit_softmax(
@@ -67,7 +25,7 @@ def fit_softmax(
         l2: Weight of the penalty, > 0.
         class_weights: One positive weight per class, only their ratios matter; all equal when None.
         offset: Added to the scores while fitting; zero when None.
-        max_iter: Iterations of L-BFGS (500, as the linear probe).
+        max_iter: Iterations of L-BFGS. Default 500 (ours).
 
     Returns:
         Weights and bias.
@@ -83,15 +41,8 @@ def fit_softmax(
     if added.shape != (n_classes,) or not np.isfinite(added).all():
         raise ValueError(f"offset must be {n_classes} finite numbers, got {added.tolist()}")
     weights = per_class[y] / per_class[y].sum()
-    shape = (z.shape[1] + 1, n_classes)
-
-    def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
-        parameters = flat.reshape(shape)
-        value, gradient = weighted_cross_entropy(z @ parameters[:-1] + parameters[-1] + added, y, weights)
-        slope = np.vstack([z.T @ gradient + l2 * parameters[:-1], gradient.sum(axis=0)])
-        return value + 0.5 * l2 * float(np.sum(parameters[:-1] ** 2)), slope.ravel()
-
-    fitted = lbfgs(objective, np.zeros(shape[0] * shape[1]), max_iter=max_iter).reshape(shape)
+    start = np.zeros((z.shape[1] + 1, n_classes))
+    fitted = fit_cross_entropy(z, y, weights, added, l2, start, max_iter=max_iter, name="a linear head")
     return fitted[:-1].copy(), fitted[-1].copy()
 
 

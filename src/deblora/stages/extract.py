@@ -11,7 +11,7 @@ from deblora.artifacts import FeatureTable
 from deblora.config import Recipe
 from deblora.errors import ArtifactError
 from deblora.models.backbone import Backbone
-from deblora.models.lora import load_adapter
+from deblora.models.lora import load_adapter, merge_adapters
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
 from deblora.stages.stage import Stage
@@ -66,10 +66,13 @@ def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     backbone = open_backbone(recipe.backbone)
     check_bands(run, backbone.spec.n_bands, backbone.name)
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
-    for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
+    names = {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter
-    ]:
+    ]
+    for name in names:
         load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
+    if names:
+        merge_adapters(backbone)
     return backbone
 
 
