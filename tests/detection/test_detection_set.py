@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deblora.data.crops import crop
 from deblora.data.detection_set import (
     class_names_of,
-    crop,
     drop_flat,
     list_images,
     object_counts,

@@ -25,6 +25,11 @@ class FilePixels:
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self._paths = paths
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, one per chip."""
+        return self._paths
+
     def __len__(self) -> int:
         """Return the number of files."""
         return len(self._paths)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 from deblora.data.decode import IMAGE_SUFFIXES
 from deblora.data.dota import Labels, parse_labels
-from deblora.data.rasters import Scene, open_scene, scene_from_bytes
+from deblora.data.rasters import Scene, image_size, open_scene, scene_from_bytes
 from deblora.errors import DataError
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0", "labels", "")
@@ -46,6 +46,18 @@ class SceneFiles:
             ) from error
         return scene_from_bytes(content, f"{self.root}/{member}")
 
+    def size(self, name: str) -> tuple[int, int] | None:
+        """Return width and height from the header of an image, or None where only decoding it would tell."""
+        member = self.members[name]
+        try:
+            if self.root.is_dir():
+                with (self.root / member).open("rb") as file:
+                    return image_size(file)
+            with zipfile.ZipFile(self.root) as archive, archive.open(member) as file:
+                return image_size(file)
+        except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError):
+            return None
+
 
 @dataclass(frozen=True)
 class DetectionSet:
@@ -60,16 +72,17 @@ class DetectionSet:
         return tuple(self.labels)
 
 
-def read_detection_set(source: Path) -> DetectionSet:
+def read_detection_set(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) -> DetectionSet:
     """Read a folder or zip with ``images/NAME.png`` and ``labelTxt/NAME.txt``; pixels are read later.
 
-    Every image needs a label file (an empty one if nothing is in it) and every label file an image.
+    Every image needs a label file (an empty one if nothing is in it) and every label file an image. Labels are looked
+    for in ``folders``, in this order.
 
     Raises:
         DataError: If something is missing or malformed; names the file (and the line).
     """
     files = list_images(source)
-    labels = read_label_source(source)
+    labels = read_label_source(source, folders=folders)
     _check_pairs(files.members, labels, source)
     return DetectionSet(files, {name: labels[name] for name in sorted(labels)})
 
@@ -94,14 +107,19 @@ def list_images(source: Path) -> SceneFiles:
     return SceneFiles({name: found[name] for name in sorted(found)}, source)
 
 
-def read_label_source(source: Path) -> dict[str, Labels]:
+def has_labels(source: Path) -> bool:
+    """Tell whether a folder or zip holds label files; the test images of DOTA come without."""
+    return any(PurePosixPath(name).suffix.lower() == ".txt" for name in _listing(source))
+
+
+def read_label_source(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) -> dict[str, Labels]:
     """Read the labels of a folder of text files, of a DOTA folder, or of a zip of one.
 
     Raises:
         DataError: If there are none, or one is malformed.
     """
     listing = [path for path in map(PurePosixPath, _listing(source)) if path.suffix.lower() == ".txt"]
-    for folder in LABEL_FOLDERS:
+    for folder in folders:
         chosen = sorted(path for path in listing if path.parent.name == folder)
         if chosen:
             texts = _read_texts(source, [str(path) for path in chosen])
@@ -196,22 +214,6 @@ def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[
         lines += [f"{image}: object {row + 1} ({entry.class_names[row]}) has no area" for row in flat]
         kept[image] = entry.select(np.flatnonzero(sides >= shortest)) if len(flat) else replace(entry)
     return kept, lines
-
-
-def crop(scene: Scene, quad: Shaped[np.ndarray, "4 2"], *, context: float) -> Shaped[np.ndarray, "h w b"]:
-    """Cut the upright square around an object, ``context`` times its longer upright side, at least 8 px.
-
-    Beyond the image the pixels of its border are repeated, so that the object stays in the middle.
-    """
-    low, high = quad.min(axis=0), quad.max(axis=0)
-    side = max(8, round(float((high - low).max()) * context))
-    x, y = (round(float(value)) for value in (low + high) / 2 - side / 2)
-    left, top = min(max(x, 0), scene.width - 1), min(max(y, 0), scene.height - 1)
-    right, bottom = min(max(x + side, left + 1), scene.width), min(max(y + side, top + 1), scene.height)
-    pixels = scene.read(left, top, right - left, bottom - top)
-    before = (max(0, top - y), max(0, left - x))
-    after = (max(0, side - before[0] - pixels.shape[0]), max(0, side - before[1] - pixels.shape[1]))
-    return np.pad(pixels, ((before[0], after[0]), (before[1], after[1]), (0, 0)), mode="edge")
 
 
 def _listing(source: Path) -> list[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from deblora.data.detection_set import class_names_of, crop, drop_flat, read_detection_set, without
+from deblora.data.crops import crop
+from deblora.data.detection_set import class_names_of, drop_flat, read_detection_set, without
 from deblora.errors import ArtifactError, DataError
 from deblora.report.overlays import to_rgb
 
