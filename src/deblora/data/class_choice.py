@@ -34,9 +34,7 @@ def choose_classes(chips: ChipSet, *, keep: Sequence[str] = (), ignore: Sequence
     is_kept = np.array([name in names for name in chips.class_names], dtype=bool)[chips.labels]
     chosen = relabel(chips.subset(np.flatnonzero(is_kept)), chips.class_names, names)
     dropped = [name for name in chips.class_names if name not in names]
-    note = (
-        f"{len(chips) - len(chosen)} chips of {len(dropped)} classes left out as asked: {', '.join(dropped)}"
-    )
+    note = f"{len(chips) - len(chosen)} chips left out as asked, of the classes {', '.join(dropped)}"
     return replace(chosen, notes=(*chosen.notes, note)) if dropped else chosen
 
 

@@ -1,9 +1,10 @@
 """Images with oriented labels: a DOTA folder, or a zip of one read in place."""
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import numpy as np
 from jaxtyping import Int
@@ -46,17 +47,20 @@ class SceneFiles:
             ) from error
         return scene_from_bytes(content, f"{self.root}/{member}")
 
-    def size(self, name: str) -> tuple[int, int] | None:
-        """Return width and height from the header of an image, or None where only decoding it would tell."""
-        member = self.members[name]
+    def sizes(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return width and height of images from their headers; those that only decoding could tell are absent."""
+        found: dict[str, tuple[int, int] | None] = {}
+        if self.root.is_dir():
+            for name in names:
+                found[name] = _size_of(lambda name=name: (self.root / self.members[name]).open("rb"))
+            return {name: size for name, size in found.items() if size}
         try:
-            if self.root.is_dir():
-                with (self.root / member).open("rb") as file:
-                    return image_size(file)
-            with zipfile.ZipFile(self.root) as archive, archive.open(member) as file:
-                return image_size(file)
-        except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError):
-            return None
+            with zipfile.ZipFile(self.root) as archive:
+                for name in names:
+                    found[name] = _size_of(lambda name=name: archive.open(self.members[name]))
+        except (OSError, zipfile.BadZipFile):
+            return {}
+        return {name: size for name, size in found.items() if size}
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,14 @@ def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[
         lines += [f"{image}: object {row + 1} ({entry.class_names[row]}) has no area" for row in flat]
         kept[image] = entry.select(np.flatnonzero(sides >= shortest)) if len(flat) else replace(entry)
     return kept, lines
+
+
+def _size_of(opened: Callable[[], IO[bytes]]) -> tuple[int, int] | None:
+    try:
+        with opened() as file:
+            return image_size(file)
+    except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError):
+        return None
 
 
 def _listing(source: Path) -> list[str]:

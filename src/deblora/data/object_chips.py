@@ -144,8 +144,9 @@ def object_chip_set(parts: Sequence[Part], reading: Reading, *, source: str) -> 
     rows: list[tuple[int, str, int]] = []
     left_out = {"degenerate": 0, "small": 0, "difficult": 0}
     for position, part in enumerate(parts):
+        sizes = part.files.sizes(name for name, entry in part.labels.items() if len(entry.quads))
         for name, entry in part.labels.items():
-            size = part.files.size(name) if len(entry.quads) else None
+            size = sizes.get(name)
             for row, quad in enumerate(entry.quads):
                 reason = _reason(quad, int(entry.difficult[row]), size, reading)
                 if reason:

@@ -89,9 +89,10 @@ def unit_split(
     """Fill the splits that are absent by whole units (image, scene), so that nothing next to a training chip is tested.
 
     What gives to which split is as in :func:`stratified_split`. From the rarest class to the most frequent, units are
-    taken until the class has its share; of all units with that class the one that brings all classes nearest to their
-    shares, in units of the share. A class never loses its last unit to val or test, so one that occurs in a single unit
-    is absent from them, which the notes say. The draw depends on ``seed`` through the order in which equals are tried.
+    taken until the class has its share, or one more would miss it by more than stopping does; of all units with that
+    class the one that brings all classes nearest to their shares, in units of the share. A class never loses its last
+    unit to val or test, so one that occurs in a single unit is absent from them, which the notes say. The draw depends
+    on ``seed`` through the order in which equals are tried.
 
     Raises:
         DataError: If no unit can be spared.
@@ -153,6 +154,12 @@ def _draw_units(
                 break
             miss = (np.abs(have + counts[usable] - target) / scale).sum(axis=1)
             chosen = usable[int(np.argmin(miss))]
+            after, before = (
+                abs(have[label] + counts[chosen, label] - target[label]),
+                target[label] - have[label],
+            )
+            if have[label] and after > before:
+                break  # one more would miss the share by more than stopping does
             is_taken[chosen] = True
             have += counts[chosen]
     drawn = np.zeros(n_units, dtype=bool)

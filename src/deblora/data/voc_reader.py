@@ -21,9 +21,10 @@ CAPTION_FILES = ("captions.jsonl", "metadata.jsonl")
 def read_voc_chips(source: Path, reading: Reading) -> ChipSet:
     """Read ``Annotations/NAME.xml`` and ``JPEGImages/NAME.*``, one chip per object.
 
-    They lie in ``source`` or its ``VOC_Format``. Splits come from ``ImageSets/Main/train.txt``, ``val.txt`` and ``test.txt``; without them the splits are drawn, by
-    whole images. Where the test has no annotations, validation becomes the test. Captions of images, one JSON object
-    per line in ``captions.jsonl`` with ``file_name`` (or ``image``) and ``caption`` (or ``text``), are kept per chip.
+    They lie in ``source`` or its ``VOC_Format``. Splits come from ``ImageSets/Main/train.txt``, ``val.txt`` and
+    ``test.txt``; without them the splits are drawn, by whole images. Where the test has no annotations, validation
+    becomes the test. Captions of images, one JSON object per line in ``captions.jsonl`` with ``file_name`` (or
+    ``image``) and ``caption`` (or ``text``), are kept per chip.
 
     Raises:
         DataError: If something is missing or malformed; names file and line.
