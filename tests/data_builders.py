@@ -1,5 +1,6 @@
 """Tiny sources in the layout of every reader, drawn with patterns that a model can tell apart."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,6 +145,13 @@ def arrays(*, counts: dict[str, int] = COUNTS, seed: int = 0) -> dict[str, np.nd
         "labels": np.repeat(np.arange(len(counts)), list(counts.values()))[:, None],
         "class_names": np.array(list(counts)),
     }
+
+
+def encoded(value: int) -> dict[str, Any]:
+    """Return a small gray PNG as ``datasets`` gives images that it does not decode."""
+    stream = io.BytesIO()
+    Image.new("L", (4, 3), value).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), "path": None}
 
 
 class FakeHubSplit:

@@ -122,7 +122,9 @@ def audit_source(options: Any) -> None:
     """
     from deblora.config import recipe_from
     from deblora.stages.audit import choose_groups, describe, readable, select_chips, skipped_line
+    from deblora.stages.chips import read_source
 
+    read_source.cache_clear()
     given = dict(options.data.as_dict())
     if options.groups is not None:
         given["groups"] = options.groups

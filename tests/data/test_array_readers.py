@@ -1,16 +1,14 @@
 """GeoTIFF chips, NumPy arrays and data sets of the hub."""
 
-import io
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from builders import COUNTS
-from data_builders import FakeHubSplit, arrays, fake_datasets, write_geotiffs
+from data_builders import FakeHubSplit, arrays, encoded, fake_datasets, write_geotiffs
 from deblora.data.geotiff_reader import fill_missing
 from deblora.data.readers import READERS, read_chips
 from deblora.data.reading import Reading
@@ -153,12 +151,6 @@ def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 # --- hub ------------------------------------------------------------------------------------------------------
-
-
-def encoded(value: int) -> dict:
-    stream = io.BytesIO()
-    Image.new("L", (4, 3), value).save(stream, "PNG")
-    return {"bytes": stream.getvalue(), "path": None}
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, columns: dict | None = None, names: list | None = None) -> None:

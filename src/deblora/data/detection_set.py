@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -52,12 +53,12 @@ class SceneFiles:
         found: dict[str, tuple[int, int] | None] = {}
         if self.root.is_dir():
             for name in names:
-                found[name] = _size_of(lambda name=name: (self.root / self.members[name]).open("rb"))
+                found[name] = _size_of(partial(open, self.root / self.members[name], "rb"))
             return {name: size for name, size in found.items() if size}
         try:
             with zipfile.ZipFile(self.root) as archive:
                 for name in names:
-                    found[name] = _size_of(lambda name=name: archive.open(self.members[name]))
+                    found[name] = _size_of(partial(archive.open, self.members[name]))
         except (OSError, zipfile.BadZipFile):
             return {}
         return {name: size for name, size in found.items() if size}
