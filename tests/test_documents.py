@@ -33,7 +33,7 @@ def test_the_commands_of_the_readme_exist() -> None:
     from deblora.cli import STAGES
 
     commands = re.findall(r"^deblora ([\w-]+)", (REPOSITORY_ROOT / "README.md").read_text(), re.M)
-    assert set(commands) <= {"audit", "run", "demo", "merge", "compare", "study", "detect", *STAGES}
+    assert set(commands) <= {"audit", "data", "run", "demo", "merge", "compare", "study", "detect", *STAGES}
     assert "run" in commands
 
 

@@ -121,8 +121,9 @@ def audit_source(options: Any) -> None:
         DebloraError: If the user has something to mend.
     """
     from deblora.config import recipe_from
-    from deblora.stages.audit import choose_groups, describe, readable, select_chips, skipped_line
+    from deblora.stages.audit import describe, skipped_line
     from deblora.stages.chips import read_source
+    from deblora.stages.selection import choose_groups, readable, select_chips
 
     read_source.cache_clear()
     given = dict(options.data.as_dict())

@@ -40,9 +40,9 @@ def write_arrays(path: Path) -> Path:
         (
             write_geotiffs,
             ["--data.format", "geotiff", "--data.bands", "[1, 2, 3]", "--data.scale", "2600"],
-            (26, 13, 5),
+            (24, 12, 4),
         ),
-        (write_arrays, [], (26, 13, 5)),
+        (write_arrays, [], (24, 12, 4)),
     ],
     ids=["dota", "voc", "textlist", "geotiff", "arrays"],
 )

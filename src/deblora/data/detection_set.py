@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -221,7 +221,7 @@ def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[
     return kept, lines
 
 
-def _size_of(opened: Callable[[], IO[bytes]]) -> tuple[int, int] | None:
+def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
     try:
         with opened() as file:
             return image_size(file)
