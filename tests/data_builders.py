@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +154,21 @@ def encoded(value: int) -> dict[str, Any]:
     stream = io.BytesIO()
     Image.new("L", (4, 3), value).save(stream, "PNG")
     return {"bytes": stream.getvalue(), "path": None}
+
+
+def huge_png() -> bytes:
+    """A file of a few bytes that declares a picture of ten thousand million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 class FakeHubSplit:

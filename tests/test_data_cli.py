@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import write_chips
-from data_builders import write_dota
+from data_builders import huge_png, write_dota
 from deblora.cli import main
 from deblora.data.catalog import UNKNOWN, matching, read_catalog
 from deblora.data.readers import READERS
@@ -109,9 +109,10 @@ def test_audit_of_unreadable_chips(capsys: Capture, tmp_path: Path) -> None:
         and "checks/000.png" in message
         and "data.on_error: skip" in message
     )
+    (source / "rows" / "000.png").write_bytes(huge_png())
     shown = out(capsys, "audit", str(source), "--decode", "--data.on_error", "skip")
-    assert "1 of 68 chips cannot be read and are left out (1 " in shown and "skipped" in shown
-    assert "67 chips decoded" in shown
+    assert "2 of 68 chips cannot be read and are left out (" in shown and "skipped" in shown
+    assert "too many pixels for a chip" in shown and "66 chips decoded" in shown
 
 
 def test_reference_groups_of_dota(capsys: Capture, tmp_path: Path) -> None:

@@ -104,7 +104,11 @@ def add_audit(commands: Any, parser: Any) -> None:
         description="Class counts, imbalance ratio and head/middle/tail, before anything is trained. Takes every "
         "setting of the data that a recipe takes: deblora audit DATA --data.groups counts"
     )
-    audit.add_argument("source", type=str, help="what a reader takes (see deblora data), or a run folder")
+    audit.add_argument(
+        "source",
+        type=str,
+        help="what a reader takes (see deblora data), or a run folder, whose recipe then counts",
+    )
     audit.add_argument("--groups", type=str, default=None, help="the same as --data.groups")
     audit.add_argument("--seed", type=int, default=0, help="seed of the split")
     audit.add_argument(

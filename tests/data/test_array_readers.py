@@ -106,6 +106,13 @@ def test_geotiffs_keep_all_bands_or_those_asked_for(tmp_path: Path) -> None:
     assert read_chips(source / "l.csv", format="geotiff").pixels.read(1).shape == (16, 16, 6)
 
 
+def test_a_geotiff_among_pictures_names_its_reader(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    pixels = read_chips(write_geotiffs(tmp_path / "g", n_bands=6, counts=FEW)).pixels
+    with pytest.raises(DataError, match=r"0\.tif: unreadable image .* data\.format: geotiff"):
+        pixels.read(0)
+
+
 def test_missing_pixels_get_the_mean_of_their_band_or_are_refused(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     source = write_geotiffs(tmp_path / "g", n_bands=2, counts=FEW)

@@ -183,6 +183,7 @@ def test_a_damaged_image_is_left_to_the_decoder(dota: Path, tmp_path: Path) -> N
         chips.pixels.read(0)
     with pytest.raises(DataError, match=r"train0000\.png: unreadable image"):
         chips.pixels.read(1)  # again, and no lock is left held
+    assert chips.pixels.scenes.n_decoded == 1  # not once more for each of its objects
 
 
 def test_the_real_images_of_dota(shared: Callable[[str], Path]) -> None:

@@ -18,6 +18,8 @@ from deblora.errors import DataError
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0", "labels", "")
 """Where labels are looked for beside ``images``, in this order."""
 
+LARGEST_IMAGE, LARGEST_TEXT = 2 * 2**30, 64 * 2**20  # bytes of a file in a zip, unpacked
+
 
 @dataclass(frozen=True)
 class SceneFiles:
@@ -41,7 +43,7 @@ class SceneFiles:
             return open_scene(self.root / member)
         try:
             with zipfile.ZipFile(self.root) as archive:
-                content = archive.read(member)
+                content = _read_member(archive, member, LARGEST_IMAGE)
         except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError) as error:
             raise DataError(
                 f"{self.root}/{member} cannot be read ({error}); get the archive again"
@@ -229,6 +231,16 @@ def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
         return None
 
 
+def _read_member(archive: zipfile.ZipFile, member: str, most: int) -> bytes:
+    """Read a file of a zip; a few bytes in an archive can mean gigabytes."""
+    n_bytes = archive.getinfo(member).file_size
+    if n_bytes > most:
+        raise DataError(
+            f"{archive.filename}/{member}: {n_bytes} bytes once unpacked, allowed are {most}; unpack it"
+        )
+    return archive.read(member)
+
+
 def _listing(source: Path) -> list[str]:
     if source.is_dir():
         return [
@@ -250,7 +262,7 @@ def _read_texts(source: Path, members: list[str]) -> list[str]:
         if source.is_dir():
             return [(source / member).read_text(encoding="utf-8-sig") for member in members]
         with zipfile.ZipFile(source) as archive:
-            return [archive.read(member).decode("utf-8-sig") for member in members]
+            return [_read_member(archive, name, LARGEST_TEXT).decode("utf-8-sig") for name in members]
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
         raise DataError(f"the labels in {source} cannot be read: {error}") from error
 

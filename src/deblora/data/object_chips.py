@@ -33,10 +33,11 @@ class Part:
 
 @dataclass
 class _Entry:
-    """An image that is being read or was read; its lock keeps two threads from decoding it twice."""
+    """An image that is being read or was read, or why it cannot be; the lock keeps two threads from decoding twice."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     scene: Scene | None = None
+    problem: str = ""
 
 
 class SceneCache:
@@ -54,12 +55,21 @@ class SceneCache:
             entry = self._entries.setdefault((part, name), _Entry())
             self._entries.move_to_end((part, name))
         with entry.lock:
+            if entry.problem:
+                raise DataError(entry.problem)  # not once more for each of its objects
             if entry.scene is None:
-                entry.scene = self._files[part].open(name)
-                self.n_decoded += 1
+                entry.scene = self._opened(entry, part, name)
                 self._shrink()
             # A copy: a view would keep the whole image alive.
             return np.array(crop(entry.scene, quad, context=reading.context, shape=reading.crop))
+
+    def _opened(self, entry: _Entry, part: int, name: str) -> Scene:
+        self.n_decoded += 1
+        try:
+            return self._files[part].open(name)
+        except DataError as error:
+            entry.problem = str(error)
+            raise
 
     def _shrink(self) -> None:
         with self._lock:
