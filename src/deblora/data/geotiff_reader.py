@@ -88,6 +88,8 @@ def fill_missing(
 def _read(path: Path, bands: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return values and validity, bands last."""
     rasterio = import_rasterio(path)
+    if not path.is_file():  # a pipe with the name of an image would block the run
+        raise DataError(f"{path}: not a readable file; restore it or leave the chip out")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a chip without georeference is no fault here

@@ -63,9 +63,8 @@ def read_text_lists(source: Path, reading: Reading) -> ChipSet:
 
 def has_split_lists(folder: Path) -> bool:
     """Tell whether a folder has a list of training chips."""
-    return any(
-        (match := _SPLIT_FILE.fullmatch(path.name)) and match[1] == "train" for path in folder.iterdir()
-    )
+    matches = (_SPLIT_FILE.fullmatch(path.name) for path in folder.iterdir())
+    return any(match is not None and match[1].lower() == "train" for match in matches)
 
 
 def read_class_names(path: Path) -> dict[str, str]:

@@ -67,7 +67,7 @@ def _images(root: Path) -> SceneFiles:
             found = {
                 path.stem: f"{name}/{path.name}"
                 for path in sorted((root / name).iterdir())
-                if path.suffix.lower() in IMAGE_SUFFIXES
+                if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
             }
             return SceneFiles(found, root)
     raise DataError(f"{root}: no folder {' or '.join(IMAGE_FOLDERS)} with the images")
