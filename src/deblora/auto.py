@@ -12,8 +12,8 @@ from deblora.compare import run_heads
 from deblora.config import Recipe
 from deblora.run_dir import RunDir
 from deblora.stages import report
-from deblora.stages.audit import select_chips
 from deblora.stages.choose import SHORT_LIST, read_choice, say_choice
+from deblora.stages.selection import select_chips
 from deblora.stages.stage import run_stage
 
 MIN_PER_CLUSTER = 8

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deblora import __version__
+from deblora import __version__, data_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
+from deblora.data_cli import add_audit
 from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
 
 STAGES = {
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
+        if arguments[:1] == ["data"]:
+            return data_cli.dispatch(arguments[1:])
         if arguments[:1] == ["detect"]:
             from deblora import detect_cli
 
@@ -111,15 +114,9 @@ def _parse(arguments: list[str]) -> Any:
     _add_out(demo, default="runs/demo")
     demo.add_argument("--seed", type=int, default=0, help="seed of chips, adapters and clusters")
     commands.add_subcommand("demo", demo, help="the whole method on simulated SAR chips")
-    audit = ArgumentParser(
-        description="Class counts, imbalance ratio and head/middle/tail, before anything is trained."
-    )
-    audit.add_argument(
-        "data", type=str, help="folder per class, CSV/TSV list, Parquet file or folder, or a run folder"
-    )
-    audit.add_argument("--groups", type=str, default="thirds", help="thirds or counts")
-    audit.add_argument("--seed", type=int, default=0, help="seed of the split")
-    commands.add_subcommand("audit", audit, help="class counts and groups of a data set")
+    add_audit(commands, ArgumentParser)
+    data = ArgumentParser(description="Readers and the catalog of open data sets; see `deblora data --help`.")
+    commands.add_subcommand("data", data, help="readers and the catalog of open data sets")
     merge = ArgumentParser(
         description="One report over finished runs: mean and spread over seeds, and differences paired run by run."
     )
@@ -183,8 +180,9 @@ def _dispatch(arguments: Any) -> int:
     command = arguments.command
     options = arguments[command]
     logging.captureWarnings(True)
-    if command == "audit" and not (Path(options.data) / "run.json").is_file():
-        return _audit(options)
+    if command == "audit" and not (Path(options.source) / "run.json").is_file():
+        data_cli.audit_source(options)
+        return 0
     if command == "merge":
         from deblora.stages.merge import merge_runs
 
@@ -205,7 +203,7 @@ def _dispatch(arguments: Any) -> int:
 
         run_demo(run, {"seed": options.seed})
         return _finish(run)
-    run = RunDir.open(Path(options.data if command == "audit" else options.run_dir))
+    run = RunDir.open(Path(options.source if command == "audit" else options.run_dir))
     if command == "predict":
         from deblora.stages.predict import predict
 
@@ -215,6 +213,8 @@ def _dispatch(arguments: Any) -> int:
     from deblora.pipeline import run_named
 
     run_named(command, run, recipe_from(read_recipe(run.recipe)))
+    if command == "audit":
+        data_cli.audit_run(run)
     return 0
 
 
@@ -301,20 +301,3 @@ def _score_table(path: Path) -> list[str]:
 
 
 GROUPS = ("head", "middle", "tail", "all")
-
-
-def _audit(options: Any) -> int:
-    from deblora.config import recipe_from
-    from deblora.stages.audit import choose_groups, describe, select_chips
-
-    recipe = recipe_from(
-        {"seed": options.seed, "data": {"source": options.data, "groups": options.groups}}
-    ).data
-    chips = select_chips(recipe, options.seed)
-    print(f"{'class':<28}{'group':<8}{'train':>8}{'val':>8}{'test':>8}{'ratio':>8}")
-    for row in describe(chips, choose_groups(chips, recipe)):
-        print(
-            f"{row['class']:<28}{row['group']:<8}{row['train']:>8}{row['val']:>8}{row['test']:>8}"
-            f"{row['imbalance_ratio']:>8}"
-        )
-    return 0

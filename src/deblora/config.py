@@ -14,19 +14,37 @@ __all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables"
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which chips, and how they are split.
+    """Which chips, and how they are split. `deblora data` lists the readers; docs/data.md shows their layouts.
 
     Args:
-        source: Folder per class, CSV/TSV list, Parquet file or folder of split Parquet files.
+        source: Folder, list, file or zip that one of the readers takes; the id of a data set with ``hub``.
         format: How to read ``source``; ``auto`` decides by what is there.
         val_fraction: Share of training chips kept for validation where no validation split is given, in (0, 1).
         val_per_class: Validation chips per class instead of a share.
         test_fraction: Share kept for the test where no test split is given, in (0, 1).
+        split_by: What a drawn split never parts: whole images or scenes where the reader knows them (auto), or nothing
+            but chips, with chips of one image on both sides.
+        unit: Column of a list, Parquet file or hub set that names the scene, image or flight of a chip.
+        on_error: Chips that cannot be read, also those too large to decode: stop, or skip, count and report them.
+        classes: Classes to use; empty takes all.
+        ignore: Classes whose chips are left out and counted.
+        crop: Objects of ``dota`` and ``voc``: the upright hull of the box (authors), or a square around it (ours).
+        context: Side of that crop over the hull's, >= 1 (authors: 1, no margin).
+        min_side: Objects with a shorter upright side, in pixels, are left out and counted (authors: 0, none).
+        difficult: Keep or drop objects marked difficult (the authors' counts hold all: keep).
+        version: Class list of DOTA that labels must obey; ``any`` takes the classes that occur.
+        class_names: File with one class name per line, for labels that are numbers.
+        images: Folder where the paths of a text list start; null means the folder of the list.
+        bands: Bands of GeoTIFF chips to keep, counted from 1; empty keeps all.
+        max_missing: Share of missing (nodata) pixels of a GeoTIFF chip, 0 to 1; up to it they get the band's mean,
+            beyond it the chip counts as unreadable (ours).
         scale: Pixel value that counts as white; null means 255, for 8-bit chips only.
         offset: Pixel value that counts as black (for example -30 for decibels).
         largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
         imbalance_factor: Largest class over smallest class of that subset, >= 1.
-        groups: How classes become head, middle and tail: thirds of the count order, counts, or names.
+        groups: How classes become head, middle and tail: thirds of the count order, counts, names, DOTA-v1.0's 3/6/6
+            (reference: the authors' later files) or 4/5/6 (reference-oct2024: their files nearest the paper), or
+            many/medium/few (shots: above 100, 20 to 100, below 20 training chips).
         head_above: With counts: head classes have more training chips than this.
         tail_below: With counts: tail classes have fewer training chips than this.
         head: With names: the head classes.
@@ -34,15 +52,41 @@ class DataRecipe:
     """
 
     source: str = ""
-    format: Literal["auto", "folder", "list", "parquet"] = "auto"
+    format: Literal[
+        "auto",
+        "folder",
+        "list",
+        "parquet",
+        "textlist",
+        "dota",
+        "voc",
+        "fusrs",
+        "geotiff",
+        "arrays",
+        "hub",
+    ] = "auto"
     val_fraction: float = 0.2
     val_per_class: int | None = None
     test_fraction: float = 0.2
+    split_by: Literal["auto", "chip"] = "auto"
+    unit: str | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    classes: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)
+    crop: Literal["hull", "square"] = "hull"
+    context: float = 1.0
+    min_side: float = 0.0
+    difficult: Literal["keep", "drop"] = "keep"
+    version: Literal["any", "v1.0", "v1.5", "v2.0"] = "any"
+    class_names: str | None = None
+    images: str | None = None
+    bands: list[int] = field(default_factory=list)
+    max_missing: float = 0.5
     scale: float | None = None
     offset: float = 0.0
     largest: int | None = None
     imbalance_factor: float | None = None
-    groups: Literal["thirds", "counts", "names"] = "thirds"
+    groups: Literal["thirds", "counts", "names", "reference", "reference-oct2024", "shots"] = "thirds"
     head_above: int = 100
     tail_below: int = 20
     head: list[str] = field(default_factory=list)
@@ -247,6 +291,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.val_fraction": (0.01, 0.9),
     "data.val_per_class": (1, 1e9),
     "data.test_fraction": (0.01, 0.9),
+    "data.context": (1, 100),
+    "data.min_side": (0, 1e6),
+    "data.max_missing": (0, 1),
     "data.scale": (-1e12, 1e12),
     "data.offset": (-1e12, 1e12),
     "data.largest": (2, 1e9),
@@ -341,6 +388,9 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
     white, black = as_float(data.get("scale")), as_float(data.get("offset", 0.0))
     if WRONG not in (white, black) and not white > black:
         problems.append(f"data.scale {white:g} (white) must be above data.offset {black:g} (black)")
+    bands = data.get("bands") or []
+    if isinstance(bands, list) and any(isinstance(band, int) and band < 1 for band in bands):
+        problems.append(f"data.bands {bands} counts from 1; 0 and below are no bands")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
     backbone = values.get("backbone") or {}

@@ -44,8 +44,15 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     chips.add_argument("--out", type=Path, required=True, help="folder per class is written below OUT/train")
     chips.add_argument(
-        "--context", type=float, default=1.5, help="side over the object's longer side (default: 1.5)"
+        "--context", type=float, help="side over the object's (default: 1.5 for squares, 1 for hulls)"
     )
+    chips.add_argument(
+        "--crop",
+        choices=["square", "hull"],
+        default="square",
+        help="a square around the object, or the upright hull of its box (the authors' rule)",
+    )
+    chips.add_argument("--difficult", action="store_true", help="cut objects marked difficult too")
     chips.add_argument("--ignore", nargs="*", default=[], help="classes to leave out")
     train = add(
         "train",
@@ -210,7 +217,14 @@ def _tile(options: Any, _: dict[str, Any]) -> None:
 def _chips(options: Any, _: dict[str, Any]) -> None:
     from deblora.stages.detection.chips import cut_chips
 
-    counts = cut_chips(options.source, options.out, context=options.context, ignored=tuple(options.ignore))
+    counts = cut_chips(
+        options.source,
+        options.out,
+        context=options.context,
+        shape=options.crop,
+        difficult=options.difficult,
+        ignored=tuple(options.ignore),
+    )
     for name, count in counts.items():
         print(f"{name:<28}{count:>8}")
     print(

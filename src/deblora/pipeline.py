@@ -9,6 +9,7 @@ from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
 from deblora.stages.extract import stage_for
+from deblora.stages.selection import choose_groups, select_chips
 from deblora.stages.stage import Stage, check_current, run_stage
 
 ROAD: tuple[Stage, ...] = (
@@ -35,8 +36,8 @@ def check_inputs(recipe: Recipe) -> None:
         DebloraError: What is wrong and what to do.
     """
     read_source.cache_clear()
-    chips = audit.select_chips(recipe.data, recipe.seed)
-    center.check_groups(audit.choose_groups(chips, recipe.data), recipe)
+    chips = select_chips(recipe.data, recipe.seed)
+    center.check_groups(choose_groups(chips, recipe.data), recipe)
     cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
     train_lora.model_settings(recipe.backbone)
 

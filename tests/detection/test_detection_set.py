@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deblora.data import detection_set
+from deblora.data.crops import crop
 from deblora.data.detection_set import (
     class_names_of,
-    crop,
     drop_flat,
     list_images,
     object_counts,
@@ -110,6 +111,19 @@ def test_a_crop_keeps_its_object_in_the_middle(rng: np.random.Generator) -> None
     for x, y in ((0, 0), (49, 39), (-3, 20), (60, 50)):
         quad = np.array([[x, y], [x + 8.0, y], [x + 8.0, y + 8], [x, y + 8]])
         assert crop(scene, quad, context=1.5).shape == (12, 12, 3)
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images/a.png", b"0" * 5000)
+        archive.writestr("labelTxt/a.txt", "gsd:1\n" * 500)
+    monkeypatch.setattr(detection_set, "LARGEST_IMAGE", 4000)
+    found = read_detection_set(tmp_path / "z.zip")
+    with pytest.raises(DataError, match=r"images/a\.png: 5000 bytes once unpacked, allowed are 4000"):
+        found.files.open("a")
+    monkeypatch.setattr(detection_set, "LARGEST_TEXT", 100)
+    with pytest.raises(DataError, match=r"labelTxt/a\.txt: 3000 bytes once unpacked"):
+        read_detection_set(tmp_path / "z.zip")
 
 
 def test_hit_uav_is_read_from_its_zip(shared: Callable[[str], Path]) -> None:

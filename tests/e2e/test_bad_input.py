@@ -4,10 +4,8 @@ import errno
 import io
 import json
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from builders import draw, recipe_values, write_chips, write_recipe, write_vit
+from data_builders import huge_png
 from deblora.cli import main
 from deblora.run_dir import RunDir
 
@@ -63,21 +62,6 @@ def png(array: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(array).save(stream, "PNG")
     return stream.getvalue()
-
-
-def huge_png() -> bytes:
-    """A file of a few bytes that declares a picture of ten thousand million pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 9))
-        + chunk(b"IEND", b"")
-    )
 
 
 def npy(array: np.ndarray) -> bytes:

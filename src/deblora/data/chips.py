@@ -95,6 +95,10 @@ class ChipSet:
         splits: "train", "val", "test" or "" (not assigned) per chip.
         class_names: Names in label order; a class may have no chip.
         pixels: Reads chip ``i`` of this set.
+        units: The image, scene or flight that each chip was cut from; empty where the source does not say.
+            Chips of one unit belong to one split, or what is next to them in training leaks into the test.
+        captions: One text per chip; empty where the source has none. No stage reads them as a label.
+        notes: What the reader left out or decided, one line each.
 
     Raises:
         ValueError: If lengths disagree, a label has no class or a split is unknown.
@@ -105,6 +109,9 @@ class ChipSet:
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     pixels: Pixels
+    units: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts describe the same chips."""
@@ -114,6 +121,11 @@ class ChipSet:
                 f"ids {len(self.ids)}, labels {len(self.labels)}, splits {len(self.splits)} and pixels "
                 f"{len(self.pixels)} differ in length"
             )
+        for name in ("units", "captions"):
+            if len(getattr(self, name)) not in (0, len(self.ids)):
+                raise ValueError(
+                    f"{name} {len(getattr(self, name))} and ids {len(self.ids)} differ in length"
+                )
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
             raise ValueError(f"splits must be among {SPLITS}, got {sorted(unknown)}")
@@ -149,6 +161,9 @@ class ChipSet:
             splits=tuple(self.splits[i] for i in chosen),
             class_names=self.class_names,
             pixels=pixels,
+            units=tuple(self.units[i] for i in chosen) if self.units else (),
+            captions=tuple(self.captions[i] for i in chosen) if self.captions else (),
+            notes=self.notes,
         )
 
     def split(self, name: str) -> "ChipSet":

@@ -11,6 +11,7 @@ from deblora.data.chips import as_chip
 from deblora.errors import DataError
 
 NPY_MAGIC = b"\x93NUMPY"
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy"})
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -24,6 +25,11 @@ class FilePixels:
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
         self._paths = paths
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, one per chip."""
+        return self._paths
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -89,7 +95,10 @@ def _decode_image(content: bytes, name: str) -> np.ndarray:
         raise DataError(f"{name}: too many pixels for a chip ({error}); cut the scene into chips") from error
     except damage as error:
         reason = str(error).replace("\n", " ")
-        raise DataError(f"{name}: unreadable image ({reason}); restore it or leave the chip out") from error
+        advice = "restore it or leave the chip out"
+        if content[:4] in TIFF_MAGIC:
+            advice += ", or read GeoTIFFs with data.format: geotiff"
+        raise DataError(f"{name}: unreadable image ({reason}); {advice}") from error
     except MemoryError as error:
         raise DataError(f"{name}: the image does not fit in memory; cut the scene into chips") from error
 

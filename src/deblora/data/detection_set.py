@@ -1,20 +1,24 @@
 """Images with oriented labels: a DOTA folder, or a zip of one read in place."""
 
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 from deblora.data.decode import IMAGE_SUFFIXES
 from deblora.data.dota import Labels, parse_labels
-from deblora.data.rasters import Scene, open_scene, scene_from_bytes
+from deblora.data.rasters import Scene, image_size, open_scene, scene_from_bytes
 from deblora.errors import DataError
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0", "labels", "")
 """Where labels are looked for beside ``images``, in this order."""
+
+LARGEST_IMAGE, LARGEST_TEXT = 2 * 2**30, 64 * 2**20  # bytes of a file in a zip, unpacked
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,27 @@ class SceneFiles:
             return open_scene(self.root / member)
         try:
             with zipfile.ZipFile(self.root) as archive:
-                content = archive.read(member)
+                content = _read_member(archive, member, LARGEST_IMAGE)
         except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError) as error:
             raise DataError(
                 f"{self.root}/{member} cannot be read ({error}); get the archive again"
             ) from error
         return scene_from_bytes(content, f"{self.root}/{member}")
+
+    def sizes(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return width and height of images from their headers; those that only decoding could tell are absent."""
+        found: dict[str, tuple[int, int] | None] = {}
+        if self.root.is_dir():
+            for name in names:
+                found[name] = _size_of(partial(open, self.root / self.members[name], "rb"))
+            return {name: size for name, size in found.items() if size}
+        try:
+            with zipfile.ZipFile(self.root) as archive:
+                for name in names:
+                    found[name] = _size_of(partial(archive.open, self.members[name]))
+        except (OSError, zipfile.BadZipFile):
+            return {}
+        return {name: size for name, size in found.items() if size}
 
 
 @dataclass(frozen=True)
@@ -60,16 +79,17 @@ class DetectionSet:
         return tuple(self.labels)
 
 
-def read_detection_set(source: Path) -> DetectionSet:
+def read_detection_set(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) -> DetectionSet:
     """Read a folder or zip with ``images/NAME.png`` and ``labelTxt/NAME.txt``; pixels are read later.
 
-    Every image needs a label file (an empty one if nothing is in it) and every label file an image.
+    Every image needs a label file (an empty one if nothing is in it) and every label file an image. Labels are looked
+    for in ``folders``, in this order.
 
     Raises:
         DataError: If something is missing or malformed; names the file (and the line).
     """
     files = list_images(source)
-    labels = read_label_source(source)
+    labels = read_label_source(source, folders=folders)
     _check_pairs(files.members, labels, source)
     return DetectionSet(files, {name: labels[name] for name in sorted(labels)})
 
@@ -94,14 +114,19 @@ def list_images(source: Path) -> SceneFiles:
     return SceneFiles({name: found[name] for name in sorted(found)}, source)
 
 
-def read_label_source(source: Path) -> dict[str, Labels]:
+def has_labels(source: Path) -> bool:
+    """Tell whether a folder or zip holds label files; the test images of DOTA come without."""
+    return any(PurePosixPath(name).suffix.lower() == ".txt" for name in _listing(source))
+
+
+def read_label_source(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) -> dict[str, Labels]:
     """Read the labels of a folder of text files, of a DOTA folder, or of a zip of one.
 
     Raises:
         DataError: If there are none, or one is malformed.
     """
     listing = [path for path in map(PurePosixPath, _listing(source)) if path.suffix.lower() == ".txt"]
-    for folder in LABEL_FOLDERS:
+    for folder in folders:
         chosen = sorted(path for path in listing if path.parent.name == folder)
         if chosen:
             texts = _read_texts(source, [str(path) for path in chosen])
@@ -198,20 +223,22 @@ def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[
     return kept, lines
 
 
-def crop(scene: Scene, quad: Shaped[np.ndarray, "4 2"], *, context: float) -> Shaped[np.ndarray, "h w b"]:
-    """Cut the upright square around an object, ``context`` times its longer upright side, at least 8 px.
+def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
+    try:
+        with opened() as file:
+            return image_size(file)
+    except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError):
+        return None
 
-    Beyond the image the pixels of its border are repeated, so that the object stays in the middle.
-    """
-    low, high = quad.min(axis=0), quad.max(axis=0)
-    side = max(8, round(float((high - low).max()) * context))
-    x, y = (round(float(value)) for value in (low + high) / 2 - side / 2)
-    left, top = min(max(x, 0), scene.width - 1), min(max(y, 0), scene.height - 1)
-    right, bottom = min(max(x + side, left + 1), scene.width), min(max(y + side, top + 1), scene.height)
-    pixels = scene.read(left, top, right - left, bottom - top)
-    before = (max(0, top - y), max(0, left - x))
-    after = (max(0, side - before[0] - pixels.shape[0]), max(0, side - before[1] - pixels.shape[1]))
-    return np.pad(pixels, ((before[0], after[0]), (before[1], after[1]), (0, 0)), mode="edge")
+
+def _read_member(archive: zipfile.ZipFile, member: str, most: int) -> bytes:
+    """Read a file of a zip; a few bytes in an archive can mean gigabytes."""
+    n_bytes = archive.getinfo(member).file_size
+    if n_bytes > most:
+        raise DataError(
+            f"{archive.filename}/{member}: {n_bytes} bytes once unpacked, allowed are {most}; unpack it"
+        )
+    return archive.read(member)
 
 
 def _listing(source: Path) -> list[str]:
@@ -235,7 +262,7 @@ def _read_texts(source: Path, members: list[str]) -> list[str]:
         if source.is_dir():
             return [(source / member).read_text(encoding="utf-8-sig") for member in members]
         with zipfile.ZipFile(source) as archive:
-            return [archive.read(member).decode("utf-8-sig") for member in members]
+            return [_read_member(archive, name, LARGEST_TEXT).decode("utf-8-sig") for name in members]
     except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
         raise DataError(f"the labels in {source} cannot be read: {error}") from error
 

@@ -58,6 +58,12 @@ OCTOBER_2024_GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 """4 head, 5 middle, 6 tail classes (the authors' files nearest the paper)."""
 
+GROUP_PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "reference": REFERENCE_GROUPS,
+    "reference-oct2024": OCTOBER_2024_GROUPS,
+}
+"""The groupings by their name in a recipe."""
+
 
 @dataclass(frozen=True)
 class Labels:

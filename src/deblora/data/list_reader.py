@@ -8,8 +8,11 @@ from deblora.data.decode import SPLIT_NAMES, FilePixels, class_indices
 from deblora.errors import DataError
 
 
-def read_list(source: Path) -> ChipSet:
+def read_list(source: Path, *, unit: str | None = None) -> ChipSet:
     """Read a table with the header ``path,label`` or ``path,label,split``; other columns are passed over.
+
+    A column ``caption`` is kept as text, and the column named ``unit`` (a scene, an image, a flight) as what chips
+    must not be parted by a split; the names of columns are compared without regard to case.
 
     Paths are relative to the folder of the list and must stay inside it, links included. Labels are class
     names or integers, splits as in :func:`deblora.data.folder_reader.read_folder`. Ids are paths below that
@@ -19,12 +22,13 @@ def read_list(source: Path) -> ChipSet:
         DataError: With the line, if a row is incomplete, leaves the folder, repeats a chip or has no file.
     """
     root = source.parent.resolve()
-    rows = _rows(source)
+    rows = _rows(source, unit)
     files: list[Path] = []
     labels: list[str] = []
     splits: list[str] = []
     seen: dict[Path, int] = {}
-    for line, path_text, label, split in rows:
+    for line, cells in rows:
+        path_text, label, split = cells["path"], cells["label"], cells.get("split", "")
         where = f"{source}:{line}"
         path = _inside(path_text, root, where)
         if path in seen:
@@ -46,12 +50,14 @@ def read_list(source: Path) -> ChipSet:
         splits=tuple(splits),
         class_names=class_names,
         pixels=FilePixels(tuple(files)),
+        units=tuple(cells[unit.lower()] for _, cells in rows) if unit else (),
+        captions=tuple(cells["caption"] for _, cells in rows) if "caption" in rows[0][1] else (),
     )
 
 
-def _rows(source: Path) -> list[tuple[int, str, str, str]]:
-    """Return line number, path, label and split of each row that is not blank."""
-    rows: list[tuple[int, str, str, str]] = []
+def _rows(source: Path, unit: str | None) -> list[tuple[int, dict[str, str]]]:
+    """Return line number and cells of each row that is not blank."""
+    rows: list[tuple[int, dict[str, str]]] = []
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -63,6 +69,8 @@ def _rows(source: Path) -> list[tuple[int, str, str, str]]:
                     raise DataError(
                         f"{source}:1: the header must be path,label[,split]; got {','.join(header)}"
                     )
+            if unit and unit.lower() not in header:
+                raise DataError(f"{source}:1: no column {unit} (data.unit); the list has {', '.join(header)}")
             for row in reader:
                 if not any(cell.strip() for cell in row):
                     continue
@@ -71,8 +79,7 @@ def _rows(source: Path) -> list[tuple[int, str, str, str]]:
                         f"{source}:{reader.line_num}: {len(row)} cells under a header of {len(header)}; "
                         "quote names that contain the separator"
                     )
-                cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-                rows.append((reader.line_num, cells["path"], cells["label"], cells.get("split", "")))
+                rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"{source}: not a readable list ({error}); save it as UTF-8 CSV or TSV") from error
     return rows

@@ -63,6 +63,16 @@ def groups_by_counts(counts: Int[np.ndarray, " c"], *, head_above: int, tail_bel
     return Groups(head, tuple(i for i in range(len(values)) if i not in head and i not in tail), tail)
 
 
+MANY_ABOVE, FEW_BELOW = 100, 20
+"""Many-, medium- and few-shot classes: more than 100, 20 to 100, fewer than 20 training images (Liu et al.,
+"Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019; LIFT's authors)."""
+
+
+def groups_by_shots(counts: Int[np.ndarray, " c"]) -> Groups:
+    """Return many-, medium- and few-shot classes as head, middle and tail."""
+    return groups_by_counts(counts, head_above=MANY_ABOVE, tail_below=FEW_BELOW)
+
+
 def groups_by_names(class_names: Sequence[str], head: Sequence[str], tail: Sequence[str]) -> Groups:
     """Group classes by name; those that are neither head nor tail are the middle.
 

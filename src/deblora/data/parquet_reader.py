@@ -30,6 +30,7 @@ class _File:
     labels: list[str] | Int[np.ndarray, " n"]
     splits: list[str]
     ids: list[str]
+    units: list[str]
 
 
 class ParquetPixels:
@@ -82,30 +83,36 @@ class ParquetPixels:
         return column
 
 
-def read_parquet(source: Path) -> ChipSet:
+def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:
     """Read a Parquet file, or a folder with one (or shards) per split: ``train.parquet``, ``val.parquet`` ...
+
+    A folder with a single Parquet file of another name stands for that file.
 
     Columns: ``image`` is a struct with ``bytes`` (and perhaps ``path``) or binary; ``label`` is an integer or
     a string; ``split`` is optional. Class names come from the ``huggingface`` entry of the schema metadata;
     without it from the labels. The split of a file in a folder is that of its name, of a single file "". Ids
-    are ``<file stem>/<row>``, followed by the stored path where there is one.
+    are ``<file stem>/<row>``, followed by the stored path where there is one. The column named ``unit`` (a scene, a
+    flight) says which chips a split must not part.
 
     Raises:
         DataError: If a file is damaged or empty, lacks a column, has null entries, or files disagree.
     """
     parts = split_files(source) if source.is_dir() else [("", source)]
+    if not parts and len(alone := list(source.glob("*.parquet"))) == 1:
+        parts = [("", alone[0])]
     if not parts:
         found = ", ".join(sorted(path.name for path in source.glob("*.parquet"))) or "none"
         raise DataError(
             f"{source}: no train.parquet, val.parquet or test.parquet (found: {found}); rename them, or name one file"
         )
-    files = tuple(_open(path, split) for split, path in parts)
+    files = tuple(_open(path, split, unit) for split, path in parts)
     class_names, labels = _classes(files)
     ids = tuple(chip_id for file in files for chip_id in file.ids)
     if not ids:
         raise DataError(f"{source}: no rows")
     splits = tuple(split for file in files for split in file.splits)
-    return ChipSet(ids, labels, splits, class_names, ParquetPixels(files, ids))
+    units = tuple(name for file in files for name in file.units)
+    return ChipSet(ids, labels, splits, class_names, ParquetPixels(files, ids), units=units)
 
 
 def split_files(folder: Path) -> list[tuple[str, Path]]:
@@ -116,7 +123,7 @@ def split_files(folder: Path) -> list[tuple[str, Path]]:
     return [(SPLIT_NAMES[name], path) for name, path in found]
 
 
-def _open(path: Path, split: str) -> _File:
+def _open(path: Path, split: str, unit: str | None) -> _File:
     """Read everything but the images of one file."""
     import pyarrow
     from pyarrow import parquet
@@ -129,6 +136,9 @@ def _open(path: Path, split: str) -> _File:
             has_path = image_column != "image" and schema.field("image").type.get_field_index("path") >= 0
             columns = ["label", *(["image.path"] if has_path else [])]
             columns += ["split"] if "split" in schema.names else []
+            if unit and unit not in schema.names:
+                raise DataError(f"{path}: no column {unit} (data.unit); found: {', '.join(schema.names)}")
+            columns += [unit] if unit else []
             table = file.read(columns=columns, use_threads=False)
             groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     except (pyarrow.ArrowException, OSError) as error:
@@ -145,6 +155,7 @@ def _open(path: Path, split: str) -> _File:
         labels=_labels(path, table["label"]),
         splits=_splits(path, table["split"].to_pylist()) if "split" in schema.names else [split] * len(rows),
         ids=[f"{path.stem}/{row}" + (f"/{paths[row]}" if paths and paths[row] else "") for row in rows],
+        units=[str(value) for value in table[unit].to_pylist()] if unit else [],
     )
 
 

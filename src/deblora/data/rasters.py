@@ -4,7 +4,7 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from jaxtyping import Shaped
@@ -78,7 +78,7 @@ class RasterScene:
     """
 
     def __init__(self, path: Path) -> None:
-        rasterio = _rasterio(path)
+        rasterio = import_rasterio(path)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a picture without georeference is no fault here
@@ -168,6 +168,19 @@ def has_rasterio() -> bool:
     return find_spec("rasterio") is not None
 
 
+def image_size(file: IO[bytes]) -> tuple[int, int] | None:
+    """Return width and height from the header of an image, without decoding it; None where it has none to read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file) as image:
+                return int(image.width), int(image.height)
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return None
+
+
 def _n_pixels(path: Path) -> int:
     from PIL import Image
 
@@ -182,7 +195,8 @@ def _n_pixels(path: Path) -> int:
         return 0  # decoding will say what is wrong with it
 
 
-def _rasterio(path: Path) -> Any:
+def import_rasterio(path: Path) -> Any:
+    """Return the module, or raise a DataError that says how to install it; ``path`` is what needs it."""
     try:
         import rasterio
         import rasterio.errors

@@ -1,45 +1,101 @@
-"""Read chips from folders, lists and Parquet files, and check that they can be trained on."""
+"""Chooses the reader of a source, and checks that its chips can be trained on."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from deblora.data.array_reader import read_arrays
 from deblora.data.chips import ChipSet
+from deblora.data.dota_reader import read_dota
 from deblora.data.folder_reader import read_folder
+from deblora.data.fusrs_reader import read_fusrs
+from deblora.data.geotiff_reader import read_geotiffs
+from deblora.data.hub_reader import read_hub
 from deblora.data.list_reader import read_list
 from deblora.data.parquet_reader import read_parquet, split_files
+from deblora.data.reading import Reading
+from deblora.data.text_list_reader import read_text_lists
+from deblora.data.voc_reader import read_voc_chips
 from deblora.errors import DataError
 
-Format = Literal["auto", "folder", "list", "parquet"]
+ReadSource = Callable[[Path, Reading], ChipSet]
 
-_READERS = {"folder": read_folder, "list": read_list, "parquet": read_parquet}
-_LIST_SUFFIXES = frozenset({".csv", ".tsv"})
-_PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+
+@dataclass(frozen=True)
+class Reader:
+    """One way to read a source.
+
+    Attributes:
+        read: From a path and the switches to chips with lazy pixels.
+        takes: "folder", "file" or "any" (both).
+        about: What it reads, for lists.
+        suffixes: Files that ``auto`` gives to it.
+    """
+
+    read: ReadSource
+    takes: str
+    about: str
+    suffixes: tuple[str, ...] = ()
+
+
+READERS: Mapping[str, Reader] = {
+    "folder": Reader(lambda path, _: read_folder(path), "folder", "<class>/<chip> or <split>/<class>/<chip>"),
+    "list": Reader(
+        lambda path, how: read_list(path, unit=how.unit),
+        "file",
+        "CSV or TSV: path,label[,split][,caption]",
+        (".csv", ".tsv"),
+    ),
+    "parquet": Reader(
+        lambda path, how: read_parquet(path, unit=how.unit),
+        "any",
+        "Parquet with image and label, one file per split or one in all",
+        (".parquet", ".pq"),
+    ),
+    "textlist": Reader(
+        read_text_lists, "any", "'path label' per line: Places365-LT, iNaturalist 2018", (".txt",)
+    ),
+    "dota": Reader(read_dota, "any", "images + labelTxt, one chip per object: DOTA, HIT-UAV", (".zip",)),
+    "voc": Reader(read_voc_chips, "folder", "Annotations/*.xml + JPEGImages, one chip per object"),
+    "fusrs": Reader(read_fusrs, "any", "FUSRS: five kinds of ships in SAR chips, folders or lists"),
+    "geotiff": Reader(read_geotiffs, "any", "as folder or list, GeoTIFF chips of any bands (extra: geo)"),
+    "arrays": Reader(
+        read_arrays, "any", "NumPy: .npz, or a folder with images.npy and labels.npy", (".npz",)
+    ),
+    "hub": Reader(read_hub, "id", "Hugging Face data set by id or local folder (extra: hub)"),
+}
+"""Every reader by its name in ``data.format``."""
+
 _N_NAMED = 5
 
 
-def read_chips(source: Path, *, format: Format = "auto") -> ChipSet:
+def read_chips(source: Path, *, format: str = "auto", reading: Reading | None = None) -> ChipSet:
     """Read the chips of ``source``; images are decoded only when they are asked for.
 
     Args:
-        source: A folder of classes, a CSV or TSV list, a Parquet file or a folder of Parquet files.
-        format: "auto" goes by the suffix, and takes a folder with Parquet files of splits for Parquet.
+        source: What the reader takes.
+        format: A key of ``READERS``; "auto" goes by the suffix of a file and the layout of a folder.
+        reading: Switches of readers; None takes their defaults.
 
     Raises:
         DataError: If the source is missing, of no known format, damaged, inconsistent or empty.
         ValueError: If ``format`` is unknown.
     """
-    if format not in ("auto", *_READERS):
-        raise ValueError(f"format must be auto, folder, list or parquet, got {format!r}")
-    if not source.exists():
+    if format not in ("auto", *READERS):
+        raise ValueError(f"format must be auto, {', '.join(READERS)}, got {format!r}")
+    if format != "hub" and not source.exists():
         raise DataError(f"{source} does not exist; check the path of the data")
     kind = _detect(source) if format == "auto" else format
-    if (kind == "folder" and not source.is_dir()) or (kind == "list" and not source.is_file()):
+    reader = READERS[kind]
+    if (reader.takes == "folder" and not source.is_dir()) or (
+        reader.takes == "file" and not source.is_file()
+    ):
         raise DataError(
-            f"{source} is not a {'folder' if kind == 'folder' else 'list file'}; check data.format"
+            f"{source} is not a {'folder' if reader.takes == 'folder' else 'list file'}; check data.format"
         )
-    chips = _READERS[kind](source)
+    chips = reader.read(source, reading or Reading())
     if len(set(chips.ids)) < len(chips.ids):
         values, counts = np.unique(np.array(chips.ids), return_counts=True)
         raise DataError(f"{source}: the id {values[counts > 1][0]} appears more than once; make ids unique")
@@ -49,14 +105,29 @@ def read_chips(source: Path, *, format: Format = "auto") -> ChipSet:
 def _detect(source: Path) -> str:
     """Return the format that ``source`` looks like."""
     if source.is_dir():
-        has_folders = any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir())
-        only_parquet = not has_folders and any(source.glob("*.parquet"))
-        return "parquet" if split_files(source) or only_parquet else "folder"
-    if source.suffix.lower() in _LIST_SUFFIXES:
-        return "list"
-    if source.suffix.lower() in _PARQUET_SUFFIXES:
+        return _detect_folder(source)
+    for name, reader in READERS.items():
+        if source.suffix.lower() in reader.suffixes:
+            return name
+    raise DataError(
+        f"{source}: unknown format; give a folder, a .csv or .tsv list, a .parquet file, or set data.format "
+        f"({', '.join(READERS)})"
+    )
+
+
+def _detect_folder(source: Path) -> str:
+    visible = [path for path in source.iterdir() if not path.name.startswith(".")]
+    folders = [path for path in visible if path.is_dir()]
+    if split_files(source) or (not folders and any(source.glob("*.parquet"))):
         return "parquet"
-    raise DataError(f"{source}: unknown format; give a folder, a .csv or .tsv list or a .parquet file")
+    if any(path.name.startswith("labelTxt") for path in [*folders, *source.glob("*/labelTxt*")]):
+        return "dota"
+    if any(path.name == "Annotations" for path in [*folders, *source.glob("VOC_Format/*")]):
+        return "voc"
+    stems = {path.stem for path in visible if path.suffix == ".npy"}
+    if not folders and stems & {"images", "train_images"}:
+        return "arrays"
+    return "dota" if not folders and any(path.name == "train.zip" for path in visible) else "folder"
 
 
 def check_trainable(chips: ChipSet) -> None:

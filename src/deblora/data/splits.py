@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from deblora.data.chips import ChipSet
 from deblora.errors import DataError
@@ -75,3 +76,105 @@ def _quota(fraction: float, n_chips: int) -> int:
     if fraction == 0 or not n_chips:
         return 0
     return max(1, int(np.floor(fraction * n_chips + 0.5)))
+
+
+def unit_split(
+    chips: ChipSet,
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    val_per_class: int | None = None,
+    seed: int,
+) -> ChipSet:
+    """Fill the splits that are absent by whole units (image, scene), so that nothing next to a training chip is tested.
+
+    What gives to which split is as in :func:`stratified_split`. From the rarest class to the most frequent, units are
+    taken until the class has its share, or one more would miss it by more than stopping does; of all units with that
+    class the one that brings all classes nearest to their shares, in units of the share. A class never loses its last
+    unit to val or test, so one that occurs in a single unit is absent from them, which the notes say. The draw depends
+    on ``seed`` through the order in which equals are tried.
+
+    Raises:
+        DataError: If no unit can be spared.
+        ValueError: If the chips have no units.
+    """
+    if not chips.units:
+        raise ValueError("the chips have no units to split by")
+    splits = np.array(chips.splits, dtype=object)
+    units = np.unique(np.array(chips.units), return_inverse=True)[1].reshape(-1)
+    is_open, was = splits == "", set(chips.splits)
+    splits[is_open] = "train"
+    rng, notes = np.random.default_rng(seed), []
+    for name, fraction, quota, pool in (
+        ("test", test_fraction, None, is_open),
+        ("val", val_fraction, val_per_class, splits == "train"),
+    ):
+        pool = pool & (splits == "train")
+        if name in was or not pool.any() or not (fraction or quota):
+            continue
+        taken = _draw_units(chips.labels, units, pool, fraction, quota, rng)
+        if not taken.any():
+            raise DataError(
+                f"no image or scene can be spared for {name}: each holds the last chips of a class; add some, give "
+                "the splits, or set data.split_by to chip and expect chips of one image on both sides"
+            )
+        splits[taken] = name
+        absent = [c for c in np.unique(chips.labels[pool]) if not (taken & (chips.labels == c)).any()]
+        if absent:
+            some = ", ".join(chips.class_names[c] for c in absent[:5])
+            notes.append(f"{len(absent)} classes are in too few units to be in {name} too: {some}")
+    return replace(chips, splits=tuple(str(split) for split in splits), notes=(*chips.notes, *notes))
+
+
+def _draw_units(
+    labels: Int[np.ndarray, " n"],
+    units: Int[np.ndarray, " n"],
+    pool: Bool[np.ndarray, " n"],
+    fraction: float,
+    quota: int | None,
+    rng: np.random.Generator,
+) -> Bool[np.ndarray, " n"]:
+    """Return which chips of the pool are drawn; see :func:`unit_split`."""
+    n_units, n_classes = int(units.max()) + 1, int(labels.max()) + 1
+    counts = np.zeros((n_units, n_classes), dtype=np.int64)
+    np.add.at(counts, (units[pool], labels[pool]), 1)
+    total = counts.sum(axis=0)
+    target = np.array([quota if quota is not None else _quota(fraction, int(n)) for n in total])
+    order = rng.permutation(n_units)
+    counts = counts[order]
+    is_taken = np.zeros(n_units, dtype=bool)
+    have = np.zeros(n_classes, dtype=np.int64)
+    scale = np.maximum(target, 1)
+    for label in np.argsort(total, kind="stable").tolist():
+        while have[label] < target[label]:
+            left = total - have
+            spares = ((counts < left) | (counts == 0)).all(axis=1)
+            usable = np.flatnonzero(~is_taken & spares & (counts[:, label] > 0))
+            if not len(usable):
+                break
+            miss = (np.abs(have + counts[usable] - target) / scale).sum(axis=1)
+            chosen = usable[int(np.argmin(miss))]
+            after, before = (
+                abs(have[label] + counts[chosen, label] - target[label]),
+                target[label] - have[label],
+            )
+            if have[label] and after > before:
+                break  # one more would miss the share by more than stopping does
+            is_taken[chosen] = True
+            have += counts[chosen]
+    drawn = np.zeros(n_units, dtype=bool)
+    drawn[order] = is_taken
+    return np.asarray(pool & drawn[units])
+
+
+def val_as_test(chips: ChipSet) -> ChipSet:
+    """Return chips whose validation split is the test where no test is given.
+
+    Where test labels are not public, benchmarks judge on validation; what choices are made on must then come from the
+    training chips.
+    """
+    if "test" in chips.splits or "val" not in chips.splits or "train" not in chips.splits:
+        return chips
+    splits = tuple("test" if split == "val" else split for split in chips.splits)
+    note = "no labeled test split: the validation split is the test, and validation is drawn from train"
+    return replace(chips, splits=splits, notes=(*chips.notes, note))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from deblora.data.detection_set import crop
+from deblora.data.crops import crop
 from deblora.data.dota import Labels
 from deblora.data.rasters import Scene
 from deblora.data.task1 import QuadDetections

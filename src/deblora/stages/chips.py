@@ -10,17 +10,39 @@ from typing import Any
 import numpy as np
 
 from deblora.artifacts import Groups
-from deblora.config import Recipe
+from deblora.config import DataRecipe, Recipe
 from deblora.data.chips import SPLITS, ChipSet, Pixels, RescaledPixels
 from deblora.data.readers import read_chips
+from deblora.data.reading import Reading
 from deblora.errors import ArtifactError, DataError
 from deblora.run_dir import RunDir
 
 
 @lru_cache(maxsize=2)
-def read_source(source: str, kind: str) -> ChipSet:
+def read_source(source: str, kind: str, reading: Reading) -> ChipSet:
     """Read a source once per process."""
-    return read_chips(Path(source), format=kind)  # type: ignore[arg-type]
+    return read_chips(Path(source), format=kind, reading=reading)
+
+
+def chips_of(recipe: DataRecipe) -> ChipSet:
+    """Return all chips of the source, before classes are chosen and splits drawn."""
+    return read_source(recipe.source, recipe.format, reading_of(recipe))
+
+
+def reading_of(recipe: DataRecipe) -> Reading:
+    """Return the switches of the reader."""
+    return Reading(
+        crop=recipe.crop,
+        context=recipe.context,
+        min_side=recipe.min_side,
+        difficult=recipe.difficult,
+        version=recipe.version,
+        unit=recipe.unit,
+        class_names=recipe.class_names,
+        images=recipe.images,
+        bands=tuple(recipe.bands),
+        max_missing=recipe.max_missing,
+    )
 
 
 def open_chips(run: RunDir, recipe: Recipe) -> ChipSet:
@@ -30,7 +52,7 @@ def open_chips(run: RunDir, recipe: Recipe) -> ChipSet:
         ArtifactError: If what the audit froze is damaged.
         DataError: If the source no longer holds a chip of the run.
     """
-    chips = read_source(recipe.data.source, recipe.data.format)
+    chips = chips_of(recipe.data)
     names, rows = class_names(run), _samples(run)
     position = {chip_id: i for i, chip_id in enumerate(chips.ids)}
     gone = [row["id"] for row in rows if row["id"] not in position]

@@ -112,7 +112,7 @@ def _difference(row: dict[str, str]) -> DifferenceRow:
 
 def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     """Say what a reader could miss: that nothing was moved, or that a class has hardly any test chip."""
-    found = []
+    found = [f"Data: {line}." for line in (frozen.get("skipped_summary"), *frozen.get("notes", ())) if line]
     for name in ("deblora", "shift"):
         if np.all(Targets.load(run.targets(name)).alpha_per_class == 1.0):
             found.append(

@@ -5,7 +5,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from deblora.data.detection_set import class_names_of, crop, drop_flat, read_detection_set, without
+from deblora.data.crops import crop
+from deblora.data.detection_set import class_names_of, drop_flat, read_detection_set, without
+from deblora.data.reading import CropShape
 from deblora.errors import ArtifactError, DataError
 from deblora.report.overlays import to_rgb
 
@@ -16,20 +18,24 @@ def cut_chips(
     source: Path,
     out: Path,
     *,
-    context: float = CONTEXT,
+    context: float | None = None,
+    shape: CropShape = "square",
+    difficult: bool = False,
     ignored: tuple[str, ...] = (),
 ) -> dict[str, int]:
     """Write ``out/<class>/<image>_<object>.png``, the folder that ``deblora run`` reads.
 
     Only what is in ``source`` is cut: give it the training split, so that no validation or test object can reach an
-    adapter. Difficult objects and those whose center lies outside the image are left out. ``deblora run`` draws its
+    adapter. Objects whose center lies outside the image are left out. ``deblora run`` draws its
     own validation and test chips from these; they share images with its training chips, so its scores are a sanity
     check of the adapters and no result.
 
     Args:
         source: DOTA folder or zip.
         out: Folder for the chips.
-        context: Side of a chip over the longer upright side of its object, >= 1.
+        context: Side of a chip over that of its object, >= 1; None means 1.5 for squares and 1 for hulls.
+        shape: A square around the object (ours), or the upright hull of its box (the authors' rule).
+        difficult: Cut objects marked difficult too (the authors' counts hold them).
         ignored: Classes left out.
 
     Returns:
@@ -39,8 +45,9 @@ def cut_chips(
         ArtifactError: If ``out`` is not empty.
         DataError: If the data or the context are wrong.
     """
+    context = (CONTEXT if shape == "square" else 1.0) if context is None else context
     if context < 1:
-        raise DataError(f"context is {context}, but below 1 the object would be cut; 1.5 is the default")
+        raise DataError(f"context is {context}, but below 1 the object would be cut; give 1 or more")
     if out.is_dir() and any(out.iterdir()):
         raise ArtifactError(f"{out} is not empty; name a new folder")
     found = read_detection_set(source)
@@ -57,9 +64,9 @@ def cut_chips(
         for row, class_name in enumerate(entry.class_names):
             x, y = entry.quads[row].mean(axis=0)
             inside = 0 <= x < scene.width and 0 <= y < scene.height
-            if not inside or entry.difficult[row] or class_name not in counts:
+            if not inside or (entry.difficult[row] and not difficult) or class_name not in counts:
                 continue
-            chip = Image.fromarray(to_rgb(crop(scene, entry.quads[row], context=context)))
+            chip = Image.fromarray(to_rgb(crop(scene, entry.quads[row], context=context, shape=shape)))
             chip.save(out / class_name / f"{name}_{row:05d}.png")
             counts[class_name] += 1
     return {name: counts[name] for name in sorted(counts, key=lambda key: -counts[key])}
