@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from deblora.errors import RecipeError
+from deblora.models.presets import PRESETS
 from deblora.recipe_tables import WRONG, as_float, fill_table, read_recipe, tables
 
 __all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables", "to_yaml"]
@@ -54,7 +55,7 @@ class BackboneRecipe:
     """Which pre-trained model.
 
     Args:
-        name: Known backbone; ``huggingface`` takes any vision model folder.
+        name: Known backbone, see ``deblora models``; ``huggingface`` takes any vision model folder.
         path: Folder with the weights; not needed for ``embedded``.
         image_size: Pixels per side given to the model; null takes the model's own.
         pool: Mean of the tokens or the class token.
@@ -62,7 +63,7 @@ class BackboneRecipe:
         l2_normalize: Bring every feature to unit length, for all stages (method.md leaves it open; off).
     """
 
-    name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface"] = "embedded"
+    name: str = "embedded"
     path: str | None = None
     image_size: int | None = None
     pool: Literal["mean", "cls"] = "mean"
@@ -343,8 +344,20 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.scale {white:g} (white) must be above data.offset {black:g} (black)")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
-    backbone = values.get("backbone") or {}
-    name = backbone.get("name", "embedded") if isinstance(backbone, Mapping) else "embedded"
-    if name != "embedded" and not backbone.get("path"):
-        problems.append(f"backbone.path is not set; {name} needs the folder with its weights")
-    return problems
+    return problems + backbone_problems(values.get("backbone") or {})
+
+
+def backbone_problems(backbone: Any) -> list[str]:
+    """Check what a table of the backbone says against the table of backbones."""
+    if not isinstance(backbone, Mapping):
+        return []
+    name = backbone.get("name", "embedded")
+    if name not in PRESETS:
+        return (
+            [f"backbone.name is {name!r}, expected one of {', '.join(PRESETS)}"]
+            if isinstance(name, str)
+            else []
+        )
+    if PRESETS[name].needs_path and not backbone.get("path"):
+        return [f"backbone.path is not set; {name} needs the folder with its weights"]
+    return []

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from deblora.config import BackboneRecipe
+from deblora.config import BackboneRecipe, backbone_problems
 from deblora.errors import RecipeError
 from deblora.recipe_tables import fill_table, tables
 
@@ -241,6 +241,5 @@ def _cross_checks(recipe: DetectionRecipe) -> list[str]:
         )
     if method.adapter and method.name in ("zero-shot", "fine-tune", "scratch"):
         problems.append(f"method.adapter has no part in method {method.name}; remove it")
-    if recipe.backbone.name != "embedded" and not recipe.backbone.path:
-        problems.append(f"backbone.path is not set; {recipe.backbone.name} needs the folder with its weights")
+    problems += backbone_problems(tables(recipe.backbone))
     return problems

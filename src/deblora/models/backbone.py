@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
+from deblora.models.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -67,41 +69,27 @@ class Backbone(nn.Module):
         return self.pooled(self.encoder, pixels)
 
 
-def load_backbone(
-    name: str,
-    *,
-    path: Path | None,
-    image_size: int | None = None,
-    pool: str = "mean",
-    sensor: str = "S2_RGB",
-) -> Backbone:
+def load_backbone(name: str, *, path: Path | None, **settings: Any) -> Backbone:
     """Load a known backbone, frozen and in evaluation mode.
 
     Args:
-        name: ``embedded``, ``galileo-nano``, ``efficientnet-lite0`` or ``huggingface``.
-        path: Folder with the weights; not used by ``embedded``.
-        image_size: Pixels per side; the model's own if ``None``.
-        pool: ``mean`` of the patch tokens or ``cls`` token, where the model has one.
-        sensor: Galileo's band group, ``S2_RGB`` or ``S1``.
+        name: One of :func:`deblora.models.presets.names`.
+        path: Folder or file with the weights; not used by ``embedded``.
+        settings: ``image_size`` (pixels per side; the model's own if ``None``), ``pool`` (``mean`` of the patch
+            tokens or ``cls`` token, where the model has one), ``sensor`` (Galileo's band group) and whatever else
+            ``presets.py`` lists; each loader is given those it reads.
 
     Raises:
         ModelError: If the name is unknown or the weights are missing, damaged or pickled.
     """
-    from deblora.models import efficientnet, galileo, vision
-
-    if name == "embedded":
-        return vision.load(vision.EMBEDDED, name=name, image_size=image_size, pool=pool)
-    if path is None:
+    if name not in PRESETS:
+        raise ModelError(f"unknown backbone {name!r}; known are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    if preset.needs_path and path is None:
         raise ModelError(f"the backbone {name} needs a path to the folder with its weights")
-    if name == "huggingface":
-        return vision.load(path, name=name, image_size=image_size, pool=pool)
-    if name == "galileo-nano":
-        return galileo.load(path, image_size=image_size, sensor=sensor)
-    if name == "efficientnet-lite0":
-        return efficientnet.load(path, image_size=image_size)
-    raise ModelError(
-        f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0 and huggingface"
-    )
+    options = {key: value for key, value in settings.items() if key in preset.options}
+    where = (path,) if preset.needs_path else ()
+    return preset.function()(*where, **preset.fixed, **options)  # type: ignore[no-any-return]
 
 
 def with_unit_features(backbone: Backbone) -> Backbone:

@@ -65,6 +65,11 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     )
 
 
+def load_embedded(*, image_size: int | None = None, pool: str = "mean") -> Backbone:
+    """Load the small ViT that comes with the package."""
+    return load(EMBEDDED, name="embedded", image_size=image_size, pool=pool)
+
+
 def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return the encoder and the part of the configuration that describes it."""
     import transformers

@@ -1,0 +1,49 @@
+"""The table of backbones: which loader opens each, and which settings it reads. Imports no torch.
+
+To add a backbone, add a line to ``PRESETS`` (and its facts to ``cards.py``): nothing else lists the names.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a backbone is opened.
+
+    Attributes:
+        loader: ``module:function``; called as ``function(path, **options)``, without ``path`` where
+            ``needs_path`` is false, and imported only then.
+        options: Settings that the loader takes by keyword; settings it does not name are not given to it.
+        fixed: Keyword arguments that make the preset what it is.
+        needs_path: Whether weights have to be named.
+    """
+
+    loader: str
+    options: tuple[str, ...] = ("image_size",)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    needs_path: bool = True
+
+    def function(self) -> Callable[..., Any]:
+        """Import the loader and return it."""
+        module, _, name = self.loader.partition(":")
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _hugging_face(name: str) -> Preset:
+    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name})
+
+
+PRESETS: dict[str, Preset] = {
+    "embedded": Preset("deblora.models.vision:load_embedded", ("image_size", "pool"), needs_path=False),
+    "galileo-nano": Preset("deblora.models.galileo:load", ("image_size", "sensor")),
+    "efficientnet-lite0": Preset("deblora.models.efficientnet:load"),
+    "huggingface": _hugging_face("huggingface"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that ``backbone.name`` may have."""
+    return tuple(PRESETS)
