@@ -89,7 +89,7 @@ def load_backbone(name: str, *, path: Path | None, **settings: Any) -> Backbone:
         raise ModelError(f"the backbone {name} needs a path to the folder with its weights")
     options = {key: value for key, value in settings.items() if key in preset.options}
     where = (path,) if preset.needs_path else ()
-    return preset.function()(*where, **preset.fixed, **options)  # type: ignore[no-any-return]
+    return preset.function()(*where, **preset.fixed, **options)
 
 
 def with_unit_features(backbone: Backbone) -> Backbone:

@@ -29,7 +29,7 @@ class Preset:
     def function(self) -> Callable[..., Any]:
         """Import the loader and return it."""
         module, _, name = self.loader.partition(":")
-        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+        return getattr(import_module(module), name)
 
 
 def _hugging_face(name: str) -> Preset:
@@ -40,6 +40,12 @@ PRESETS: dict[str, Preset] = {
     "embedded": Preset("deblora.models.vision:load_embedded", ("image_size", "pool"), needs_path=False),
     "galileo-nano": Preset("deblora.models.galileo:load", ("image_size", "sensor")),
     "efficientnet-lite0": Preset("deblora.models.efficientnet:load"),
+    "vit": _hugging_face("vit"),
+    "vit-mae": _hugging_face("vit-mae"),
+    "dinov2": _hugging_face("dinov2"),
+    "clip": _hugging_face("clip"),
+    "siglip": _hugging_face("siglip"),
+    "convnext": _hugging_face("convnext"),
     "huggingface": _hugging_face("huggingface"),
 }
 
