@@ -25,6 +25,8 @@ class DataRecipe:
         test_fraction: Share kept for the test where no test split is given, in (0, 1).
         scale: Pixel value that counts as white; null means 255, for 8-bit chips only.
         offset: Pixel value that counts as black (for example -30 for decibels).
+        bands: What the bands of a chip are, in their order: names or wavelengths as texts (``[B02, B03, B04]`` or
+            ``["490 nm", "560 nm"]``). Recorded beside the adapters, and checked against the number of bands.
         largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
         imbalance_factor: Largest class over smallest class of that subset, >= 1.
         groups: How classes become head, middle and tail: thirds of the count order, counts, or names.
@@ -41,6 +43,7 @@ class DataRecipe:
     test_fraction: float = 0.2
     scale: float | None = None
     offset: float = 0.0
+    bands: list[str] = field(default_factory=list)
     largest: int | None = None
     imbalance_factor: float | None = None
     groups: Literal["thirds", "counts", "names"] = "thirds"
@@ -56,7 +59,14 @@ class BackboneRecipe:
 
     Args:
         name: Known backbone, see ``deblora models``; ``huggingface`` takes any vision model folder.
-        path: Folder with the weights; not needed for ``embedded``.
+        path: Folder with the weights, or id of a model on the Hugging Face hub (``facebook/dinov2-small``); not
+            needed for ``embedded``.
+        revision: Branch, tag or commit on the hub; null takes the default branch.
+        model: Architecture, for backbones that do not store it beside the weights (``timm``).
+        n_bands: Bands of the chips, where the model was made for others; null takes the model's own. Other bands get
+            the mean of the model's first kernels, times bands before over bands now (our choice, docs/method.md).
+        normalize: Bands are brought to mean 0 and standard deviation 1 by the model's own numbers, or by those of
+            the training chips; ``n_bands`` other than the model's always takes the latter (our choice).
         image_size: Pixels per side given to the model; null takes the model's own.
         pool: Mean of the tokens or the class token.
         sensor: Galileo's band group.
@@ -65,6 +75,10 @@ class BackboneRecipe:
 
     name: str = "embedded"
     path: str | None = None
+    revision: str | None = None
+    model: str | None = None
+    n_bands: int | None = None
+    normalize: Literal["model", "train"] = "model"
     image_size: int | None = None
     pool: Literal["mean", "cls"] = "mean"
     sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
@@ -255,6 +269,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.head_above": (0, 1e12),
     "data.tail_below": (0, 1e12),
     "backbone.image_size": (8, 8192),
+    "backbone.n_bands": (1, 1000),
     "lora.rank": (1, 4096),
     "lora.alpha": (1e-6, 1e6),
     "lora.learning_rate": (1e-9, 10),
@@ -344,7 +359,17 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.scale {white:g} (white) must be above data.offset {black:g} (black)")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
-    return problems + backbone_problems(values.get("backbone") or {})
+    return problems + backbone_problems(values.get("backbone") or {}) + _band_problems(values)
+
+
+def _band_problems(values: Mapping[str, Any]) -> list[str]:
+    """Check that as many bands are named as the model is to take."""
+    named = values["data"].get("bands") or []
+    backbone = values.get("backbone") or {}
+    n_bands = backbone.get("n_bands") if isinstance(backbone, Mapping) else None
+    if isinstance(named, list) and named and isinstance(n_bands, int) and len(named) != n_bands:
+        return [f"data.bands names {len(named)} bands, backbone.n_bands is {n_bands}; make them agree"]
+    return []
 
 
 def backbone_problems(backbone: Any) -> list[str]:

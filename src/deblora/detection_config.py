@@ -178,6 +178,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.min_inside": (1e-6, 1),
     "data.scale": (1e-9, 1e12),
     "backbone.image_size": (8, 8192),
+    "backbone.n_bands": (1, 1000),
     "method.rank": (1, 4096),
     "method.alpha": (1e-6, 1e6),
     "method.beta": (0, 0.9999999999),

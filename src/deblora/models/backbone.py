@@ -1,6 +1,6 @@
 """One protocol for every pre-trained model: normalized pixels in, one feature vector per chip out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Backbone(nn.Module):
         self.encoder, self.pooled = encoder, features
         self.spec, self.feature_size, self.name = spec, feature_size, name
         self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
+        self.open_decoder: Callable[[], nn.Module] | None = (
+            None  # of a masked autoencoder, where the file has one
+        )
+        self.train_statistics = False  # whether spec.mean and spec.std are to be those of the training chips
         self.encoder.requires_grad_(False)
         self.eval()
 
@@ -98,7 +102,7 @@ def with_unit_features(backbone: Backbone) -> Backbone:
     def features(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         return functional.normalize(backbone.pooled(encoder, pixels), dim=1)
 
-    return Backbone(
+    unit = Backbone(
         backbone.encoder,
         features,
         spec=backbone.spec,
@@ -108,19 +112,27 @@ def with_unit_features(backbone: Backbone) -> Backbone:
         lora_targets=backbone.lora_targets,
         pool=f"{backbone.pool}, unit length",
     )
+    unit.train_statistics, unit.open_decoder = backbone.train_statistics, backbone.open_decoder
+    return unit
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the safetensors file of a folder (or the file itself).
+def weights_file(folder: Path, *, names: Sequence[str] = ("model.safetensors",)) -> Path:
+    """Return the weight file of a folder (or the file itself).
+
+    Args:
+        folder: Folder, or a safetensors file, or a file of another kind that ``names`` allows.
+        names: Files to look for, first choice first. Pickles are taken only where they are named here.
 
     Raises:
         ModelError: If there is none, or only pickled weights.
     """
-    if folder.is_file() and folder.suffix == ".safetensors":
+    suffixes = {".safetensors", *(Path(name).suffix for name in names)}
+    if folder.is_file() and folder.suffix in suffixes:
         return folder
-    file = folder / "model.safetensors"
-    if file.is_file():
-        return file
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    file = folder / names[0]
     pickled = [p for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in sorted(folder.glob(ending))]
     if pickled:
         raise ModelError(
@@ -131,7 +143,7 @@ def weights_file(folder: Path) -> Path:
             f"{pickled[0]} {file}"
         )
     raise ModelError(
-        f"no weights at {folder}; expected a folder with model.safetensors (and config.json for transformers)"
+        f"no weights at {folder}; expected a folder with {' or '.join(names)} (and config.json for transformers)"
     )
 
 

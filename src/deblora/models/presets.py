@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from deblora.models import hub
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -19,12 +21,17 @@ class Preset:
         options: Settings that the loader takes by keyword; settings it does not name are not given to it.
         fixed: Keyword arguments that make the preset what it is.
         needs_path: Whether weights have to be named.
+        files: Weight files that the loader looks for in a folder, first choice first.
+        hub_files: Files of a model on the Hugging Face hub, where it is published in the layout that the loader
+            reads; empty where a path is always local.
     """
 
     loader: str
     options: tuple[str, ...] = ("image_size",)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     needs_path: bool = True
+    files: tuple[str, ...] = ("model.safetensors",)
+    hub_files: tuple[str, ...] = ()
 
     def function(self) -> Callable[..., Any]:
         """Import the loader and return it."""
@@ -33,7 +40,7 @@ class Preset:
 
 
 def _hugging_face(name: str) -> Preset:
-    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name})
+    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name}, hub_files=hub.FILES)
 
 
 PRESETS: dict[str, Preset] = {
@@ -46,6 +53,11 @@ PRESETS: dict[str, Preset] = {
     "clip": _hugging_face("clip"),
     "siglip": _hugging_face("siglip"),
     "convnext": _hugging_face("convnext"),
+    "satmae": Preset(
+        "deblora.models.satmae:load",
+        ("image_size", "pool"),
+        files=("model.safetensors", "fmow_pretrain.safetensors", "fmow_pretrain.pth"),
+    ),
     "huggingface": _hugging_face("huggingface"),
 }
 

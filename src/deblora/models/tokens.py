@@ -55,7 +55,7 @@ def pooled(output: Any, pool: str, *, n_prefix: int, normalized_class: bool) -> 
     if tokens.ndim == 4:
         return tokens.mean(dim=(2, 3))
     if pool == "cls":
-        return output.pooler_output if normalized_class else tokens[:, 0]  # type: ignore[no-any-return]
+        return output.pooler_output if normalized_class else tokens[:, 0]
     return tokens[:, n_prefix:].mean(dim=1)
 
 

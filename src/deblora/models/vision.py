@@ -2,8 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone, InputSpec, weights_file
 from deblora.models.folders import crop_size, normalization, preprocessing, read_json, whole
+from deblora.models.mae_decoder import folder_decoder
+from deblora.models.quiet import quiet
 from deblora.models.targets import adapter_targets
 from deblora.models.tokens import check_pool, n_prefix_tokens, pooled
 
@@ -62,7 +63,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     native, n_bands = (whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
     size = image_size or crop_size(settings) or native
     spec = InputSpec(n_bands, size, *normalization(processor, settings, n_bands))
-    return wrap(
+    backbone = wrap(
         encoder,
         spec=spec,
         name=name,
@@ -72,6 +73,9 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
         normalized_class=kind.startswith("clip"),
         where=folder,
     )
+    if kind == "vit_mae":
+        backbone.open_decoder = lambda: folder_decoder(folder)
+    return backbone
 
 
 def load_embedded(*, image_size: int | None = None, pool: str = "mean") -> Backbone:
@@ -197,19 +201,3 @@ def _open(folder: Path, config: Mapping[str, Any], kind: str) -> tuple[nn.Module
             "folder again"
         )
     return model.float().eval(), vision
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from listing the decoder and the head that features do not need."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

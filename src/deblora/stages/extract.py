@@ -13,6 +13,7 @@ from deblora.errors import ArtifactError
 from deblora.models.lora import load_adapter
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
+from deblora.stages.model_input import adopt_input, fit_input
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone
 from deblora.train.extract import extract_features
@@ -52,7 +53,11 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
         return
     chips = open_chips(run, recipe)
     backbone = open_backbone(recipe.backbone)
-    check_bands(run, backbone.spec.n_bands, backbone.name)
+    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.bands)
+    if adapter == "base":
+        fit_input(backbone, chips)
+    else:
+        adopt_input(backbone, run.adapter("lora"))
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
     for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter
