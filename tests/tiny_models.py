@@ -45,7 +45,9 @@ def _makers() -> dict[str, Callable[[], Any]]:
             t.Dinov2WithRegistersConfig(**SMALL, num_register_tokens=3)
         ),
         "clip": lambda: t.CLIPVisionModel(t.CLIPVisionConfig(**SMALL)),
-        "clip-full": lambda: t.CLIPModel(t.CLIPConfig(text_config=TEXT, vision_config=SMALL, projection_dim=8)),
+        "clip-full": lambda: t.CLIPModel(
+            t.CLIPConfig(text_config=TEXT, vision_config=SMALL, projection_dim=8)
+        ),
         "siglip": lambda: t.SiglipVisionModel(t.SiglipVisionConfig(**SMALL)),
         "siglip-full": lambda: t.SiglipModel(t.SiglipConfig(text_config=TEXT, vision_config=SMALL)),
         "convnext": lambda: t.ConvNextModel(t.ConvNextConfig(**CONV)),

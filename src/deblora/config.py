@@ -93,7 +93,8 @@ class LoraRecipe:
         rank: Inner size r, >= 1 (authors' code: 8).
         alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
         targets: Modules to adapt; null takes the backbone's own list.
-        loss: Plain cross-entropy, or balanced softmax.
+        loss: Plain cross-entropy, balanced softmax, or ``mae``, the reconstruction of masked patches: no label is
+            used, but the encoder has to be a ViT (``embedded``, ``vit``, ``vit-mae``, ``satmae``).
         learning_rate: Peak rate of AdamW (our choice).
         max_train_steps: Optimizer steps (our choice).
         train_batch_size: Chips per step (authors' folder names: 32).
@@ -104,7 +105,7 @@ class LoraRecipe:
     rank: int = 8
     alpha: float | None = None
     targets: list[str] | None = None
-    loss: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
+    loss: Literal["cross_entropy", "balanced_softmax", "mae"] = "cross_entropy"
     learning_rate: float = 2e-3
     max_train_steps: int = 240
     train_batch_size: int = 32

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import tiny_models as tiny
 import torch
 from torch import nn
 
+import tiny_models as tiny
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.lora import attach_lora

@@ -17,7 +17,7 @@ from deblora.models.presets import PRESETS
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
-from deblora.stages.first_objective import first_objective
+from deblora.stages.first_objective import first_objective, first_samples
 from deblora.stages.model_input import fit_input, uses_train_statistics
 from deblora.stages.stage import Stage
 from deblora.train.loop import forget_checkpoints, train
@@ -116,7 +116,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     )
     records = train(
         objective,
-        samples,
+        first_samples(objective, samples, seed=recipe.seed),
         folder=run.checkpoints("lora"),
         n_steps=settings.max_train_steps,
         batch_size=settings.train_batch_size,
