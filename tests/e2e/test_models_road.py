@@ -133,13 +133,21 @@ def test_ten_bands_are_normalized_by_training_chips_only(ten_bands: Path, tmp_pa
 @pytest.mark.parametrize(
     ("backbone", "data", "message"),
     [
-        ({}, {}, "has 10 bands, but the backbone embedded takes 3 (or one gray band, repeated); set backbone.n_bands to"),
+        (
+            {},
+            {},
+            "has 10 bands, but the backbone embedded takes 3 (or one gray band, repeated); set backbone.n_bands to",
+        ),
         ({"n_bands": 4}, {}, "takes 4 (or one gray band"),
         ({"n_bands": 10}, {"bands": ["red"]}, "data.bands names 1 bands, backbone.n_bands is 10"),
         ({"n_bands": 0}, {}, "backbone.n_bands is 0, allowed are 1"),
         ({"name": "dinov4"}, {}, "backbone.name is 'dinov4', expected one of embedded"),
         ({"name": "satmae"}, {}, "backbone.path is not set; satmae needs"),
-        ({"name": "dinov2", "path": "facebook/dinov2-small"}, {}, "hf download facebook/dinov2-small config.json"),
+        (
+            {"name": "dinov2", "path": "facebook/dinov2-small"},
+            {},
+            "hf download facebook/dinov2-small config.json",
+        ),
     ],
 )
 def test_what_does_not_fit_ends_in_one_message(
