@@ -47,8 +47,6 @@ def _hub(
     trained_on: str,
     license: str,
     reference: str,
-    *,
-    extra: str = "",
 ) -> Card:
     folder = f"weights/{hub_id.split('/')[1]}"
     files = "config.json preprocessor_config.json model.safetensors"
@@ -60,7 +58,7 @@ def _hub(
         "RGB",
         trained_on,
         license,
-        f"hf download {hub_id} {files} --local-dir {folder}{extra}",
+        f"hf download {hub_id} {files} --local-dir {folder}",
         folder,
         reference,
     )

@@ -58,6 +58,17 @@ PRESETS: dict[str, Preset] = {
         ("image_size", "pool"),
         files=("model.safetensors", "fmow_pretrain.safetensors", "fmow_pretrain.pth"),
     ),
+    "open-clip": Preset(
+        "deblora.models.open_clip:load",
+        ("image_size", "pool"),
+        files=("open_clip_model.safetensors", "model.safetensors"),
+        hub_files=("open_clip_config.json", "open_clip_model.safetensors"),
+    ),
+    "timm": Preset(
+        "deblora.models.timm_models:load",
+        ("image_size", "pool", "model"),
+        hub_files=("config.json", "model.safetensors"),
+    ),
     "huggingface": _hugging_face("huggingface"),
 }
 
