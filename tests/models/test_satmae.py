@@ -182,3 +182,63 @@ def test_bad_files_are_refused_with_a_way_out(tmp_path: Path) -> None:
     torch.save({"model": weights}, file)
     with pytest.raises(ModelError, match="layernorm_before"):
         load_backbone("satmae", path=tmp_path)
+
+
+CHANNELS = 32  # numbers of a code that name the group
+
+
+def grouped() -> dict[str, torch.Tensor]:
+    """Random weights of a multispectral SatMAE in the original names."""
+    weights = checkpoint()
+    rng = torch.Generator().manual_seed(5)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=rng) * 0.1
+
+    for key in [k for k in weights if k.startswith(("patch_embed", "decoder", "mask"))]:
+        del weights[key]
+    for i, n_bands in enumerate((4, 4, 2)):
+        weights[f"patch_embed.{i}.proj.weight"] = draw(WIDTH, n_bands, PATCH, PATCH)
+        weights[f"patch_embed.{i}.proj.bias"] = draw(WIDTH)
+    return weights | {
+        "pos_embed": draw(1, GRID**2 + 1, WIDTH - CHANNELS),
+        "channel_embed": draw(1, 3, CHANNELS),
+        "channel_cls_embed": draw(1, 1, CHANNELS),
+    }
+
+
+def test_the_multispectral_model_is_the_published_one(tmp_path: Path) -> None:
+    w = grouped()
+    torch.save({"model": w}, tmp_path / "pretrain-vit-large-e199.pth")
+    model = load_backbone("satmae", path=tmp_path)
+    pixels = images(n_bands=10)
+    rows = []
+    for i, group in enumerate(((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))):
+        patches = functional.unfold(pixels[:, list(group)], PATCH, stride=PATCH).transpose(1, 2)
+        x = patches @ w[f"patch_embed.{i}.proj.weight"].flatten(1).T + w[f"patch_embed.{i}.proj.bias"]
+        for place in range(GRID**2):
+            x[:, place, : WIDTH - CHANNELS] += w["pos_embed"][0, 1 + place]
+            x[:, place, WIDTH - CHANNELS :] += w["channel_embed"][0, i]
+        rows.append(x)
+    start = w["cls_token"][0, 0] + torch.cat([w["pos_embed"][0, 0], w["channel_cls_embed"][0, 0]])
+    x = torch.cat([start.expand(2, 1, -1), *rows], dim=1)
+    for i in range(DEPTH):
+        x = block(x, w, f"blocks.{i}", HEADS)
+    expected = layer_norm(x, w, "norm")[:, 1:].mean(dim=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(pixels), expected, atol=2e-5, rtol=1e-4)
+    # One standard deviation above the mean of a band is three quarters of the stretched range.
+    value = (1120.7712 + 712.1251) / 10_000
+    assert (value - model.spec.mean[1]) / model.spec.std[1] == pytest.approx(0.75)
+    larger = load_backbone("satmae", path=tmp_path, image_size=PX // 2)
+    assert larger(images(PX // 2, 10)).shape == (2, WIDTH)
+    attach_lora(model, rank=1, alpha=1, seed=0)
+
+    from deblora.models.bands import with_bands
+
+    with pytest.raises(ModelError, match="cannot be widened"):
+        with_bands(larger, 13)
+    w["patch_embed.2.proj.weight"] = torch.zeros(WIDTH, 3, PATCH, PATCH)
+    torch.save({"model": w}, tmp_path / "pretrain-vit-large-e199.pth")
+    with pytest.raises(ModelError, match=r"groups its bands as \(4, 4, 3\)"):
+        load_backbone("satmae", path=tmp_path)

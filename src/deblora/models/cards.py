@@ -115,6 +115,18 @@ CARDS: tuple[Card, ...] = (
         "arXiv 2207.08051",
     ),
     Card(
+        "satmae",
+        "pretrain-vit-large-e199.pth",
+        303083264,
+        96,
+        "Sentinel-2, 10 bands (without B01, B09, B10), data.scale 10000",
+        "fMoW-Sentinel, masked reconstruction",
+        "unknown; its repository held no license file",
+        "https://zenodo.org/record/7325339/files/pretrain-vit-large-e199.pth, into weights/satmae_sentinel",
+        "weights/satmae_sentinel",
+        "arXiv 2207.08051",
+    ),
+    Card(
         "galileo-nano",
         "nasaharvest/galileo, data/models/nano/encoder.pt",
         818_048,

@@ -61,7 +61,7 @@ def encoder_config(weights: Mapping[str, torch.Tensor], where: Path) -> dict[str
         )
     return {
         "hidden_size": width,
-        "num_hidden_layers": _depth(weights, "blocks"),
+        "num_hidden_layers": depth(weights, "blocks"),
         "num_attention_heads": HEADS.get(width, max(1, width // 64)),
         "intermediate_size": inner,
         "image_size": grid * side,
@@ -76,7 +76,7 @@ def encoder_config(weights: Mapping[str, torch.Tensor], where: Path) -> dict[str
 def encoder_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the encoder's weights under the names of ``transformers.ViTModel``; the fused qkv is split."""
     renamed = {new: weights[old] for old, new in _ENCODER.items() if old in weights}
-    return renamed | _blocks(weights, "blocks", "layers")
+    return renamed | block_weights(weights, "blocks", "layers")
 
 
 def has_decoder(weights: Mapping[str, torch.Tensor]) -> bool:
@@ -89,7 +89,7 @@ def decoder_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     width = weights["decoder_embed.weight"].shape[0]
     return {
         "decoder_hidden_size": width,
-        "decoder_num_hidden_layers": _depth(weights, "decoder_blocks"),
+        "decoder_num_hidden_layers": depth(weights, "decoder_blocks"),
         "decoder_num_attention_heads": max(1, width // DECODER_HEAD_SIZE),
         "decoder_intermediate_size": weights["decoder_blocks.0.mlp.fc1.weight"].shape[0],
     }
@@ -99,7 +99,7 @@ def decoder_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     """Return the decoder's weights under the names of the decoder of ``transformers.ViTMAEForPreTraining``."""
     same = ("decoder_embed.", "decoder_pred.", "decoder_norm.", "decoder_pos_embed", "mask_token")
     renamed = {key: value for key, value in weights.items() if key.startswith(same)}
-    return renamed | _blocks(weights, "decoder_blocks", "decoder_layers")
+    return renamed | block_weights(weights, "decoder_blocks", "decoder_layers")
 
 
 def fill(module: nn.Module, weights: Mapping[str, torch.Tensor], where: Path) -> None:
@@ -114,12 +114,14 @@ def fill(module: nn.Module, weights: Mapping[str, torch.Tensor], where: Path) ->
         raise ModelError(f"{where} does not fit its own sizes: {str(error)[:300]}") from error
 
 
-def _depth(weights: Mapping[str, torch.Tensor], stem: str) -> int:
+def depth(weights: Mapping[str, torch.Tensor], stem: str) -> int:
+    """Return the number of transformer blocks of one stack."""
     found = (_BLOCK.fullmatch(key) for key in weights)
     return 1 + max((int(m["number"]) for m in found if m and m["stem"] == stem), default=-1)
 
 
-def _blocks(weights: Mapping[str, torch.Tensor], stem: str, new: str) -> dict[str, torch.Tensor]:
+def block_weights(weights: Mapping[str, torch.Tensor], stem: str, new: str) -> dict[str, torch.Tensor]:
+    """Return the transformer blocks of one stack under the names of transformers."""
     renamed: dict[str, torch.Tensor] = {}
     for key, value in weights.items():
         match = _BLOCK.fullmatch(key)

@@ -56,7 +56,12 @@ PRESETS: dict[str, Preset] = {
     "satmae": Preset(
         "deblora.models.satmae:load",
         ("image_size", "pool"),
-        files=("model.safetensors", "fmow_pretrain.safetensors", "fmow_pretrain.pth"),
+        files=(
+            "model.safetensors",
+            "fmow_pretrain.safetensors",
+            "fmow_pretrain.pth",
+            "pretrain-vit-large-e199.pth",
+        ),
     ),
     "open-clip": Preset(
         "deblora.models.open_clip:load",

@@ -1,5 +1,6 @@
-"""SatMAE (arXiv 2207.08051): the ViT pre-trained on fMoW pictures, from its own checkpoint."""
+"""SatMAE (arXiv 2207.08051): the ViT pre-trained on fMoW pictures or on fMoW-Sentinel, from its own checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from deblora.models.mae_names import (
     has_decoder,
 )
 from deblora.models.presets import PRESETS
+from deblora.models.satmae_groups import from_weights, is_grouped
 from deblora.models.vision import wrap
 
 FILES = PRESETS["satmae"].files
@@ -26,11 +28,14 @@ FILES = PRESETS["satmae"].files
 def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Backbone:
     """Load SatMAE's encoder, or any masked autoencoder in the names of the original MAE code.
 
+    A multispectral checkpoint is known by its ``channel_embed``; its input is described in ``satmae_groups.py``.
+
     Pixels / 255 are normalized by mean and std .5 per band (authors' code of debLoRA), at 224 px for the published
     file; all sizes are those of the weights.
 
     Args:
-        path: ``fmow_pretrain.pth``, a converted safetensors file, or a folder with one of ``FILES``.
+        path: ``fmow_pretrain.pth``, ``pretrain-vit-large-e199.pth``, a converted safetensors file, or a folder with
+            one of ``FILES``.
         image_size: Pixels per side; other sizes than the model's interpolate its position codes.
         pool: ``mean`` of the patch tokens, or the ``cls`` token.
 
@@ -41,6 +46,8 @@ def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Ba
 
     file = weights_file(path, names=FILES)
     weights = read_checkpoint(file)
+    if is_grouped(weights):
+        return _grouped(weights, file, image_size=image_size, pool=pool)
     settings = encoder_config(weights, file)
     encoder = transformers.ViTModel(transformers.ViTConfig(**settings), add_pooling_layer=False)
     fill(encoder, encoder_weights(weights), file)
@@ -58,6 +65,19 @@ def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Ba
     if has_decoder(weights):
         backbone.open_decoder = lambda: _decoder(file)
     return backbone
+
+
+def _grouped(weights: dict[str, torch.Tensor], file: Path, *, image_size: int | None, pool: str) -> Backbone:
+    encoder, spec = from_weights(weights, file)
+    return wrap(
+        encoder.eval(),
+        spec=replace(spec, image_size=image_size or spec.image_size),
+        name="satmae",
+        weights_sha256=file_sha256(file),
+        pool=pool,
+        interpolate=False,  # the encoder follows its input
+        where=file,
+    )
 
 
 def _decoder(file: Path) -> nn.Module:

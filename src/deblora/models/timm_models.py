@@ -51,7 +51,8 @@ def load(
     _fill(network, read_weights(file), file, name)
     network.eval()
     check_pool(network, pool, f"timm {name}")
-    spec = InputSpec(3, size, *(tuple(map(float, facts.get(key) or HALF)) for key in ("mean", "std")), 255.0)
+    mean, std = (tuple(map(float, facts.get(key) or HALF)) for key in ("mean", "std"))
+    spec = InputSpec(3, size, mean, std, 255.0)
     n_prefix, width = int(getattr(network, "num_prefix_tokens", 0)), int(network.num_features)
 
     def features(module: Any, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
