@@ -61,6 +61,16 @@ def test_the_folders_decoder_is_frozen_and_a_light_one_is_not(folder: Path) -> N
     assert torch.isfinite(objective(*batch(n_bands=10))["loss"])
 
 
+def test_a_folder_without_a_decoder_gets_a_trained_one(folder: Path, tmp_path: Path) -> None:
+    import transformers
+
+    transformers.ViTMAEModel.from_pretrained(folder).save_pretrained(tmp_path)
+    objective = Reconstruct(adapted(tmp_path), seed=0)
+    assert objective.decoder.decoder_pred.weight.requires_grad
+    assert objective.decoder.decoder_pos_embed.abs().mean() > 0.1  # places of the patches, not zeros
+    assert torch.isfinite(objective(*batch())["loss"])
+
+
 def test_training_lowers_the_loss_and_moves_only_the_adapter(folder: Path) -> None:
     model = adapted(folder)
     objective = Reconstruct(model, seed=0)

@@ -1,6 +1,7 @@
 """Weight files of research code: safetensors, or a pickle read with ``weights_only``, which runs no code."""
 
 import argparse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         return read_weights(file)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            mapped = zipfile.is_zipfile(
+                file
+            )  # the state of an optimizer beside the weights is then never read
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except (
         Exception
     ) as error:  # pickle.UnpicklingError, RuntimeError, EOFError, and what a damaged archive gives

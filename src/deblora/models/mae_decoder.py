@@ -37,14 +37,17 @@ def new_decoder(settings: dict[str, Any]) -> nn.Module:
     return decoder
 
 
-def folder_decoder(folder: Path) -> nn.Module:
-    """Return the decoder that a ViTMAE folder holds."""
+def folder_decoder(folder: Path) -> nn.Module | None:
+    """Return the decoder of a ViTMAE folder; ``None`` where only the encoder was saved."""
     import transformers
 
     with quiet():
-        model = transformers.ViTMAEForPreTraining.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
+        model, notes = transformers.ViTMAEForPreTraining.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+    # transformers would fill what is missing with random numbers, and this decoder is not trained
+    if any(key.startswith("decoder.") for key in notes["missing_keys"]):
+        return None
     decoder: nn.Module = model.float().decoder
     return decoder
 

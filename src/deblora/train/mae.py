@@ -144,7 +144,7 @@ def _decoder(backbone: Backbone, side: int, seed: int) -> Any:
     config, n_bands = _vit(backbone).config, backbone.spec.n_bands
     if backbone.open_decoder is not None:
         own: Any = backbone.open_decoder()
-        if own.decoder_pred.out_features == config.patch_size**2 * n_bands:
+        if own is not None and own.decoder_pred.out_features == config.patch_size**2 * n_bands:
             fit_grid(own, side)
             return own.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
