@@ -55,10 +55,9 @@ class Backbone(nn.Module):
         self.encoder, self.pooled = encoder, features
         self.spec, self.feature_size, self.name = spec, feature_size, name
         self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
-        self.open_decoder: Callable[[], nn.Module | None] | None = (
-            None  # of a masked autoencoder, where the file has one
-        )
-        self.train_statistics = False  # whether spec.mean and spec.std are to be those of the training chips
+        # Reads the decoder of a masked autoencoder; whether spec.mean and spec.std are to be those of training chips.
+        self.open_decoder: Callable[[], nn.Module | None] | None = None
+        self.train_statistics = False
         self.encoder.requires_grad_(False)
         self.eval()
 
