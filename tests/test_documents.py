@@ -33,7 +33,20 @@ def test_the_commands_of_the_readme_exist() -> None:
     from deblora.cli import STAGES
 
     commands = re.findall(r"^deblora ([\w-]+)", (REPOSITORY_ROOT / "README.md").read_text(), re.M)
-    known = ["audit", "compare", "data", "demo", "detect", "export", "heads", "merge", "models", "predict", "run", "study"]
+    known = [
+        "audit",
+        "compare",
+        "data",
+        "demo",
+        "detect",
+        "export",
+        "heads",
+        "merge",
+        "models",
+        "predict",
+        "run",
+        "study",
+    ]
     assert set(commands) <= {*known, *STAGES}
     assert "run" in commands
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deblora import __version__, data_cli
+from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
 from deblora.data_cli import add_audit
 from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
@@ -132,6 +132,7 @@ def _parse(arguments: list[str]) -> Any:
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     add_commands(commands, ArgumentParser)
+    models_cli.add_commands(commands, ArgumentParser)
     detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
     commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
     for name, text in STAGES.items():
@@ -187,6 +188,9 @@ def _dispatch(arguments: Any) -> int:
         from deblora.stages.merge import merge_runs
 
         print(f"report: {merge_runs([Path(name) for name in options.run_dirs], Path(options.out))}")
+        return 0
+    if command in models_cli.COMMANDS:
+        print(models_cli.run_command(options))
         return 0
     if command in COMMANDS:
         print(run_command(command, options))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from deblora.errors import RecipeError
+from deblora.models.presets import PRESETS
 from deblora.recipe_tables import WRONG, as_float, fill_table, read_recipe, tables
 
 __all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables", "to_yaml"]
@@ -40,6 +41,8 @@ class DataRecipe:
             beyond it the chip counts as unreadable (ours).
         scale: Pixel value that counts as white; null means 255, for 8-bit chips only.
         offset: Pixel value that counts as black (for example -30 for decibels).
+        bands: What the bands of a chip are, in their order: names or wavelengths as texts (``[B02, B03, B04]`` or
+            ``["490 nm", "560 nm"]``). Recorded beside the adapters, and checked against the number of bands.
         largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
         imbalance_factor: Largest class over smallest class of that subset, >= 1.
         groups: How classes become head, middle and tail: thirds of the count order, counts, names, DOTA-v1.0's 3/6/6
@@ -84,6 +87,7 @@ class DataRecipe:
     max_missing: float = 0.5
     scale: float | None = None
     offset: float = 0.0
+    bands: list[str] = field(default_factory=list)
     largest: int | None = None
     imbalance_factor: float | None = None
     groups: Literal["thirds", "counts", "names", "reference", "reference-oct2024", "shots"] = "thirds"
@@ -98,16 +102,27 @@ class BackboneRecipe:
     """Which pre-trained model.
 
     Args:
-        name: Known backbone; ``huggingface`` takes any vision model folder.
-        path: Folder with the weights; not needed for ``embedded``.
+        name: Known backbone, see ``deblora models``; ``huggingface`` takes any vision model folder.
+        path: Folder with the weights, or id of a model on the Hugging Face hub (``facebook/dinov2-small``); not
+            needed for ``embedded``.
+        revision: Branch, tag or commit on the hub; null takes the default branch.
+        model: Architecture, for backbones that do not store it beside the weights (``timm``).
+        n_bands: Bands of the chips, where the model was made for others; null takes the model's own. Other bands get
+            the mean of the model's first kernels, times bands before over bands now (our choice, docs/method.md).
+        normalize: Bands are brought to mean 0 and standard deviation 1 by the model's own numbers, or by those of
+            the training chips; ``n_bands`` other than the model's always takes the latter (our choice).
         image_size: Pixels per side given to the model; null takes the model's own.
         pool: Mean of the tokens or the class token.
         sensor: Galileo's band group.
         l2_normalize: Bring every feature to unit length, for all stages (method.md leaves it open; off).
     """
 
-    name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface"] = "embedded"
+    name: str = "embedded"
     path: str | None = None
+    revision: str | None = None
+    model: str | None = None
+    n_bands: int | None = None
+    normalize: Literal["model", "train"] = "model"
     image_size: int | None = None
     pool: Literal["mean", "cls"] = "mean"
     sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
@@ -122,7 +137,8 @@ class LoraRecipe:
         rank: Inner size r, >= 1 (authors' code: 8).
         alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
         targets: Modules to adapt; null takes the backbone's own list.
-        loss: Plain cross-entropy, or balanced softmax.
+        loss: Plain cross-entropy, balanced softmax, or ``mae``, the reconstruction of masked patches: no label is
+            used, but the encoder has to be a ViT (``embedded``, ``vit``, ``vit-mae``, ``satmae``).
         learning_rate: Peak rate of AdamW (our choice).
         max_train_steps: Optimizer steps (our choice).
         train_batch_size: Chips per step (authors' folder names: 32).
@@ -133,7 +149,7 @@ class LoraRecipe:
     rank: int = 8
     alpha: float | None = None
     targets: list[str] | None = None
-    loss: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
+    loss: Literal["cross_entropy", "balanced_softmax", "mae"] = "cross_entropy"
     learning_rate: float = 2e-3
     max_train_steps: int = 240
     train_batch_size: int = 32
@@ -301,6 +317,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.head_above": (0, 1e12),
     "data.tail_below": (0, 1e12),
     "backbone.image_size": (8, 8192),
+    "backbone.n_bands": (1, 1000),
     "lora.rank": (1, 4096),
     "lora.alpha": (1e-6, 1e6),
     "lora.learning_rate": (1e-9, 10),
@@ -393,8 +410,30 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.bands {bands} counts from 1; 0 and below are no bands")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
+    return problems + backbone_problems(values.get("backbone") or {}) + _band_problems(values)
+
+
+def _band_problems(values: Mapping[str, Any]) -> list[str]:
+    """Check that as many bands are named as the model is to take."""
+    named = values["data"].get("bands") or []
     backbone = values.get("backbone") or {}
-    name = backbone.get("name", "embedded") if isinstance(backbone, Mapping) else "embedded"
-    if name != "embedded" and not backbone.get("path"):
-        problems.append(f"backbone.path is not set; {name} needs the folder with its weights")
-    return problems
+    n_bands = backbone.get("n_bands") if isinstance(backbone, Mapping) else None
+    if isinstance(named, list) and named and isinstance(n_bands, int) and len(named) != n_bands:
+        return [f"data.bands names {len(named)} bands, backbone.n_bands is {n_bands}; make them agree"]
+    return []
+
+
+def backbone_problems(backbone: Any) -> list[str]:
+    """Check what a table of the backbone says against the table of backbones."""
+    if not isinstance(backbone, Mapping):
+        return []
+    name = backbone.get("name", "embedded")
+    if name not in PRESETS:
+        return (
+            [f"backbone.name is {name!r}, expected one of {', '.join(PRESETS)}"]
+            if isinstance(name, str)
+            else []
+        )
+    if PRESETS[name].needs_path and not backbone.get("path"):
+        return [f"backbone.path is not set; {name} needs the folder with its weights"]
+    return []

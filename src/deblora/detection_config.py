@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import yaml
 
-from deblora.config import BackboneRecipe
+from deblora.config import BackboneRecipe, backbone_problems
 from deblora.errors import RecipeError
 from deblora.recipe_tables import fill_table, tables
 
@@ -178,6 +178,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.min_inside": (1e-6, 1),
     "data.scale": (1e-9, 1e12),
     "backbone.image_size": (8, 8192),
+    "backbone.n_bands": (1, 1000),
     "method.rank": (1, 4096),
     "method.alpha": (1e-6, 1e6),
     "method.beta": (0, 0.9999999999),
@@ -241,6 +242,5 @@ def _cross_checks(recipe: DetectionRecipe) -> list[str]:
         )
     if method.adapter and method.name in ("zero-shot", "fine-tune", "scratch"):
         problems.append(f"method.adapter has no part in method {method.name}; remove it")
-    if recipe.backbone.name != "embedded" and not recipe.backbone.path:
-        problems.append(f"backbone.path is not set; {recipe.backbone.name} needs the folder with its weights")
+    problems += backbone_problems(tables(recipe.backbone))
     return problems

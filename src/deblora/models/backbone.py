@@ -1,8 +1,9 @@
 """One protocol for every pre-trained model: normalized pixels in, one feature vector per chip out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
+from deblora.models.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Backbone(nn.Module):
         self.encoder, self.pooled = encoder, features
         self.spec, self.feature_size, self.name = spec, feature_size, name
         self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
+        # Reads the decoder of a masked autoencoder; whether spec.mean and spec.std are to be those of training chips.
+        self.open_decoder: Callable[[], nn.Module | None] | None = None
+        self.train_statistics = False
         self.encoder.requires_grad_(False)
         self.eval()
 
@@ -67,41 +72,27 @@ class Backbone(nn.Module):
         return self.pooled(self.encoder, pixels)
 
 
-def load_backbone(
-    name: str,
-    *,
-    path: Path | None,
-    image_size: int | None = None,
-    pool: str = "mean",
-    sensor: str = "S2_RGB",
-) -> Backbone:
+def load_backbone(name: str, *, path: Path | None, **settings: Any) -> Backbone:
     """Load a known backbone, frozen and in evaluation mode.
 
     Args:
-        name: ``embedded``, ``galileo-nano``, ``efficientnet-lite0`` or ``huggingface``.
-        path: Folder with the weights; not used by ``embedded``.
-        image_size: Pixels per side; the model's own if ``None``.
-        pool: ``mean`` of the patch tokens or ``cls`` token, where the model has one.
-        sensor: Galileo's band group, ``S2_RGB`` or ``S1``.
+        name: One of :func:`deblora.models.presets.names`.
+        path: Folder or file with the weights; not used by ``embedded``.
+        settings: ``image_size`` (pixels per side; the model's own if ``None``), ``pool`` (``mean`` of the patch
+            tokens or ``cls`` token, where the model has one), ``sensor`` (Galileo's band group) and whatever else
+            ``presets.py`` lists; each loader is given those it reads.
 
     Raises:
         ModelError: If the name is unknown or the weights are missing, damaged or pickled.
     """
-    from deblora.models import efficientnet, galileo, vision
-
-    if name == "embedded":
-        return vision.load(vision.EMBEDDED, name=name, image_size=image_size, pool=pool)
-    if path is None:
+    if name not in PRESETS:
+        raise ModelError(f"unknown backbone {name!r}; known are {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    if preset.needs_path and path is None:
         raise ModelError(f"the backbone {name} needs a path to the folder with its weights")
-    if name == "huggingface":
-        return vision.load(path, name=name, image_size=image_size, pool=pool)
-    if name == "galileo-nano":
-        return galileo.load(path, image_size=image_size, sensor=sensor)
-    if name == "efficientnet-lite0":
-        return efficientnet.load(path, image_size=image_size)
-    raise ModelError(
-        f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0 and huggingface"
-    )
+    options = {key: value for key, value in settings.items() if key in preset.options}
+    where = (path,) if preset.needs_path else ()
+    return preset.function()(*where, **preset.fixed, **options)
 
 
 def with_unit_features(backbone: Backbone) -> Backbone:
@@ -110,7 +101,7 @@ def with_unit_features(backbone: Backbone) -> Backbone:
     def features(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         return functional.normalize(backbone.pooled(encoder, pixels), dim=1)
 
-    return Backbone(
+    unit = Backbone(
         backbone.encoder,
         features,
         spec=backbone.spec,
@@ -120,19 +111,27 @@ def with_unit_features(backbone: Backbone) -> Backbone:
         lora_targets=backbone.lora_targets,
         pool=f"{backbone.pool}, unit length",
     )
+    unit.train_statistics, unit.open_decoder = backbone.train_statistics, backbone.open_decoder
+    return unit
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the safetensors file of a folder (or the file itself).
+def weights_file(folder: Path, *, names: Sequence[str] = ("model.safetensors",)) -> Path:
+    """Return the weight file of a folder (or the file itself).
+
+    Args:
+        folder: Folder, or a safetensors file, or a file of another kind that ``names`` allows.
+        names: Files to look for, first choice first. Pickles are taken only where they are named here.
 
     Raises:
         ModelError: If there is none, or only pickled weights.
     """
-    if folder.is_file() and folder.suffix == ".safetensors":
+    suffixes = {".safetensors", *(Path(name).suffix for name in names)}
+    if folder.is_file() and folder.suffix in suffixes:
         return folder
-    file = folder / "model.safetensors"
-    if file.is_file():
-        return file
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    file = folder / names[0]
     pickled = [p for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in sorted(folder.glob(ending))]
     if pickled:
         raise ModelError(
@@ -143,7 +142,7 @@ def weights_file(folder: Path) -> Path:
             f"{pickled[0]} {file}"
         )
     raise ModelError(
-        f"no weights at {folder}; expected a folder with model.safetensors (and config.json for transformers)"
+        f"no weights at {folder}; expected a folder with {' or '.join(names)} (and config.json for transformers)"
     )
 
 

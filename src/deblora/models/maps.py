@@ -12,10 +12,10 @@ from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
 from deblora.models.efficientnet import EfficientNetLite0
 from deblora.models.galileo import PATCH, GalileoEncoder
+from deblora.models.tokens import MAX_PREFIX_TOKENS
 
 EFFICIENTNET_STAGES = (2, 4, 6)  # the last stages of strides 8, 16 and 32: 40, 112 and 320 channels
 EFFICIENTNET_STRIDE = 32
-MAX_PREFIX_TOKENS = 16  # class and register tokens; known models have at most 5
 
 
 def feature_maps(

@@ -1,10 +1,8 @@
-"""Vision models in Hugging Face folders: ViT, ViTMAE (as its encoder), DINOv2, CLIP's vision tower and others."""
+"""Vision models in Hugging Face folders: ViT, ViTMAE (as its encoder), DINOv2, CLIP, SigLIP, ConvNeXt and others."""
 
-import json
-import math
+import inspect
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,31 @@ from torch import nn
 from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone, InputSpec, weights_file
+from deblora.models.folders import crop_size, normalization, preprocessing, read_json, whole
+from deblora.models.mae_decoder import folder_decoder
+from deblora.models.quiet import quiet
+from deblora.models.targets import adapter_targets
+from deblora.models.tokens import check_pool, n_prefix_tokens, pooled
 
 EMBEDDED = Path(__file__).parent / "embedded"
-# Attention and MLP layers under their names in transformers 4 and 5; fused projections included.
-ADAPTED = re.compile(
-    r"(q_proj|k_proj|v_proj|query|key|value|qkv|fc1|fc2|pwconv1|pwconv2|intermediate\.dense|output\.dense)$"
-)
-HALF = (0.5, 0.5, 0.5)
+# Name of the preset -> types of config.json that it takes. ``huggingface`` takes any.
+KINDS: dict[str, tuple[str, ...]] = {
+    "vit": ("vit",),
+    "vit-mae": ("vit_mae",),
+    "dinov2": ("dinov2", "dinov2_with_registers"),
+    "clip": ("clip", "clip_vision_model"),
+    "siglip": ("siglip", "siglip_vision_model"),
+    "convnext": ("convnext", "convnextv2"),
+}
+# Where a folder holds more than the image encoder, the class that reads the encoder only.
+ENCODERS = {
+    "clip": "CLIPVisionModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "vit_mae": "ViTModel",
+    "vit": "ViTModel",
+}
 
 
 def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = "mean") -> Backbone:
@@ -31,54 +47,133 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
 
     Args:
         folder: Model folder.
-        name: Name to record.
+        name: Name to record; those of ``KINDS`` take folders of their own types only.
         image_size: Pixels per side; other sizes than the model's interpolate its position codes.
         pool: ``mean`` of the patch tokens, or the ``cls`` token.
 
     Raises:
         ModelError: If the folder is incomplete, damaged, pickled or of a type that is not supported.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
+    kind = str(config.get("model_type"))
+    _check_kind(folder, name, kind)
     file = weights_file(folder)
-    encoder, vision = _open(folder, config)
-    native, n_bands = (_whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
-    spec = _input_spec(folder, n_bands, image_size or native)
-    interpolate = spec.image_size != native
-    targets = tuple(n for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ADAPTED.search(n))
+    encoder, vision = _open(folder, config, kind)
+    processor, settings = preprocessing(folder)
+    native, n_bands = (whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
+    size = image_size or crop_size(settings) or native
+    spec = InputSpec(n_bands, size, *normalization(processor, settings, n_bands))
+    backbone = wrap(
+        encoder,
+        spec=spec,
+        name=name,
+        weights_sha256=file_sha256(file),
+        pool=pool,
+        interpolate=size != native,
+        normalized_class=kind.startswith("clip"),
+        where=folder,
+    )
+    if kind == "vit_mae":
+        backbone.open_decoder = lambda: folder_decoder(folder)
+    return backbone
+
+
+def load_embedded(*, image_size: int | None = None, pool: str = "mean") -> Backbone:
+    """Load the small ViT that comes with the package."""
+    return load(EMBEDDED, name="embedded", image_size=image_size, pool=pool)
+
+
+def wrap(
+    encoder: nn.Module,
+    *,
+    spec: InputSpec,
+    name: str,
+    weights_sha256: str,
+    pool: str,
+    interpolate: bool,
+    where: Path,
+    normalized_class: bool = False,
+) -> Backbone:
+    """Make a backbone of a transformers vision model.
+
+    Args:
+        encoder: The model, with loaded weights.
+        spec: Its input.
+        name: Name to record.
+        weights_sha256: Hash of the weight file.
+        pool: ``mean`` or ``cls``.
+        interpolate: Whether position codes have to be interpolated to ``spec.image_size``.
+        where: Folder or file, for messages.
+        normalized_class: See :func:`deblora.models.tokens.pooled`.
+
+    Raises:
+        ModelError: If the model has no class token to pool, or gives no feature for its input.
+    """
+    check_pool(encoder, pool, name)
+    takes_option = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+    options = {"interpolate_pos_encoding": True} if interpolate and takes_option else {}
+    output = _blank_output(encoder, spec, where, options)
+    tokens = output.last_hidden_state
+    n_prefix = (
+        n_prefix_tokens(encoder, n_tokens=tokens.shape[1], n_patches=_n_patches(encoder, spec))
+        if tokens.ndim == 3
+        else 0
+    )
 
     def features(module: nn.Module, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
-        options = {"interpolate_pos_encoding": True} if interpolate else {}
-        tokens = module(pixel_values=pixels, **options).last_hidden_state
-        if tokens.ndim == 4:  # a convolutional model returns a map
-            return tokens.mean(dim=(2, 3))
-        return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)
+        found = module(pixel_values=pixels, **options)
+        return pooled(found, pool, n_prefix=n_prefix, normalized_class=normalized_class)
 
     return Backbone(
         encoder,
         features,
         spec=spec,
-        feature_size=_feature_size(encoder, features, spec, folder),
+        feature_size=int(tokens.shape[1] if tokens.ndim == 4 else tokens.shape[2]),
         name=name,
-        weights_sha256=file_sha256(file),
-        lora_targets=targets,
+        weights_sha256=weights_sha256,
+        lora_targets=adapter_targets(encoder),
         pool=pool,
     )
 
 
-def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[str, Any]]:
+def _check_kind(folder: Path, name: str, kind: str) -> None:
+    if name in KINDS and kind not in KINDS[name]:
+        fitting = [preset for preset, kinds in KINDS.items() if kind in kinds] or ["huggingface"]
+        raise ModelError(
+            f"{folder} holds a model of type {kind}, but backbone.name is {name}; set it to {fitting[0]}"
+        )
+
+
+def _n_patches(encoder: nn.Module, spec: InputSpec) -> int | None:
+    patch = getattr(getattr(encoder, "config", None), "patch_size", None)
+    if isinstance(patch, (list, tuple)):
+        patch = patch[0] if len(set(patch)) == 1 else None
+    return (spec.image_size // patch) ** 2 if isinstance(patch, int) and patch > 0 else None
+
+
+def _blank_output(encoder: nn.Module, spec: InputSpec, where: Path, options: Mapping[str, bool]) -> Any:
+    shape = (1, spec.n_bands, spec.image_size, spec.image_size)
+    try:
+        with torch.inference_mode():
+            output = encoder.eval()(pixel_values=torch.zeros(shape), **options)
+        if output.last_hidden_state.ndim not in (3, 4):
+            raise ValueError("its output is neither tokens nor a map")
+        return output
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:300]
+        raise ModelError(
+            f"{where} gives no feature for images of shape {shape} ({reason}); check backbone.image_size and the "
+            "type of the model"
+        ) from error
+
+
+def _open(folder: Path, config: Mapping[str, Any], kind: str) -> tuple[nn.Module, Mapping[str, Any]]:
     """Return the encoder and the part of the configuration that describes it."""
     import transformers
     from huggingface_hub.errors import StrictDataclassError
 
-    kind = config.get("model_type")
     vision = config.get("vision_config", config)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    classes = {
-        "clip": "CLIPVisionModel",
-        "clip_vision_model": "CLIPVisionModel",
-        "vit_mae": "ViTModel",
-        "vit": "ViTModel",
-    }
     if kind in ("vit", "vit_mae"):
         options["add_pooling_layer"] = False
     if kind == "vit_mae":
@@ -86,9 +181,9 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
         options["config"] = transformers.ViTConfig(
             **{k: v for k, v in config.items() if k in known and k != "model_type"}
         )
-    kind_of_model = getattr(transformers, classes.get(str(kind), "AutoModel"))
+    kind_of_model = getattr(transformers, ENCODERS.get(kind, "AutoModel"))
     try:
-        with _quiet():
+        with quiet():
             model, notes = kind_of_model.from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
@@ -106,73 +201,3 @@ def _open(folder: Path, config: Mapping[str, Any]) -> tuple[nn.Module, Mapping[s
             "folder again"
         )
     return model.float().eval(), vision
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from listing the decoder and the head that features do not need."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _feature_size(encoder: nn.Module, features: Any, spec: InputSpec, folder: Path) -> int:
-    shape = (1, spec.n_bands, spec.image_size, spec.image_size)
-    try:
-        with torch.inference_mode():
-            encoder.eval()
-            return int(features(encoder, torch.zeros(shape)).shape[1])
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).split("\n")[0][:300]
-        raise ModelError(
-            f"{folder} gives no feature for images of shape {shape} ({reason}); check backbone.image_size and the "
-            "type of the model"
-        ) from error
-
-
-def _input_spec(folder: Path, n_bands: int, image_size: int) -> InputSpec:
-    file = folder / "preprocessor_config.json"
-    settings = _read_json(file) if file.is_file() else {}
-    try:
-        mean, std = (tuple(map(float, settings.get(key) or HALF)) for key in ("image_mean", "image_std"))
-        scale = 1.0 / float(settings.get("rescale_factor", 1 / 255))
-        if len(mean) != len(std) or not all(math.isfinite(v) for v in (*mean, *std, scale)):
-            raise ValueError("image_mean, image_std and rescale_factor must be finite and of equal length")
-        if min(std) <= 0 or scale <= 0:
-            raise ValueError("image_std and rescale_factor must be positive")
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"{file} is damaged ({error}); get the model folder again") from error
-    if len(mean) != n_bands:
-        mean, std = (0.5,) * n_bands, (0.5,) * n_bands
-    return InputSpec(n_bands, image_size, mean, std, scale)
-
-
-def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, default)
-    if not isinstance(value, int):
-        raise ModelError(
-            f"{folder / 'config.json'}: {key} is {value!r}, expected an integer; get the folder again"
-        )
-    return value
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{file} is missing; a Hugging Face model folder has config.json and model.safetensors"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{file} must hold a JSON object")
-    return values

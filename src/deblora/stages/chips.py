@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,17 +75,22 @@ def as_audited(run: RunDir, pixels: Pixels) -> Pixels:
     return RescaledPixels(pixels, *black_and_white) if black_and_white else pixels
 
 
-def check_bands(run: RunDir, n_bands: int, backbone: str) -> None:
+def check_bands(run: RunDir, n_bands: int, backbone: str, *, named: Sequence[str] = ()) -> None:
     """Check that the backbone takes the chips as the audit saw them; a single gray band is repeated.
 
     Raises:
-        DataError: If chips have another number of bands; names one.
+        DataError: If chips have another number of bands than the backbone or than are named; names one.
     """
     for count, chip_id in _frozen(run).get("bands", {}).items():
         if int(count) not in (1, n_bands):
             raise DataError(
                 f"{chip_id} has {count} bands, but the backbone {backbone} takes {n_bands} (or one gray band, "
-                "repeated); convert the chips, or choose another backbone.name or backbone.sensor"
+                f"repeated); set backbone.n_bands to {count}, convert the chips, or choose another backbone.name or "
+                "backbone.sensor"
+            )
+        if named and int(count) != len(named):
+            raise DataError(
+                f"{chip_id} has {count} bands, but data.bands names {len(named)}; name every band once"
             )
 
 

@@ -14,6 +14,7 @@ from deblora.models.backbone import Backbone
 from deblora.models.lora import load_adapter, merge_adapters
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
+from deblora.stages.model_input import adopt_input, fit_input
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone
 from deblora.train.extract import extract_features
@@ -64,7 +65,11 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
 def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips."""
     backbone = open_backbone(recipe.backbone)
-    check_bands(run, backbone.spec.n_bands, backbone.name)
+    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.bands)
+    if adapter == "base":
+        fit_input(backbone, open_chips(run, recipe))
+    else:
+        adopt_input(backbone, run.adapter("lora"))
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
     names = {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
         adapter

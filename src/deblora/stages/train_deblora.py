@@ -15,6 +15,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.extract import RESIDUAL
+from deblora.stages.model_input import adopt_input
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
@@ -67,6 +68,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
     settings, lora = recipe.deblora, recipe.lora
     backbone = open_backbone(recipe.backbone)
+    adopt_input(backbone, run.adapter("lora"))
     rank = settings.rank or lora.rank
     targets = tuple(lora.targets) if lora.targets else None
     if settings.placement == "continue":
@@ -93,7 +95,8 @@ def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
             folder / RESIDUAL, save({name: w.contiguous() for name, w in module.state_dict().items()})
         )
     elif isinstance(module, Backbone):
-        save_adapter(module, PEFT_NAMES["deblora"], run.adapter("deblora"), sidecar(run, recipe, "deblora"))
+        record = sidecar(run, recipe, "deblora", train_statistics=module.train_statistics)
+        save_adapter(module, PEFT_NAMES["deblora"], run.adapter("deblora"), record)
 
 
 STAGE = Stage(

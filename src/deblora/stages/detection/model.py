@@ -19,6 +19,7 @@ from deblora.models.maps import size_multiple
 from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
 from deblora.stages.detection.audit import train_counts
+from deblora.stages.model_input import adopt_input
 from deblora.stages.train_lora import PEFT_NAMES, open_backbone
 
 WITH_LORA = ("lora", "reweight", "ecm", "deblora")
@@ -56,6 +57,11 @@ def open_extractor(recipe: DetectionRecipe) -> Backbone:
     Random weights (``scratch``) are set by :func:`randomize`, which needs images.
     """
     backbone, method = open_backbone(recipe.backbone), recipe.method
+    if backbone.train_statistics and not method.adapter:
+        raise ModelError(
+            "backbone.normalize: train takes the statistics of chips, and detection has none; name the adapter of a "
+            "`deblora run` in method.adapter, or set backbone.normalize to model and leave backbone.n_bands out"
+        )
     if method.name in WITH_LORA:
         if method.adapter:
             _load_adapters(backbone, method)
@@ -138,6 +144,7 @@ def adapter_settings(method: MethodRecipe) -> list[object]:
 
 def _load_adapters(backbone: Backbone, method: MethodRecipe) -> None:
     for name, folder in _adapter_folders(method):
+        adopt_input(backbone, folder)
         load_adapter(backbone, folder, adapter_name=PEFT_NAMES[name])
 
 

@@ -1,0 +1,69 @@
+"""Where weights lie: a local folder or file, or a model of the Hugging Face hub that is cached or can be fetched."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from deblora.errors import ModelError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
+def is_hub_id(text: str) -> bool:
+    """Tell whether a text that names no local file has the form ``owner/name``."""
+    return not Path(text).exists() and _HUB_ID.fullmatch(text) is not None
+
+
+def find_weights(
+    text: str, *, revision: str | None = None, files: tuple[str, ...] = FILES, from_hub: bool = True
+) -> Path:
+    """Return the local path of weights, fetched from the hub where they are not here yet.
+
+    What the local cache holds is used without asking the network, so that a finished run can be repeated offline.
+
+    Args:
+        text: Path, or hub id such as ``facebook/dinov2-small``.
+        revision: Branch, tag or commit on the hub; the default branch if ``None``.
+        files: What is needed of the model; its first and last file have to be there.
+        from_hub: Whether the backbone has a layout that is published there.
+
+    Raises:
+        ModelError: If the model is neither here nor can be fetched; with the command that fetches it elsewhere.
+    """
+    if not from_hub or not is_hub_id(text):
+        return Path(text)
+    return _snapshot(text, revision, files)
+
+
+@lru_cache(maxsize=16)
+def _snapshot(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    reason = ""
+    for local in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(
+                    hub_id, revision=revision, allow_patterns=list(files), local_files_only=local
+                )
+            )
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            continue
+        if (folder / files[0]).is_file() and (folder / files[-1]).is_file():
+            return folder
+        reason = f"it has no {files[-1] if (folder / files[0]).is_file() else files[0]}"
+    raise ModelError(_advice(hub_id, revision, files, reason))
+
+
+def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: str) -> str:
+    target = f"weights/{hub_id.split('/')[1]}"
+    chosen = f" --revision {revision}" if revision else ""
+    return (
+        f"{hub_id} is neither a folder here nor in the local cache of the Hugging Face hub, and it cannot be fetched "
+        f"({reason}); where there is a network, run\n"
+        f"  hf download {hub_id} {' '.join(files)}{chosen} --local-dir {target}\n"
+        f"bring the folder here and set backbone.path to it; it must hold {files[0]} and {files[-1]}"
+    )

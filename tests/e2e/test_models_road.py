@@ -1,0 +1,188 @@
+"""The whole road through the command line on a tiny model of every kind, and on chips with ten bands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_models as tiny
+from builders import recipe_values, write_chips, write_recipe
+from deblora.artifacts import FeatureTable
+from deblora.cli import main
+from deblora.models.backbone import load_backbone
+from deblora.run_dir import RunDir
+
+COUNTS = {"checks": 24, "rows": 12, "slope": 6}
+
+
+@pytest.fixture(scope="module")
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chips(tmp_path_factory.mktemp("inputs") / "toy", counts=COUNTS)
+
+
+@pytest.fixture(scope="module")
+def ten_bands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chips of ten bands with splits; the bands differ in brightness, the classes in pattern."""
+    root, rng = tmp_path_factory.mktemp("inputs") / "ten", np.random.default_rng(0)
+    for split, share in (("train", 1.0), ("val", 0.4), ("test", 0.4)):
+        for number, (name, count) in enumerate({"a": 12, "b": 6, "c": 4}.items()):
+            (root / split / name).mkdir(parents=True)
+            for i in range(max(2, int(count * share))):
+                chip = rng.integers(0, 40, (12, 12, 10)) + 10 * np.arange(10) + 30 * number
+                np.save(root / split / name / f"{i}.npy", chip.astype(np.uint8))
+    return root
+
+
+def small(source: Path, name: str, path: Path | None, **backbone: Any) -> dict[str, Any]:
+    values = recipe_values(source, path or Path())
+    values["backbone"] = {"name": name, **({"path": str(path)} if path else {}), **backbone}
+    values["lora"] = {"rank": 1, "max_train_steps": 2, "train_batch_size": 4}
+    values["cluster"] = {"n_clusters": 2, "rho": 4.0, "n_init": 1}
+    values["deblora"] = {"max_train_steps": 1, "train_batch_size": 2}
+    return values
+
+
+def satmae(folder: Path) -> Path:
+    """A tiny file in SatMAE's names, made from a tiny ViTMAE."""
+    from safetensors.torch import load_file
+
+    source = load_file(tiny.write_model("vit-mae", folder / "source") / "model.safetensors")
+    model = load_backbone("vit-mae", path=folder / "source").encoder.state_dict()
+    assert source
+    names = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    weights = {old: model[new] for old, new in names.items()}
+    for i in range(tiny.SMALL["num_hidden_layers"]):
+        for kind in ("weight", "bias"):
+            layer = f"layers.{i}"
+            weights[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat(
+                [model[f"{layer}.attention.{part}_proj.{kind}"] for part in "qkv"]
+            )
+            weights[f"blocks.{i}.attn.proj.{kind}"] = model[f"{layer}.attention.o_proj.{kind}"]
+            for old, new in (("norm1", "layernorm_before"), ("norm2", "layernorm_after")):
+                weights[f"blocks.{i}.{old}.{kind}"] = model[f"{layer}.{new}.{kind}"]
+            for part in ("mlp.fc1", "mlp.fc2"):
+                weights[f"blocks.{i}.{part}.{kind}"] = model[f"{layer}.{part}.{kind}"]
+    torch.save({"model": weights}, folder / "fmow_pretrain.pth")
+    return folder
+
+
+KINDS = ["vit-mae", "dinov2-registers", "clip-full", "siglip-full", "convnext", "satmae"]
+
+
+FIRST = ("audit", "train-lora", "extract")
+ALL = (*FIRST, "cluster", "center", "calibrate", "train-deblora", "extract")
+
+
+def stages(recipe: Path, out: Path, commands: tuple[str, ...]) -> None:
+    """Run some commands on a new run folder."""
+    RunDir.create(out, resume=False, overwrite=False)
+    recipe.rename(out / "recipe.yaml")
+    for command in commands:
+        assert main([command, str(out)]) == 0, command
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_goes_the_whole_road(kind: str, chips: Path, tmp_path: Path) -> None:
+    folder = satmae(tmp_path / "m") if kind == "satmae" else tiny.write_model(kind, tmp_path / "m")
+    values = small(chips, tiny.preset_of(kind), folder, image_size=tiny.PX)
+    if kind in ("satmae", "vit-mae"):
+        values["lora"]["loss"] = "mae"
+    out = tmp_path / "run"
+    recipe = write_recipe(tmp_path / "r.yaml", values)
+    if kind == "satmae":  # the probe sees nothing of the model: one whole road is enough
+        assert main(["run", str(recipe), "--out", str(out)]) == 0
+        assert (out / "report" / "index.html").is_file()
+    else:
+        stages(recipe, out, ALL)
+    for adapter in ("base", "lora", "deblora"):
+        table = FeatureTable.load(out / "features" / f"{adapter}.safetensors")
+        assert table.features.shape[1] == tiny.WIDTH and np.isfinite(table.features).all()
+
+
+def ten_band_run(source: Path, model: Path, out: Path, commands: tuple[str, ...]) -> dict[str, Any]:
+    values = small(source, "dinov2", model, image_size=16, n_bands=10)
+    values["data"]["bands"] = [f"B{i:02d}" for i in range(10)]
+    recipe = write_recipe(out.with_suffix(".yaml"), values)
+    stages(recipe, out, commands)
+    return dict(json.loads((out / "adapters" / "lora" / "base.json").read_text()))
+
+
+def test_ten_bands_are_normalized_by_training_chips_only(ten_bands: Path, tmp_path: Path) -> None:
+    model = tiny.write_model("dinov2", tmp_path / "m")
+    record = ten_band_run(ten_bands, model, tmp_path / "run", ALL)
+    pixels = np.concatenate(
+        [np.load(file).reshape(-1, 10) for file in sorted((ten_bands / "train").rglob("*.npy"))]
+    ) / np.float64(255)
+    np.testing.assert_allclose(record["mean"], pixels.mean(axis=0))
+    np.testing.assert_allclose(record["std"], pixels.std(axis=0))
+    assert (record["normalize"], record["n_bands"], record["bands"][9]) == ("train", 10, "B09")
+    second = json.loads((tmp_path / "run" / "adapters" / "deblora" / "base.json").read_text())
+    assert second["mean"] == record["mean"]
+
+    import shutil
+
+    other = shutil.copytree(ten_bands, tmp_path / "other")
+    for split in ("val", "test"):
+        for file in (other / split).rglob("*.npy"):
+            np.save(file, 255 - np.load(file))
+    again = ten_band_run(other, model, tmp_path / "again", FIRST)
+    assert (again["mean"], again["std"]) == (record["mean"], record["std"])
+    for name in ("base", "lora"):
+        tables = [
+            FeatureTable.load(tmp_path / run / "features" / f"{name}.safetensors") for run in ("run", "again")
+        ]
+        train = tuple(chip_id for chip_id in tables[0].ids if chip_id.startswith("train"))
+        np.testing.assert_array_equal(tables[0].rows(train), tables[1].rows(train))
+        test = tuple(chip_id for chip_id in tables[0].ids if chip_id.startswith("test"))
+        assert not np.array_equal(tables[0].rows(test), tables[1].rows(test))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "data", "message"),
+    [
+        (
+            {},
+            {},
+            "has 10 bands, but the backbone embedded takes 3 (or one gray band, repeated); set backbone.n_bands to",
+        ),
+        ({"n_bands": 4}, {}, "takes 4 (or one gray band"),
+        ({"n_bands": 10}, {"bands": ["red"]}, "data.bands names 1 bands, backbone.n_bands is 10"),
+        ({"n_bands": 0}, {}, "backbone.n_bands is 0, allowed are 1"),
+        ({"name": "dinov4"}, {}, "backbone.name is 'dinov4', expected one of embedded"),
+        ({"name": "satmae"}, {}, "backbone.path is not set; satmae needs"),
+        (
+            {"name": "dinov2", "path": "facebook/dinov2-small"},
+            {},
+            "hf download facebook/dinov2-small config.json",
+        ),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_message(
+    backbone: dict[str, Any],
+    data: dict[str, Any],
+    message: str,
+    ten_bands: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    values = small(ten_bands, "embedded", None, image_size=16)
+    values["backbone"] |= backbone
+    values["data"] |= data
+    recipe = write_recipe(tmp_path / "r.yaml", values)
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err

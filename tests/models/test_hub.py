@@ -1,0 +1,75 @@
+"""Models of the hub without a network: the cache as the hub client writes it, and the command where there is none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tiny_models as tiny
+from deblora.errors import ModelError
+from deblora.models.backbone import load_backbone
+from deblora.models.hub import _snapshot, find_weights, is_hub_id
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    _snapshot.cache_clear()
+    yield tmp_path / "hub"
+    _snapshot.cache_clear()
+
+
+def fill(cache: Path, hub_id: str, *, revision: str = "main") -> Path:
+    home = cache / ("models--" + hub_id.replace("/", "--"))
+    snapshot = home / "snapshots" / COMMIT
+    snapshot.parent.mkdir(parents=True)
+    tiny.write_model("dinov2", snapshot)
+    (home / "refs").mkdir()
+    (home / "refs" / revision).write_text(COMMIT)
+    return snapshot
+
+
+def test_a_cached_model_is_opened_by_its_id(cache: Path) -> None:
+    snapshot = fill(cache, "facebook/dinov2-small")
+    found = find_weights("facebook/dinov2-small")
+    assert found.resolve() == snapshot.resolve()
+    assert load_backbone("dinov2", path=found).feature_size == tiny.WIDTH
+
+
+def test_a_revision_is_honored(cache: Path) -> None:
+    snapshot = fill(cache, "facebook/dinov2-small", revision="v2")
+    assert find_weights("facebook/dinov2-small", revision="v2").resolve() == snapshot.resolve()
+    assert find_weights("facebook/dinov2-small", revision=COMMIT).resolve() == snapshot.resolve()
+    with pytest.raises(ModelError, match="--revision v3 --local-dir weights/dinov2-small"):
+        find_weights("facebook/dinov2-small", revision="v3")
+
+
+def test_without_cache_and_network_the_command_is_given(cache: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_weights("facebook/dinov2-small")
+    message = str(caught.value)
+    command = "hf download facebook/dinov2-small config.json preprocessor_config.json model.safetensors"
+    assert f"  {command} --local-dir weights/dinov2-small\n" in message
+    assert "set backbone.path to it; it must hold config.json and model.safetensors" in message
+
+
+def test_a_half_fetched_model_is_not_taken(cache: Path) -> None:
+    snapshot = fill(cache, "facebook/dinov2-small")
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="hf download"):
+        find_weights("facebook/dinov2-small")
+
+
+def test_local_paths_go_first_and_stay_local(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "facebook" / "dinov2-small").mkdir(parents=True)
+    assert not is_hub_id("facebook/dinov2-small")
+    assert find_weights("facebook/dinov2-small") == Path("facebook/dinov2-small")
+    assert find_weights("no/where", from_hub=False) == Path("no/where")
+    for text in ("/abs/olute", "./a/b", "a", "a/b/c", "~/weights"):
+        assert not is_hub_id(text)
