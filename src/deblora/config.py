@@ -55,19 +55,30 @@ class BackboneRecipe:
 
     Args:
         name: Known backbone; ``huggingface`` takes any vision model folder.
-        path: Folder with the weights; not needed for ``embedded``.
+        path: Folder with the weights; not needed for ``embedded``. For ``stable-diffusion`` a folder of diffusers or a
+            hub id, ``owner/name`` or ``owner/name@revision``.
         image_size: Pixels per side given to the model; null takes the model's own.
         pool: Mean of the tokens or the class token.
         sensor: Galileo's band group.
         l2_normalize: Bring every feature to unit length, for all stages (method.md leaves it open; off).
+        timestep: Stable Diffusion: noising step of the features (authors' code: 1).
+        draws: Stable Diffusion: noise draws averaged per chip, >= 1 (authors' code: 8).
+        layer: Stable Diffusion: block whose output is the feature, ``mid`` (authors' code) or ``up0`` to ``up3``.
+        prompt: Stable Diffusion: one text for all chips, never a class name (ours: empty).
     """
 
-    name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface"] = "embedded"
+    name: Literal["embedded", "galileo-nano", "efficientnet-lite0", "huggingface", "stable-diffusion"] = (
+        "embedded"
+    )
     path: str | None = None
     image_size: int | None = None
     pool: Literal["mean", "cls"] = "mean"
     sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
     l2_normalize: bool = False
+    timestep: int = 1
+    draws: int = 8
+    layer: Literal["mid", "up0", "up1", "up2", "up3"] = "mid"
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,10 @@ class LoraRecipe:
         rank: Inner size r, >= 1 (authors' code: 8).
         alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
         targets: Modules to adapt; null takes the backbone's own list.
-        loss: Plain cross-entropy, or balanced softmax.
+        loss: Plain cross-entropy, balanced softmax, ``denoise`` (Stable Diffusion's own loss, no labels) or
+            ``contrast`` (CLIP's own loss, against texts of the class names).
+        templates: Sentences around a class name, ``{class}``, for ``contrast`` and the row clip-text; null takes four
+            of ours.
         learning_rate: Peak rate of AdamW (our choice).
         max_train_steps: Optimizer steps (our choice).
         train_batch_size: Chips per step (authors' folder names: 32).
@@ -89,7 +103,8 @@ class LoraRecipe:
     rank: int = 8
     alpha: float | None = None
     targets: list[str] | None = None
-    loss: Literal["cross_entropy", "balanced_softmax"] = "cross_entropy"
+    loss: Literal["cross_entropy", "balanced_softmax", "denoise", "contrast"] = "cross_entropy"
+    templates: list[str] | None = None
     learning_rate: float = 2e-3
     max_train_steps: int = 240
     train_batch_size: int = 32
@@ -254,6 +269,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.head_above": (0, 1e12),
     "data.tail_below": (0, 1e12),
     "backbone.image_size": (8, 8192),
+    "backbone.timestep": (0, 1e6),
+    "backbone.draws": (1, 1000),
     "lora.rank": (1, 4096),
     "lora.alpha": (1e-6, 1e6),
     "lora.learning_rate": (1e-9, 10),
@@ -347,4 +364,23 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
     name = backbone.get("name", "embedded") if isinstance(backbone, Mapping) else "embedded"
     if name != "embedded" and not backbone.get("path"):
         problems.append(f"backbone.path is not set; {name} needs the folder with its weights")
+    return problems + _loss_checks(values)
+
+
+def _loss_checks(values: Mapping[str, Any]) -> list[str]:
+    """Check that the first adapter's loss fits the backbone."""
+    backbone, lora = (values.get(table) or {} for table in ("backbone", "lora"))
+    if not (isinstance(backbone, Mapping) and isinstance(lora, Mapping)):
+        return []
+    loss, name = lora.get("loss"), backbone.get("name", "embedded")
+    problems = []
+    if loss == "denoise" and name != "stable-diffusion":
+        problems.append(f"lora.loss is denoise, which needs backbone.name stable-diffusion, not {name}")
+    if loss == "contrast" and (name == "stable-diffusion" or backbone.get("pool") != "cls"):
+        problems.append(
+            "lora.loss is contrast, which needs the class token of a CLIP folder; set backbone.pool to cls"
+        )
+    templates = lora.get("templates")
+    if isinstance(templates, list) and not all("{class}" in str(template) for template in templates or [""]):
+        problems.append("lora.templates needs sentences with {class} in each of them, or null")
     return problems

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -74,15 +75,18 @@ def load_backbone(
     image_size: int | None = None,
     pool: str = "mean",
     sensor: str = "S2_RGB",
+    **diffusion_settings: Any,
 ) -> Backbone:
     """Load a known backbone, frozen and in evaluation mode.
 
     Args:
-        name: ``embedded``, ``galileo-nano``, ``efficientnet-lite0`` or ``huggingface``.
+        name: ``embedded``, ``galileo-nano``, ``efficientnet-lite0``, ``huggingface`` or ``stable-diffusion``.
         path: Folder with the weights; not used by ``embedded``.
         image_size: Pixels per side; the model's own if ``None``.
         pool: ``mean`` of the patch tokens or ``cls`` token, where the model has one.
         sensor: Galileo's band group, ``S2_RGB`` or ``S1``.
+        diffusion_settings: ``timestep``, ``draws``, ``layer``, ``prompt`` and ``noise_seed`` of
+            :func:`deblora.models.diffusion.load`; other backbones ignore them.
 
     Raises:
         ModelError: If the name is unknown or the weights are missing, damaged or pickled.
@@ -95,24 +99,39 @@ def load_backbone(
         raise ModelError(f"the backbone {name} needs a path to the folder with its weights")
     if name == "huggingface":
         return vision.load(path, name=name, image_size=image_size, pool=pool)
+    if name == "stable-diffusion":
+        from deblora.models import diffusion
+
+        return diffusion.load(path, image_size=image_size, **diffusion_settings)
     if name == "galileo-nano":
         return galileo.load(path, image_size=image_size, sensor=sensor)
     if name == "efficientnet-lite0":
         return efficientnet.load(path, image_size=image_size)
     raise ModelError(
-        f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0 and huggingface"
+        f"unknown backbone {name!r}; known are embedded, galileo-nano, efficientnet-lite0, huggingface and "
+        "stable-diffusion"
     )
+
+
+class UnitFeatures(nn.Module):
+    """Features of ``inner`` divided by their Euclidean norm; a module, so that what ``inner`` holds is moved along."""
+
+    def __init__(self, inner: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(
+        self, encoder: nn.Module, pixels: Float[torch.Tensor, "b c h w"]
+    ) -> Float[torch.Tensor, "b d"]:
+        """Return unit features."""
+        return functional.normalize(self.inner(encoder, pixels), dim=1)
 
 
 def with_unit_features(backbone: Backbone) -> Backbone:
     """Return the same model with every feature divided by its Euclidean norm."""
-
-    def features(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(backbone.pooled(encoder, pixels), dim=1)
-
     return Backbone(
         backbone.encoder,
-        features,
+        UnitFeatures(backbone.pooled),
         spec=backbone.spec,
         feature_size=backbone.feature_size,
         name=backbone.name,

@@ -70,7 +70,7 @@ def size_multiple(backbone: Backbone) -> int:
     if isinstance(encoder, GalileoEncoder):
         return PATCH
     config = getattr(encoder, "config", None)
-    if config is None:
+    if config is None or backbone.name == "stable-diffusion":
         raise ModelError(f"feature maps of the backbone {backbone.name} are not known; see models/maps.py")
     patch = getattr(config, "patch_size", 1)
     sides = {int(side) for side in patch} if isinstance(patch, Sequence) else {int(patch)}

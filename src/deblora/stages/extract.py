@@ -51,7 +51,7 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
         moved.save(run.features("deblora"))
         return
     chips = open_chips(run, recipe)
-    backbone = open_backbone(recipe.backbone)
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
     check_bands(run, backbone.spec.n_bands, backbone.name)
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
     for name in {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[

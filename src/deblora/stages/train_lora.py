@@ -10,11 +10,12 @@ import torch
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import BackboneRecipe, Recipe
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
+from deblora.models.diffusion_files import pipeline_sha256
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
-from deblora.stages.first_objective import first_objective
+from deblora.stages.first_objective import first_objective, seen_by
 from deblora.stages.stage import Stage
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.samples import TrainingOrder
@@ -22,19 +23,31 @@ from deblora.train.samples import TrainingOrder
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
 
-def open_backbone(recipe: BackboneRecipe) -> Backbone:
-    """Load the frozen model of the recipe."""
+DIFFUSION = ("timestep", "draws", "layer", "prompt")  # settings that other backbones do not read
+
+
+def open_backbone(recipe: BackboneRecipe, *, seed: int = 0) -> Backbone:
+    """Load the frozen model of the recipe; the seed is that of Stable Diffusion's noise."""
     path = Path(recipe.path) if recipe.path else None
     backbone = load_backbone(
-        recipe.name, path=path, image_size=recipe.image_size, pool=recipe.pool, sensor=recipe.sensor
+        recipe.name,
+        path=path,
+        image_size=recipe.image_size,
+        pool=recipe.pool,
+        sensor=recipe.sensor,
+        noise_seed=seed,
+        **{name: getattr(recipe, name) for name in DIFFUSION},
     )
     return with_unit_features(backbone) if recipe.l2_normalize else backbone
 
 
 def model_settings(recipe: BackboneRecipe) -> list[object]:
     """Return what a stage that runs the model depends on: its settings and the hash of its weights."""
+    if recipe.name == "stable-diffusion":
+        return [recipe.__dict__, pipeline_sha256(recipe.path or "")]
     folder = Path(recipe.path) if recipe.path else EMBEDDED
-    return [recipe.__dict__, file_sha256(weights_file(folder))]
+    settings = {name: value for name, value in recipe.__dict__.items() if name not in DIFFUSION}
+    return [settings, file_sha256(weights_file(folder))]
 
 
 def sidecar(run: RunDir, recipe: Recipe, stage: str) -> dict[str, object]:
@@ -62,7 +75,7 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
 def _work(run: RunDir, recipe: Recipe) -> None:
     settings = recipe.lora
     chips = open_chips(run, recipe).split("train")
-    backbone = open_backbone(recipe.backbone)
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
     check_bands(run, backbone.spec.n_bands, backbone.name)
     targets = tuple(settings.targets) if settings.targets else None
     attach_lora(
@@ -73,7 +86,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         adapter_name=PEFT_NAMES["lora"],
         seed=recipe.seed,
     )
-    objective = first_objective(settings.loss, backbone, chips, seed=recipe.seed)
+    objective = first_objective(recipe, backbone, chips)
     samples = TrainingOrder(
         chips.pixels,
         {"labels": torch.from_numpy(chips.labels.astype(np.int64))},
@@ -84,7 +97,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     )
     records = train(
         objective,
-        samples,
+        seen_by(settings.loss, samples),
         folder=run.checkpoints("lora"),
         n_steps=settings.max_train_steps,
         batch_size=settings.train_batch_size,
