@@ -22,7 +22,9 @@ def write_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def write_stable_diffusion(folder: Path, *, seed: int = 0, prediction_type: str = "epsilon", **unet: Any) -> Path:
+def write_stable_diffusion(
+    folder: Path, *, seed: int = 0, prediction_type: str = "epsilon", **unet: Any
+) -> Path:
     """Write a Stable Diffusion pipeline for 32 x 32 pixels: latents 16 x 16, `mid` has 32 channels."""
     import diffusers
     import transformers

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deblora import __version__
 from deblora.compare_cli import COMMANDS, add_commands, run_command
@@ -108,6 +108,19 @@ def _parse(arguments: list[str]) -> Any:
     merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
     merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
     commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
+    export = ArgumentParser(
+        description="An adapter for other tools: one LoRA of factor 1, stacked adapters joined. diffusers reads the "
+        "one with load_lora_weights, peft the other."
+    )
+    export.add_argument("source", type=str, help="run folder or adapter folder")
+    export.add_argument(
+        "--format", type=Literal["diffusers", "peft"], default="diffusers", help="layout of the export"
+    )
+    export.add_argument(
+        "--adapter", type=Literal["lora", "deblora"], default="deblora", help="of a run: which one"
+    )
+    export.add_argument("--out", type=str, required=True, help="new folder")
+    commands.add_subcommand("export", export, help="an adapter in the layout of diffusers or peft")
     add_commands(commands, ArgumentParser)
     detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
     commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
@@ -163,6 +176,12 @@ def _dispatch(arguments: Any) -> int:
         from deblora.stages.merge import merge_runs
 
         print(f"report: {merge_runs([Path(name) for name in options.run_dirs], Path(options.out))}")
+        return 0
+    if command == "export":
+        from deblora.stages.export import export
+
+        out = export(Path(options.source), Path(options.out), kind=options.format, adapter=options.adapter)
+        print(f"adapter: {out}")
         return 0
     if command in COMMANDS:
         print(run_command(command, options))

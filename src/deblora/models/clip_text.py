@@ -97,7 +97,9 @@ def load_text_head(
             "vocab.json); texts need one"
         )
     model, tokenizer = _open(folder)
-    norm = nn.LayerNorm(model.vision_model.post_layernorm.normalized_shape, eps=model.vision_model.config.layer_norm_eps)
+    norm = nn.LayerNorm(
+        model.vision_model.post_layernorm.normalized_shape, eps=model.vision_model.config.layer_norm_eps
+    )
     norm.load_state_dict(model.vision_model.post_layernorm.state_dict())
     return TextHead(
         norm,
@@ -127,7 +129,9 @@ def _open(folder: Path) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def _class_text(model: Any, tokenizer: Any, name: str, templates: tuple[str, ...]) -> Float[torch.Tensor, " d"]:
+def _class_text(
+    model: Any, tokenizer: Any, name: str, templates: tuple[str, ...]
+) -> Float[torch.Tensor, " d"]:
     tokens = tokenizer(
         [template.replace("{class}", spoken(name)) for template in templates],
         padding="max_length",

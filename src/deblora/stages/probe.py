@@ -215,7 +215,7 @@ STAGE = Stage(
         recipe.probe.__dict__,
         recipe.data.source,
         recipe.backbone.name,
-        *([recipe.lora.templates, recipe.backbone.path] if text_row.is_possible(recipe) else []),
+        *([recipe.lora.templates, recipe.backbone.path] if text_row.text_folder(recipe) else []),
     ],
     inputs=lambda run: [
         run.samples,

@@ -4,7 +4,6 @@ Base features give ``clip-text``; features through the adapters give ``clip-text
 are known before any image is seen, so a row without training labels stays one.
 """
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +21,11 @@ ROWS = {"base": "clip-text", "lora": "clip-text-lora", "deblora": "clip-text-deb
 PROBE = "text"
 
 
-def is_possible(recipe: Recipe) -> bool:
-    """Tell whether the backbone is a whole CLIP model whose features are class tokens."""
+def text_folder(recipe: Recipe) -> Path | None:
+    """Return the folder of the backbone if it is a whole CLIP model and features are its class tokens."""
     backbone = recipe.backbone
-    if backbone.name != "huggingface" or not has_text(Path(backbone.path or "")):
-        return False
-    return backbone.pool == "cls"
+    is_clip = bool(backbone.path) and has_text(Path(backbone.path or ""))
+    return Path(backbone.path or "") if is_clip and backbone.pool == "cls" else None
 
 
 @torch.inference_mode()
@@ -35,12 +33,11 @@ def text_predictions(
     run: RunDir, recipe: Recipe, splits: dict[str, ChipSet]
 ) -> dict[tuple[str, str], Int[np.ndarray, " m"]]:
     """Return the test predictions of every row by (method, probe); none where the backbone has no text."""
-    if not is_possible(recipe):
-        if recipe.backbone.name == "huggingface" and has_text(Path(recipe.backbone.path or "")):
-            logging.getLogger("deblora").info("probe: no row clip-text; it needs backbone.pool cls")
+    folder = text_folder(recipe)
+    if folder is None:
         return {}
     trained, names = trained_classes(splits["train"])
-    head = load_text_head(Path(recipe.backbone.path or ""), names, templates_of(recipe))
+    head = load_text_head(folder, names, templates_of(recipe))
     found: dict[tuple[str, str], Int[np.ndarray, " m"]] = {}
     for adapter, method in ROWS.items():
         features = FeatureTable.load(run.features(adapter)).rows(splits["test"].ids)
