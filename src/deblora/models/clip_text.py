@@ -55,8 +55,9 @@ class TextHead(nn.Module):
 
     def forward(self, features: Float[torch.Tensor, "b v"]) -> Float[torch.Tensor, "b c"]:
         """Return the cosine of every chip with every class, -1 to 1."""
-        images = functional.normalize(self.norm(features) @ self.projection.T, dim=1)
-        return images @ self.texts.T
+        with torch.autocast(features.device.type, enabled=False):  # bf16 would round cosines to 1/256
+            images = functional.normalize(self.norm(features.float()) @ self.projection.T, dim=1)
+            return images @ self.texts.T
 
 
 def has_text(folder: Path) -> bool:

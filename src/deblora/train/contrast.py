@@ -40,7 +40,7 @@ class Contrast(nn.Module):
         self, pixels: Float[torch.Tensor, "b c h w"], labels: Int[torch.Tensor, " b"]
     ) -> dict[str, torch.Tensor]:
         """Return the loss of a batch."""
-        logits = self.head.scale * self.head(self.backbone(pixels)).float()
+        logits = self.head.scale * self.head(self.backbone(pixels))
         return {"loss": contrast(logits, self.place[labels])}
 
 
