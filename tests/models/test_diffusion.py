@@ -12,7 +12,7 @@ from deblora.data.readers import read_chips
 from deblora.errors import ModelError
 from deblora.models import diffusion_files
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
-from deblora.models.diffusion import keyed_noise, noise_keys
+from deblora.models.diffusion import ATTENTION, block_of, keyed_noise, noise_keys
 from deblora.models.diffusion_files import pipeline_folder, pipeline_sha256
 from deblora.models.lora import attach_lora
 from deblora.models.maps import feature_maps
@@ -103,6 +103,30 @@ def test_features_know_neither_labels_nor_names_of_folders(backbone: Backbone, t
     torch.testing.assert_close(
         torch.from_numpy(after.rows(renamed)), torch.from_numpy(before.features), rtol=1e-5, atol=1e-5
     )
+
+
+def test_v15_has_the_blocks_and_layers_that_are_documented() -> None:
+    """The real size without its weights: channels of every block, and 797,184 numbers at rank 4, as diffusers has."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        shapes = {}
+        for layer in ("mid", "up0", "up1", "up2", "up3"):
+            block_of(unet, layer).register_forward_hook(
+                lambda _m, _i, out, layer=layer: shapes.update({layer: tuple(out.shape[1:])})
+            )
+        unet(torch.empty(1, 4, 64, 64), torch.empty(1), encoder_hidden_states=torch.empty(1, 77, 768))
+    assert shapes == {
+        "mid": (1280, 8, 8),
+        "up0": (1280, 16, 16),
+        "up1": (1280, 32, 32),
+        "up2": (640, 64, 64),
+        "up3": (320, 64, 64),
+    }
+    adapted = [m for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear) and ATTENTION.search(n)]
+    assert len(adapted) == 128
+    assert sum(4 * (m.in_features + m.out_features) for m in adapted) == 797_184
 
 
 def test_the_forward_stops_after_the_block(folder: Path) -> None:
