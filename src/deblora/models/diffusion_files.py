@@ -23,6 +23,8 @@ SETTINGS = (
     "scheduler/scheduler_config.json",
 )
 TOKENIZER = "tokenizer/tokenizer_config.json"
+# What is read of a pipeline on the hub; the first and the last have to be there.
+HUB_FILES = (*SETTINGS, "tokenizer/*", *(f"{name}.safetensors" for name in reversed(WEIGHTS)))
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 EXTRA = "Stable Diffusion needs the package diffusers: pip install 'deblora[sd]'"
 
@@ -44,9 +46,8 @@ def pipeline_folder(path: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     name, _, revision = text.partition("@")
-    wanted = [*SETTINGS, *(f"{weights}.safetensors" for weights in WEIGHTS), "tokenizer/*"]
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(HUB_FILES)))
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).split("\n")[0][:200]
         raise ModelError(
