@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from deblora.data.readers import read_chips
+from deblora.detect.extractor import used_parameters
 from deblora.errors import ModelError
 from deblora.models import diffusion_files
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.models.diffusion import ATTENTION, block_of, keyed_noise, noise_keys
 from deblora.models.diffusion_files import pipeline_folder, pipeline_sha256
 from deblora.models.lora import attach_lora
-from deblora.models.maps import feature_maps
+from deblora.models.maps import feature_maps, size_multiple
 from deblora.train.denoise import Denoise, Numbered
 from deblora.train.extract import extract_features
 from deblora.train.objectives import Classify
@@ -201,8 +202,6 @@ def test_settings_are_part_of_what_an_adapter_belongs_to(folder: Path, backbone:
     assert opened(folder, layer="up0").pool != backbone.pool
     assert opened(folder, prompt="ships").pool != backbone.pool
     assert backbone.weights_sha256 == pipeline_sha256(folder)
-    with pytest.raises(ModelError, match="feature maps of the backbone stable-diffusion"):
-        feature_maps(backbone, PIXELS)
 
 
 def test_bf16_changes_features_and_losses_by_rounding_only(folder: Path) -> None:
@@ -219,6 +218,25 @@ def test_bf16_changes_features_and_losses_by_rounding_only(folder: Path) -> None
     torch.testing.assert_close(rounded.detach(), exact, rtol=0.05, atol=0.05)
     torch.testing.assert_close(mixed.detach(), loss, rtol=0.02, atol=0.02)
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(("layer", "stride"), [("mid", 4), ("up0", 2), ("up1", 2)])
+def test_maps_for_detection_are_what_the_feature_averages(folder: Path, layer: str, stride: int) -> None:
+    model = opened(folder, layer=layer)
+    with torch.no_grad():
+        (found,) = feature_maps(model, PIXELS)
+        torch.testing.assert_close(found.mean(dim=(2, 3)), model(PIXELS))
+        (wide,) = feature_maps(model, torch.zeros(1, 3, 3 * stride, 5 * stride))
+    assert size_multiple(model) == stride
+    assert found.shape == (5, model.feature_size, 32 // stride, 32 // stride)
+    assert wide.shape[2:] == (3, 5)
+    if layer == "mid":
+        attach_lora(model, rank=2, alpha=2, seed=0)
+        assert size_multiple(model) == stride
+        used = {id(parameter) for parameter in used_parameters(model)}
+        names = {name for name, parameter in model.encoder.named_parameters() if id(parameter) in used}
+        assert any("mid_block" in name for name in names)
+        assert not any("up_blocks" in name for name in names)
 
 
 def test_half_precision_weights_are_read(folder: Path, tmp_path: Path) -> None:

@@ -89,14 +89,29 @@ class DiffusionFeatures(nn.Module):
 
     def forward(self, unet: nn.Module, pixels: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b d"]:
         """Return one feature per chip. The same pixels give the same noise, whatever else is in the batch."""
+        return self.maps(unet, pixels).mean(dim=(2, 3))
+
+    def maps(
+        self, unet: nn.Module, pixels: Float[torch.Tensor, "b 3 h w"]
+    ) -> Float[torch.Tensor, "b d h2 w2"]:
+        """Return the block's output, averaged over the draws."""
         clean, keys = self.latents(pixels), noise_keys(pixels)
         steps = torch.full((len(pixels),), self.timestep, device=clean.device)
         total = torch.zeros((), device=clean.device)
         for draw in range(self.n_draws):
             noise = torch.stack([keyed_noise(clean.shape[1:], self.seed, key, draw) for key in keys])
             noisy = self.scheduler.add_noise(clean, noise.to(clean), steps)
-            total = total + self._block_output(unet, noisy, steps).float().mean(dim=(2, 3))
+            total = total + self._block_output(unet, noisy, steps).float()
         return total / self.n_draws
+
+    def stride(self, unet: nn.Module) -> int:
+        """Return the pixels per cell of the maps: 64 at ``mid`` of v1.5, 32, 16, 8 and 8 at ``up0`` to ``up3``."""
+        config: Any = self.vae.config
+        n_blocks, i = (
+            len(_without_adapters(unet).up_blocks),
+            -1 if self.layer == "mid" else int(self.layer[2:]),
+        )
+        return 2 ** (len(config.block_out_channels) - 1 + max(n_blocks - 2 - i, 0))
 
     @torch.no_grad()
     def latents(self, pixels: Float[torch.Tensor, "b 3 h w"]) -> Float[torch.Tensor, "b c h2 w2"]:
@@ -211,9 +226,14 @@ def diffusion_of(backbone: Backbone) -> DiffusionFeatures:
 
 def block_of(unet: nn.Module, layer: str) -> nn.Module:
     """Return the block whose output is the feature; adapters may be attached."""
-    inner: Any = unet.get_base_model() if hasattr(unet, "peft_config") else unet  # type: ignore[operator]
+    inner = _without_adapters(unet)
     block: nn.Module = inner.mid_block if layer == "mid" else inner.up_blocks[int(layer[2:])]
     return block
+
+
+def _without_adapters(unet: nn.Module) -> Any:
+    base: Any = getattr(unet, "get_base_model", None)
+    return base() if base is not None else unet
 
 
 def noise_keys(pixels: Float[torch.Tensor, "b c h w"]) -> list[int]:
