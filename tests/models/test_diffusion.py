@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from deblora.data.readers import read_chips
+from deblora.detect.detector import build_detector
 from deblora.detect.extractor import used_parameters
+from deblora.detect.scoring import FocalScoring
 from deblora.errors import ModelError
 from deblora.models import diffusion_files
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
@@ -237,6 +239,19 @@ def test_maps_for_detection_are_what_the_feature_averages(folder: Path, layer: s
         names = {name for name, parameter in model.encoder.named_parameters() if id(parameter) in used}
         assert any("mid_block" in name for name in names)
         assert not any("up_blocks" in name for name in names)
+
+
+def test_a_detector_trains_the_adapter_through_the_maps(folder: Path) -> None:
+    model = opened(folder, layer="up0")
+    attach_lora(model, rank=2, alpha=2, seed=0)
+    detector = build_detector(model, FocalScoring(2), seed=0, n_channels=8, n_convs=1, scales=(1, 0.5))
+    outputs = detector(PIXELS[:1])
+    boxes, labels = [torch.tensor([[16.0, 16.0, 10.0, 6.0, 0.3]])], [torch.tensor([1])]
+    detector.loss(outputs, detector.targets(outputs, boxes, labels))["loss"].backward()
+    assert [level.stride for level in outputs] == [2, 4, 8, 16]
+    learned = [n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert learned
+    assert all("lora_" in name for name in learned)
 
 
 def test_half_precision_weights_are_read(folder: Path, tmp_path: Path) -> None:
