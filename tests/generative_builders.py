@@ -107,6 +107,10 @@ def write_clip(folder: Path, *, seed: int = 0) -> Path:
         vision_config={**shared, "image_size": 16, "patch_size": 8},
         projection_dim=8,
     )
-    transformers.CLIPModel(config).save_pretrained(str(folder))
+    model = transformers.CLIPModel(config)
+    norm = model.vision_model.post_layernorm  # not at its start, so that it shows whether it is applied once
+    torch.nn.init.normal_(norm.weight, 1, 0.5)
+    torch.nn.init.normal_(norm.bias)
+    model.save_pretrained(str(folder))
     write_tokenizer(folder)
     return folder

@@ -1,9 +1,9 @@
 """The text side of a CLIP folder: class names as vectors that images are compared with by cosine.
 
-    score(x, c) = < W LN(f(x)) / |.|, t_c >,    t_c = mean over templates of text(template(c)) / |.|, to unit length
+    score(x, c) = < W f(x) / |.|, t_c >,    t_c = mean over templates of text(template(c)) / |.|, to unit length
 
-``f(x)`` is the class token of the vision tower before its last layer norm, which is the feature of a CLIP backbone
-with ``pool: cls``. ``W`` and ``LN`` are the model's own and stay as they are. Averaging templates is CLIP's prompt
+``f(x)`` is the normalized class token of the vision tower, which is the feature of a CLIP backbone with ``pool: cls``,
+at any length. The projection ``W`` is the model's own and stays as it is. Averaging templates is CLIP's prompt
 ensembling (arXiv 2103.00020).
 """
 
@@ -49,7 +49,6 @@ class TextHead(nn.Module):
     """Cosine of image and class texts; nothing in it is trained.
 
     Args:
-        norm: The vision tower's last layer norm.
         projection: Weight that brings images into the space of the texts, ``d v``.
         texts: Unit text vectors of the classes, ``c d``.
         scale: Inverse temperature that CLIP learned.
@@ -57,13 +56,12 @@ class TextHead(nn.Module):
 
     def __init__(
         self,
-        norm: nn.LayerNorm,
         projection: Float[torch.Tensor, "d v"],
         texts: Float[torch.Tensor, "c d"],
         scale: float,
     ) -> None:
         super().__init__()
-        self.norm, self.scale = norm.requires_grad_(False), scale
+        self.scale = scale
         self.projection: torch.Tensor
         self.texts: torch.Tensor
         self.register_buffer("projection", projection)
@@ -72,7 +70,7 @@ class TextHead(nn.Module):
     def forward(self, features: Float[torch.Tensor, "b v"]) -> Float[torch.Tensor, "b c"]:
         """Return the cosine of every chip with every class, -1 to 1."""
         with torch.autocast(features.device.type, enabled=False):  # bf16 would round cosines to 1/256
-            images = functional.normalize(self.norm(features.float()) @ self.projection.T, dim=1)
+            images = functional.normalize(features.float() @ self.projection.T, dim=1)
             return images @ self.texts.T
 
 
@@ -114,12 +112,7 @@ def load_text_head(
             "vocab.json); texts need one"
         )
     model, tokenizer = _open(folder)
-    norm = nn.LayerNorm(
-        model.vision_model.post_layernorm.normalized_shape, eps=model.vision_model.config.layer_norm_eps
-    )
-    norm.load_state_dict(model.vision_model.post_layernorm.state_dict())
     return TextHead(
-        norm,
         model.visual_projection.weight.detach().clone(),
         torch.stack([_class_text(model, tokenizer, name, templates) for name in class_names]),
         float(model.logit_scale.detach().exp()),

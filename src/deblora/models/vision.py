@@ -44,14 +44,20 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     native, n_bands = (_whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
     spec = _input_spec(folder, n_bands, image_size or native)
     interpolate = spec.image_size != native
+    is_clip = str(config.get("model_type")).startswith(
+        "clip"
+    )  # normalizes the class token outside of the tokens
     targets = tuple(n for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ADAPTED.search(n))
 
     def features(module: nn.Module, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b d"]:
         options = {"interpolate_pos_encoding": True} if interpolate else {}
-        tokens = module(pixel_values=pixels, **options).last_hidden_state
+        output = module(pixel_values=pixels, **options)
+        tokens = output.last_hidden_state
         if tokens.ndim == 4:  # a convolutional model returns a map
             return tokens.mean(dim=(2, 3))
-        return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(dim=1)
+        if pool == "cls":
+            return output.pooler_output if is_clip else tokens[:, 0]
+        return tokens[:, 1:].mean(dim=1)
 
     return Backbone(
         encoder,
