@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
@@ -131,6 +131,19 @@ def _parse(arguments: list[str]) -> Any:
     predict.add_argument("chips", type=str, help="folder of images at any depth, or one image")
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
+    export = ArgumentParser(
+        description="An adapter for other tools: one LoRA of factor 1, stacked adapters joined. diffusers reads the "
+        "one with load_lora_weights, peft the other."
+    )
+    export.add_argument("source", type=str, help="run folder or adapter folder")
+    export.add_argument(
+        "--format", type=Literal["diffusers", "peft"], default="diffusers", help="layout of the export"
+    )
+    export.add_argument(
+        "--adapter", type=Literal["lora", "deblora"], default="deblora", help="of a run: which one"
+    )
+    export.add_argument("--out", type=str, required=True, help="new folder")
+    commands.add_subcommand("export", export, help="an adapter in the layout of diffusers or peft")
     add_commands(commands, ArgumentParser)
     models_cli.add_commands(commands, ArgumentParser)
     detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
@@ -191,6 +204,12 @@ def _dispatch(arguments: Any) -> int:
         return 0
     if command in models_cli.COMMANDS:
         print(models_cli.run_command(options))
+        return 0
+    if command == "export":
+        from deblora.stages.export import export
+
+        out = export(Path(options.source), Path(options.out), kind=options.format, adapter=options.adapter)
+        print(f"adapter: {out}")
         return 0
     if command in COMMANDS:
         print(run_command(command, options))

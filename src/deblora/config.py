@@ -41,7 +41,7 @@ class DataRecipe:
             beyond it the chip counts as unreadable (ours).
         scale: Pixel value that counts as white; null means 255, for 8-bit chips only.
         offset: Pixel value that counts as black (for example -30 for decibels).
-        bands: What the bands of a chip are, in their order: names or wavelengths as texts (``[B02, B03, B04]`` or
+        band_names: What the bands of a chip are, in their order: names or wavelengths as texts (``[B02, B03, B04]`` or
             ``["490 nm", "560 nm"]``). Recorded beside the adapters, and checked against the number of bands.
         largest: Training chips of the largest class of a long-tailed subset; null keeps the data as they are.
         imbalance_factor: Largest class over smallest class of that subset, >= 1.
@@ -87,7 +87,7 @@ class DataRecipe:
     max_missing: float = 0.5
     scale: float | None = None
     offset: float = 0.0
-    bands: list[str] = field(default_factory=list)
+    band_names: list[str] = field(default_factory=list)
     largest: int | None = None
     imbalance_factor: float | None = None
     groups: Literal["thirds", "counts", "names", "reference", "reference-oct2024", "shots"] = "thirds"
@@ -104,7 +104,7 @@ class BackboneRecipe:
     Args:
         name: Known backbone, see ``deblora models``; ``huggingface`` takes any vision model folder.
         path: Folder with the weights, or id of a model on the Hugging Face hub (``facebook/dinov2-small``); not
-            needed for ``embedded``.
+            needed for ``embedded``. For ``stable-diffusion`` a folder of diffusers or ``owner/name@revision``.
         revision: Branch, tag or commit on the hub; null takes the default branch.
         model: Architecture, for backbones that do not store it beside the weights (``timm``).
         n_bands: Bands of the chips, where the model was made for others; null takes the model's own. Other bands get
@@ -115,6 +115,10 @@ class BackboneRecipe:
         pool: Mean of the tokens or the class token.
         sensor: Galileo's band group.
         l2_normalize: Bring every feature to unit length, for all stages (method.md leaves it open; off).
+        timestep: Stable Diffusion: noising step of the features (authors' code: 1).
+        draws: Stable Diffusion: noise draws averaged per chip, >= 1 (authors' code: 8).
+        layer: Stable Diffusion: block whose output is the feature, ``mid`` (authors' code) or ``up0`` to ``up3``.
+        prompt: Stable Diffusion: one text for all chips, never a class name (ours: empty).
     """
 
     name: str = "embedded"
@@ -127,6 +131,10 @@ class BackboneRecipe:
     pool: Literal["mean", "cls"] = "mean"
     sensor: Literal["S2_RGB", "S1"] = "S2_RGB"
     l2_normalize: bool = False
+    timestep: int = 1
+    draws: int = 8
+    layer: Literal["mid", "up0", "up1", "up2", "up3"] = "mid"
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,11 @@ class LoraRecipe:
         rank: Inner size r, >= 1 (authors' code: 8).
         alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
         targets: Modules to adapt; null takes the backbone's own list.
-        loss: Plain cross-entropy, balanced softmax, or ``mae``, the reconstruction of masked patches: no label is
-            used, but the encoder has to be a ViT (``embedded``, ``vit``, ``vit-mae``, ``satmae``).
+        loss: Plain cross-entropy, balanced softmax, or a loss without labels: ``mae``, the reconstruction of masked
+            patches (``embedded``, ``vit``, ``vit-mae``, ``satmae``), ``denoise``, Stable Diffusion's own loss, or
+            ``contrast``, CLIP's own loss against texts of the class names.
+        templates: Sentences around a class name, ``{class}``, for ``contrast`` and the row clip-text; null takes four
+            of ours.
         learning_rate: Peak rate of AdamW (our choice).
         max_train_steps: Optimizer steps (our choice).
         train_batch_size: Chips per step (authors' folder names: 32).
@@ -149,7 +160,8 @@ class LoraRecipe:
     rank: int = 8
     alpha: float | None = None
     targets: list[str] | None = None
-    loss: Literal["cross_entropy", "balanced_softmax", "mae"] = "cross_entropy"
+    loss: Literal["cross_entropy", "balanced_softmax", "mae", "denoise", "contrast"] = "cross_entropy"
+    templates: list[str] | None = None
     learning_rate: float = 2e-3
     max_train_steps: int = 240
     train_batch_size: int = 32
@@ -318,6 +330,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.tail_below": (0, 1e12),
     "backbone.image_size": (8, 8192),
     "backbone.n_bands": (1, 1000),
+    "backbone.timestep": (0, 1e6),
+    "backbone.draws": (1, 1000),
     "lora.rank": (1, 4096),
     "lora.alpha": (1e-6, 1e6),
     "lora.learning_rate": (1e-9, 10),
@@ -410,16 +424,21 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
         problems.append(f"data.bands {bands} counts from 1; 0 and below are no bands")
     if data.get("groups") == "names" and not data.get("tail"):
         problems.append("data.groups is names, but data.tail is empty")
-    return problems + backbone_problems(values.get("backbone") or {}) + _band_problems(values)
+    return (
+        problems
+        + backbone_problems(values.get("backbone") or {})
+        + _band_problems(values)
+        + _loss_checks(values)
+    )
 
 
 def _band_problems(values: Mapping[str, Any]) -> list[str]:
     """Check that as many bands are named as the model is to take."""
-    named = values["data"].get("bands") or []
+    named = values["data"].get("band_names") or []
     backbone = values.get("backbone") or {}
     n_bands = backbone.get("n_bands") if isinstance(backbone, Mapping) else None
     if isinstance(named, list) and named and isinstance(n_bands, int) and len(named) != n_bands:
-        return [f"data.bands names {len(named)} bands, backbone.n_bands is {n_bands}; make them agree"]
+        return [f"data.band_names names {len(named)} bands, backbone.n_bands is {n_bands}; make them agree"]
     return []
 
 
@@ -437,3 +456,22 @@ def backbone_problems(backbone: Any) -> list[str]:
     if PRESETS[name].needs_path and not backbone.get("path"):
         return [f"backbone.path is not set; {name} needs the folder with its weights"]
     return []
+
+
+def _loss_checks(values: Mapping[str, Any]) -> list[str]:
+    """Check that the first adapter's loss fits the backbone."""
+    backbone, lora = (values.get(table) or {} for table in ("backbone", "lora"))
+    if not (isinstance(backbone, Mapping) and isinstance(lora, Mapping)):
+        return []
+    loss, name = lora.get("loss"), backbone.get("name", "embedded")
+    problems = []
+    if loss == "denoise" and name != "stable-diffusion":
+        problems.append(f"lora.loss is denoise, which needs backbone.name stable-diffusion, not {name}")
+    if loss == "contrast" and (name == "stable-diffusion" or backbone.get("pool") != "cls"):
+        problems.append(
+            "lora.loss is contrast, which needs the class token of a CLIP folder; set backbone.pool to cls"
+        )
+    templates = lora.get("templates")
+    if isinstance(templates, list) and not all("{class}" in str(template) for template in templates or [""]):
+        problems.append("lora.templates needs sentences with {class} in each of them, or null")
+    return problems

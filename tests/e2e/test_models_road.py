@@ -111,7 +111,7 @@ def test_every_kind_of_model_goes_the_whole_road(kind: str, chips: Path, tmp_pat
 
 def ten_band_run(source: Path, model: Path, out: Path, commands: tuple[str, ...]) -> dict[str, Any]:
     values = small(source, "dinov2", model, image_size=16, n_bands=10)
-    values["data"]["bands"] = [f"B{i:02d}" for i in range(10)]
+    values["data"]["band_names"] = [f"B{i:02d}" for i in range(10)]
     recipe = write_recipe(out.with_suffix(".yaml"), values)
     stages(recipe, out, commands)
     return dict(json.loads((out / "adapters" / "lora" / "base.json").read_text()))
@@ -156,7 +156,7 @@ def test_ten_bands_are_normalized_by_training_chips_only(ten_bands: Path, tmp_pa
             "has 10 bands, but the backbone embedded takes 3 (or one gray band, repeated); set backbone.n_bands to",
         ),
         ({"n_bands": 4}, {}, "takes 4 (or one gray band"),
-        ({"n_bands": 10}, {"bands": ["red"]}, "data.bands names 1 bands, backbone.n_bands is 10"),
+        ({"n_bands": 10}, {"band_names": ["red"]}, "data.band_names names 1 bands, backbone.n_bands is 10"),
         ({"n_bands": 0}, {}, "backbone.n_bands is 0, allowed are 1"),
         ({"name": "dinov4"}, {}, "backbone.name is 'dinov4', expected one of embedded"),
         ({"name": "satmae"}, {}, "backbone.path is not set; satmae needs"),

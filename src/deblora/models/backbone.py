@@ -95,15 +95,25 @@ def load_backbone(name: str, *, path: Path | None, **settings: Any) -> Backbone:
     return preset.function()(*where, **preset.fixed, **options)
 
 
+class UnitFeatures(nn.Module):
+    """Features of ``inner`` divided by their Euclidean norm; a module, so that what ``inner`` holds is moved along."""
+
+    def __init__(self, inner: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(
+        self, encoder: nn.Module, pixels: Float[torch.Tensor, "b c h w"]
+    ) -> Float[torch.Tensor, "b d"]:
+        """Return unit features."""
+        return functional.normalize(self.inner(encoder, pixels), dim=1)
+
+
 def with_unit_features(backbone: Backbone) -> Backbone:
     """Return the same model with every feature divided by its Euclidean norm."""
-
-    def features(encoder: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-        return functional.normalize(backbone.pooled(encoder, pixels), dim=1)
-
     unit = Backbone(
         backbone.encoder,
-        features,
+        UnitFeatures(backbone.pooled),
         spec=backbone.spec,
         feature_size=backbone.feature_size,
         name=backbone.name,

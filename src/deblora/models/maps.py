@@ -10,6 +10,8 @@ from torch import nn
 
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
+from deblora.models.diffusion import NAME as DIFFUSION
+from deblora.models.diffusion import diffusion_of
 from deblora.models.efficientnet import EfficientNetLite0
 from deblora.models.galileo import PATCH, GalileoEncoder
 from deblora.models.tokens import MAX_PREFIX_TOKENS
@@ -27,7 +29,7 @@ def feature_maps(
     tokens; position codes follow the grid of the input, interpolated bicubically, or computed where the model
     computes them (Galileo). EfficientNet-Lite0 gives three maps of strides 8, 16 and 32, before its head
     convolution; an adapter on that convolution has no part in them. A convolutional model of Hugging Face gives its
-    last map.
+    last map, Stable Diffusion the output of its block, averaged over the draws of noise.
 
     Args:
         backbone: Any backbone of :func:`deblora.models.backbone.load_backbone`, with or without adapters.
@@ -43,6 +45,8 @@ def feature_maps(
             f"images of {height} x {width} px do not fit the backbone {backbone.name}; "
             f"cut or pad them to multiples of {multiple} px"
         )
+    if backbone.name == DIFFUSION:
+        return [diffusion_of(backbone).maps(backbone.encoder, pixels)]
     if isinstance(encoder, GalileoEncoder):
         with _outputs([encoder.norm]) as seen:
             backbone.encoder(pixels)
@@ -65,6 +69,8 @@ def size_multiple(backbone: Backbone) -> int:
         ModelError: If the layout of the model is not known, or its patches are not square.
     """
     encoder = _without_adapters(backbone.encoder)
+    if backbone.name == DIFFUSION:
+        return diffusion_of(backbone).stride(encoder)
     if isinstance(encoder, EfficientNetLite0):
         return EFFICIENTNET_STRIDE
     if isinstance(encoder, GalileoEncoder):

@@ -74,6 +74,10 @@ PRESETS: dict[str, Preset] = {
         ("image_size", "pool", "model"),
         hub_files=("config.json", "model.safetensors"),
     ),
+    "stable-diffusion": Preset(
+        "deblora.models.diffusion:load",
+        ("image_size", "timestep", "draws", "layer", "prompt", "noise_seed"),
+    ),
     "huggingface": _hugging_face("huggingface"),
 }
 

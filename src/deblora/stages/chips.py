@@ -90,7 +90,7 @@ def check_bands(run: RunDir, n_bands: int, backbone: str, *, named: Sequence[str
             )
         if named and int(count) != len(named):
             raise DataError(
-                f"{chip_id} has {count} bands, but data.bands names {len(named)}; name every band once"
+                f"{chip_id} has {count} bands, but data.band_names names {len(named)}; name every band once"
             )
 
 

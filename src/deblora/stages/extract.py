@@ -64,8 +64,8 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
 
 def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips."""
-    backbone = open_backbone(recipe.backbone)
-    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.bands)
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
+    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
     if adapter == "base":
         fit_input(backbone, open_chips(run, recipe))
     else:

@@ -1,32 +1,44 @@
 """What the first adapter minimizes, by the name in the recipe: ``lora.loss``."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from deblora.config import Recipe
 from deblora.data.chips import ChipSet
 from deblora.evaluate.probe import log_prior
 from deblora.models.backbone import Backbone
+from deblora.models.clip_text import TEMPLATES, load_text_head
+from deblora.train.contrast import Contrast
+from deblora.train.denoise import Denoise, Numbered
 from deblora.train.mae import Reconstruct, WithNoise
 from deblora.train.objectives import Classify
 
 
-def first_objective(loss: str, backbone: Backbone, chips: ChipSet, *, seed: int) -> nn.Module:
+def first_objective(recipe: Recipe, backbone: Backbone, chips: ChipSet) -> nn.Module:
     """Return the module whose forward gives the loss of a batch of training chips.
 
     Args:
-        loss: ``cross_entropy``, ``balanced_softmax`` or ``mae``.
+        recipe: Loss, templates, seed and, for texts, the folder of the model.
         backbone: Model with a trainable adapter.
-        chips: Training chips; labels are read for the class prior only.
-        seed: Seed of weights that are thrown away after the training.
+        chips: Training chips; labels are read for the class prior, and to leave out classes without a chip.
     """
+    loss = recipe.lora.loss
     if loss == "mae":
-        return Reconstruct(backbone, seed=seed)
+        return Reconstruct(backbone, seed=recipe.seed)
+    if loss == "denoise":
+        return Denoise(backbone, seed=recipe.seed)
+    if loss == "contrast":
+        trained, names = trained_classes(chips)
+        head = load_text_head(Path(recipe.backbone.path or ""), names, templates_of(recipe))
+        return Contrast(backbone, head, n_classes=chips.n_classes, trained=trained)
     prior = None
     if loss == "balanced_softmax":
         prior = torch.from_numpy(np.asarray(log_prior(chips.labels, chips.n_classes), dtype=np.float32))
-    return Classify(backbone, chips.n_classes, log_prior=prior, seed=seed)
+    return Classify(backbone, chips.n_classes, log_prior=prior, seed=recipe.seed)
 
 
 def first_samples(
@@ -41,4 +53,17 @@ def first_samples(
     """
     if isinstance(objective, Reconstruct):
         return WithNoise(samples, n_patches=objective.side**2, seed=seed)
+    if isinstance(objective, Denoise):
+        return Numbered(samples)
     return samples
+
+
+def templates_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return the sentences around a class name."""
+    return tuple(recipe.lora.templates or TEMPLATES)
+
+
+def trained_classes(chips: ChipSet) -> tuple[list[int], tuple[str, ...]]:
+    """Return labels and names of the classes with training chips."""
+    trained = sorted({int(label) for label in chips.labels})
+    return trained, tuple(chips.class_names[label] for label in trained)

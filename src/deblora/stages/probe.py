@@ -17,6 +17,7 @@ from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select
 from deblora.evaluate.separation import separation
 from deblora.evaluate.sgd_probe import fit_sgd_probe
 from deblora.run_dir import RunDir
+from deblora.stages import text_row
 from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.stage import Stage
@@ -148,6 +149,9 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         {"method": SEMI_SUPERVISED, "probe": GAUSSIANS, "choice": key, "value": value}
         for key, value in record.items()
     ]
+    for named, predicted in text_row.text_predictions(run, recipe, splits).items():
+        predictions[named] = predicted
+        scores[named] = bootstrap_scores(y, predicted, n_classes, groups, draws)
     data = Path(recipe.data.source).name
     names = {"dataset": data, "backbone": recipe.backbone.name}
     results = _results(names, y, predictions, scores, groups, n_classes, recipe)
@@ -239,7 +243,12 @@ def _long(
 
 STAGE = Stage(
     name="probe",
-    settings=lambda recipe: [recipe.probe.__dict__, recipe.data.source, recipe.backbone.name],
+    settings=lambda recipe: [
+        recipe.probe.__dict__,
+        recipe.data.source,
+        recipe.backbone.name,
+        *([recipe.lora.templates, recipe.backbone.path] if text_row.text_folder(recipe) else []),
+    ],
     inputs=lambda run: [
         run.samples,
         run.groups,

@@ -67,7 +67,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
     settings, lora = recipe.deblora, recipe.lora
-    backbone = open_backbone(recipe.backbone)
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
     adopt_input(backbone, run.adapter("lora"))
     rank = settings.rank or lora.rank
     targets = tuple(lora.targets) if lora.targets else None

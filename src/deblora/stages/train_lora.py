@@ -11,6 +11,7 @@ from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import BackboneRecipe, Recipe, tables
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.bands import with_bands
+from deblora.models.diffusion_files import pipeline_sha256
 from deblora.models.hub import find_weights
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.presets import PRESETS
@@ -41,10 +42,10 @@ def weights_path(recipe: BackboneRecipe) -> Path | None:
     )
 
 
-def open_backbone(recipe: BackboneRecipe) -> Backbone:
-    """Load the frozen model of the recipe, for as many bands as it asks for."""
+def open_backbone(recipe: BackboneRecipe, *, seed: int = 0) -> Backbone:
+    """Load the frozen model of the recipe, for as many bands as it asks for; the seed is that of diffusion noise."""
     settings = {key: value for key, value in tables(recipe).items() if key not in ("name", "path")}
-    backbone = load_backbone(recipe.name, path=weights_path(recipe), **settings)
+    backbone = load_backbone(recipe.name, path=weights_path(recipe), noise_seed=seed, **settings)
     by_chips = uses_train_statistics(recipe, native_bands=backbone.spec.n_bands)
     if recipe.n_bands is not None:
         backbone = with_bands(backbone, recipe.n_bands)
@@ -63,6 +64,8 @@ def model_settings(recipe: BackboneRecipe) -> list[object]:
         for key, value in recipe.__dict__.items()
         if key in FIRST_SETTINGS or value != getattr(default, key)
     }
+    if recipe.name == "stable-diffusion":
+        return [chosen, pipeline_sha256(recipe.path or "")]
     file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
     return [chosen, file_sha256(file)]
 
@@ -77,7 +80,7 @@ def sidecar(run: RunDir, recipe: Recipe, stage: str, *, train_statistics: bool =
         "classes": list(class_names(run)),
         "groups": groups,
         "normalize": "train" if train_statistics else "model",
-        "bands": list(recipe.data.bands),
+        "bands": list(recipe.data.band_names),
         "seed": recipe.seed,
         "settings": tables(recipe),
     }
@@ -93,8 +96,8 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
 def _work(run: RunDir, recipe: Recipe) -> None:
     settings = recipe.lora
     chips = open_chips(run, recipe).split("train")
-    backbone = open_backbone(recipe.backbone)
-    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.bands)
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
+    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
     fit_input(backbone, chips)
     targets = tuple(settings.targets) if settings.targets else None
     attach_lora(
@@ -105,7 +108,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         adapter_name=PEFT_NAMES["lora"],
         seed=recipe.seed,
     )
-    objective = first_objective(settings.loss, backbone, chips, seed=recipe.seed)
+    objective = first_objective(recipe, backbone, chips)
     samples = TrainingOrder(
         chips.pixels,
         {"labels": torch.from_numpy(chips.labels.astype(np.int64))},
