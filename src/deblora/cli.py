@@ -11,7 +11,16 @@ from typing import Any
 
 from deblora import __version__
 from deblora.compare_cli import COMMANDS, add_commands, run_command
-from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
+from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
+from deblora.processes import (
+    is_first,
+    is_lost_connection,
+    join,
+    leave,
+    on_first,
+    speaks_of_failure,
+    world_size,
+)
 
 STAGES = {
     "train-lora": "train the LoRA adapter (stage 0)",
@@ -41,22 +50,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        if arguments[:1] == ["detect"]:
-            from deblora import detect_cli
-
-            return detect_cli.dispatch(arguments[1:])
-        return _dispatch(_parse(arguments))
+        join()
+        code = _run_command(arguments)
+        leave()
+        return code
     except DebloraError as error:
-        print(f"deblora: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
-        print(f"deblora: {where}{error.strerror or error}; {advice}", file=sys.stderr)
-        return 2
+        return _fail(f"{where}{error.strerror or error}; {advice}")
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        return _fail("another process of this run has ended without a word; go on with --resume")
     except KeyboardInterrupt:
-        print("deblora: interrupted; go on with --resume", file=sys.stderr)
+        if is_first():
+            print("deblora: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+def _run_command(arguments: list[str]) -> int:
+    if world_size() > 1 and arguments and arguments[0] not in {"run", *STAGES}:
+        raise LauncherError(f"deblora {arguments[0]} runs in one process; start it without a launcher")
+    if arguments[:1] == ["detect"]:
+        from deblora import detect_cli
+
+        return detect_cli.dispatch(arguments[1:])
+    return _dispatch(_parse(arguments))
+
+
+def _fail(message: str) -> int:
+    """Say what is wrong, once for all processes, and return the exit code."""
+    if speaks_of_failure():
+        print(f"deblora: {message}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _recipe_first(arguments: list[str]) -> list[str]:
@@ -195,22 +223,28 @@ def _run(options: Any) -> int:
         given.pop(name, None)
     recipe = recipe_from(given)
     if options.print_config:
-        print(to_yaml(recipe), end="")
+        if is_first():
+            print(to_yaml(recipe), end="")
         return 0
     if not options.out:
         raise RecipeError("--out is not set; name the run folder")
     out = Path(options.out)
     from deblora.pipeline import check_inputs, run_all
 
-    _check_apart(out, Path(recipe.data.source), overwrite=options.overwrite)
-    check_inputs(recipe)
-    run = RunDir.create(out, resume=options.resume, overwrite=options.overwrite)
+    def prepare() -> None:
+        _check_apart(out, Path(recipe.data.source), overwrite=options.overwrite)
+        check_inputs(recipe)
+        RunDir.create(out, resume=options.resume, overwrite=options.overwrite)
+
+    on_first(prepare)
+    run = RunDir(out)
     try:
         run_all(run, recipe)
     except (DebloraError, OSError):
-        run.forget_start()  # nothing is left behind where not even the audit finished
+        if is_first():
+            run.forget_start()  # nothing is left behind where not even the audit finished
         raise
-    return _finish(run)
+    return _finish(run) if is_first() else 0
 
 
 def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:

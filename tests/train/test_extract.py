@@ -41,7 +41,7 @@ def test_batch_size_does_not_change_features(model: Backbone, chips: ChipSet, ba
 
 def test_no_parameter_can_carry_a_label() -> None:
     names = set(inspect.signature(extract_features).parameters)
-    assert names == {"backbone", "pixels", "ids", "batch_size", "title"}
+    assert names == {"backbone", "pixels", "ids", "batch_size", "precision", "title"}
 
 
 def test_permuted_labels_change_no_feature(model: Backbone, chips: ChipSet, rng: np.random.Generator) -> None:

@@ -12,6 +12,7 @@ from deblora.config import BackboneRecipe, Recipe
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
+from deblora.processes import is_first
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
 from deblora.stages.first_objective import first_objective
@@ -93,9 +94,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
     )
-    save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), sidecar(run, recipe, "lora"))
-    save_history(run, "lora", records)
-    forget_checkpoints(run.checkpoints("lora"))
+    if is_first():
+        save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), sidecar(run, recipe, "lora"))
+        save_history(run, "lora", records)
+        forget_checkpoints(run.checkpoints("lora"))
 
 
 STAGE = Stage(
@@ -104,4 +106,5 @@ STAGE = Stage(
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.adapter("lora"), run.history("lora")],
     work=_work,
+    shared=True,
 )
