@@ -60,8 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
         return _fail(f"{where}{error.strerror or error}; {advice}")
-    except RuntimeError as error:
+    except Exception as error:
         if not is_lost_connection(error):
+            speaks_of_failure()  # a traceback follows; the other processes need not wonder
             raise
         return _fail("another process of this run has ended without a word; go on with --resume")
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ class RowBlocks(ABC):
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
+    ndim = 2
 
     @abstractmethod
     def read(self, rows: Chosen) -> Float[np.ndarray, "m d"]:
