@@ -87,9 +87,7 @@ def no_header(folder: Path) -> None:
 
 def other_width(folder: Path) -> None:
     ids = IDS[7:14]
-    FeatureTable(ids, np.zeros((7, D + 1), dtype=np.float32)).save(
-        folder / "lora-00002-of-00004.safetensors"
-    )
+    FeatureTable(ids, np.zeros((7, D + 1), dtype=np.float32)).save(folder / "lora-00002-of-00004.safetensors")
 
 
 def other_ids(folder: Path) -> None:

@@ -16,14 +16,14 @@ from conftest import REPOSITORY_ROOT
 from deblora.artifacts import Clusters, FeatureTable
 from deblora.cli import main
 
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 N_CHIPS = 68
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``deblora`` in two processes."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-        + ["-m", "deblora", *arguments],
+        [*LAUNCHER, "-m", "deblora", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -66,7 +66,9 @@ def test_two_processes_end_where_one_does(runs: tuple[Path, Path]) -> None:
         assert max(float(np.abs(expected[key]).max()) for key in expected if "lora_B" in key) > 1e-4
         for key, weights in expected.items():
             np.testing.assert_allclose(found[key], weights, rtol=0, atol=2e-5)
-        losses = [np.loadtxt(run / f"adapters/{adapter}.history.csv", delimiter=",", skiprows=1) for run in runs]
+        losses = [
+            np.loadtxt(run / f"adapters/{adapter}.history.csv", delimiter=",", skiprows=1) for run in runs
+        ]
         np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, atol=1e-6)
     expected, found = (Clusters.load(run / "clusters/clusters.safetensors") for run in runs)
     assert found.ids == expected.ids
