@@ -89,6 +89,21 @@ def test_two_processes_extract_in_order_and_in_shards(runs: tuple[Path, Path]) -
         assert len(FeatureTable.load(two / "features" / shards[2]).ids) == N_CHIPS - 60
 
 
+def test_what_two_processes_left_one_goes_on_with(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """A lost shard is noticed and made again, here as one file; what is whole is left alone."""
+    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("shard_rows: 30", "shard_rows: null"))
+    (run / "features" / "base-00002-of-00003.safetensors").unlink()
+    before = len((run / "run.log").read_text())
+    assert main(["extract", str(run)]) == 0
+    log = (run / "run.log").read_text()[before:]
+    assert "extract-base: done" in log and "extract-lora: unchanged" in log
+    assert sorted(path.name for path in (run / "features").glob("base*")) == ["base.safetensors"]
+    features = load_file(run / "features" / "base.safetensors")["features"]
+    assert np.array_equal(features, load_file(runs[0] / "features" / "base.safetensors")["features"])
+
+
 def test_two_processes_end_with_one_message(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Only the second process meets the damaged chip; the first one waits for its features."""
     run = Path(shutil.copytree(runs[1], tmp_path / "run"))
