@@ -46,8 +46,8 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     on_gpu = torch.cuda.is_available()
     if on_gpu and _local_rank() >= torch.cuda.device_count():
         raise LauncherError(
-            f"process {_local_rank()} of this machine has no GPU of its own, there are {torch.cuda.device_count()}; start "
-            "fewer processes, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
+            f"process {_local_rank()} of this machine has no GPU of its own, there are {torch.cuda.device_count()}; "
+            "start fewer processes, or hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on CPUs"
         )
     if on_gpu:
         torch.cuda.set_device(_local_rank())

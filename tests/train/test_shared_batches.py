@@ -95,7 +95,7 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
     )
     assert done.returncode == 0, done.stderr[-3000:]
