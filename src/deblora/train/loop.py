@@ -59,8 +59,8 @@ def train(
         ``(step, mean loss since the last record)``, about fifty records.
 
     Raises:
-        ModelError: If the machine lacks the precision, a batch has fewer samples than there are processes, or the
-            loss is no longer finite.
+        ModelError: If the machine lacks the precision, a batch has fewer samples than there are processes, several
+            processes meet a trainable weight without a gradient, or the loss is no longer finite.
         OSError: If a checkpoint cannot be written.
     """
     from transformers import TrainingArguments
@@ -102,7 +102,15 @@ def train(
     with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
         trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
         _quiet(trainer)
-        trainer.train(resume_from_checkpoint=last)
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise ModelError(
+                "several processes cannot train an adapter in a module that no feature depends on; leave it out of the "
+                "targets, or train in one process"
+            ) from error
     records = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     wrong = [step for step, loss in records if not math.isfinite(loss)]
     if wrong:
