@@ -8,8 +8,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from deblora.errors import ArtifactError
+from deblora.row_blocks import MappedRows, RowBlocks, SelectedRows, Shard
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Groups:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """One feature vector per chip; rows are matched by id, never by position."""
+    """One feature vector per chip; rows are matched by id, never by position.
+
+    Features that were loaded from shards stay on disk: ``features`` is then a ``row_blocks.MappedRows``, which reads
+    the rows that are asked for.
+    """
 
     ids: tuple[str, ...]
     features: Float[np.ndarray, "n d"]
@@ -48,13 +55,29 @@ class FeatureTable:
         """
         return np.asarray(self.features[_positions(self.ids, ids, "features", "extract")])
 
+    def view(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
+        """Return the features of ``ids`` as :meth:`rows` does, but leave on disk what is on disk.
+
+        The result is then a ``row_blocks.RowBlocks``, which whoever works block by block takes for an array.
+
+        Raises:
+            ArtifactError: If an id has no row.
+        """
+        if not isinstance(self.features, RowBlocks):
+            return self.rows(ids)
+        positions = _positions(self.ids, ids, "features", "extract")
+        return cast("np.ndarray", SelectedRows(self.features, positions))
+
     def save(self, path: Path) -> None:
-        """Write atomically."""
-        save_arrays(path, {"features": self.features.astype(np.float32)}, self.provenance, list(self.ids))
+        """Write atomically, as one file."""
+        features = np.asarray(self.features, dtype=np.float32)
+        save_arrays(path, {"features": features}, self.provenance, list(self.ids))
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
-        """Read from ``path``."""
+        """Read from ``path``, a file or the index that :func:`save_index` wrote."""
+        if path.suffix == ".json":
+            return _open_shards(path)
         arrays, provenance, ids = load_arrays(path)
         return cls(tuple(ids), _taken(path, arrays, "features", "f", ids=ids), provenance)
 
@@ -154,6 +177,46 @@ class Targets:
         return cls(tuple(ids), features, _taken(path, arrays, "alpha_per_class", "f", n_dims=1))
 
 
+def save_index(path: Path, shards: Sequence[Path]) -> None:
+    """Write the list of the files that make up one table, atomically, with their hashes.
+
+    Args:
+        path: The index, ``*.json``.
+        shards: Files in the same folder, each written by :meth:`FeatureTable.save`, in the order of their rows.
+    """
+    files = [{"file": shard.name, "sha256": file_sha256(shard)} for shard in shards]
+    write_atomic(path, json.dumps({"shards": files}, indent=1))
+
+
+def _open_shards(path: Path) -> FeatureTable:
+    """Open the files that an index names, reading their ids and not their features.
+
+    Raises:
+        ArtifactError: If the index or a file is missing or damaged.
+    """
+    try:
+        names = [entry["file"] for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
+    ids: list[str] = []
+    provenance: dict[str, str] = {}
+    shards: list[Shard] = []
+    for name in names:
+        file = path.parent / Path(name).name
+        try:
+            shard = Shard.open(file, "features")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise _damaged(file, str(error)) from error
+        provenance, own = _notes(file)
+        if shard.n_rows != len(own) or (shards and shard.width != shards[0].width):
+            raise _damaged(file, f"features have {shard.n_rows} rows of {shard.width}, and {len(own)} ids")
+        shards.append(shard)
+        ids += own
+    if not shards:
+        raise _damaged(path, "it names no file")
+    return FeatureTable(tuple(ids), cast("np.ndarray", MappedRows(tuple(shards))), provenance)
+
+
 def _positions(known: tuple[str, ...], ids: tuple[str, ...], what: str, stage: str) -> Int[np.ndarray, " m"]:
     """Return where each id is, so that rows are matched by id and never by position."""
     position = {chip_id: i for i, chip_id in enumerate(known)}
@@ -176,15 +239,23 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list
     Raises:
         ArtifactError: If the file is absent or damaged.
     """
-    from safetensors import safe_open
-
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run the stage that writes it")
     try:
         arrays = load_file(path)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    return arrays, *_notes(path)
+
+
+def _notes(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Return notes and row ids of a file."""
+    from safetensors import safe_open
+
+    try:
         with safe_open(path, framework="np") as file:
             metadata = json.loads((file.metadata() or {}).get("deblora", "{}"))
-        return arrays, dict(metadata["notes"]), list(metadata["ids"])
+        return dict(metadata["notes"]), list(metadata["ids"])
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise _damaged(path, str(error)) from error
 

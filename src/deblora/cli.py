@@ -12,7 +12,16 @@ from typing import Any, Literal
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
 from deblora.data_cli import add_audit
-from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
+from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
+from deblora.processes import (
+    is_first,
+    is_lost_connection,
+    join,
+    leave,
+    on_first,
+    speaks_of_failure,
+    world_size,
+)
 
 STAGES = {
     "train-lora": "train the LoRA adapter (stage 0)",
@@ -43,24 +52,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
     arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
-        if arguments[:1] == ["data"]:
-            return data_cli.dispatch(arguments[1:])
-        if arguments[:1] == ["detect"]:
-            from deblora import detect_cli
-
-            return detect_cli.dispatch(arguments[1:])
-        return _dispatch(_parse(arguments))
+        join()
+        code = _run_command(arguments)
+        leave()
+        return code
     except DebloraError as error:
-        print(f"deblora: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
-        print(f"deblora: {where}{error.strerror or error}; {advice}", file=sys.stderr)
-        return 2
+        return _fail(f"{where}{error.strerror or error}; {advice}")
+    except Exception as error:
+        if not is_lost_connection(error):
+            speaks_of_failure()  # a traceback follows; the other processes need not wonder
+            raise
+        return _fail("another process of this run has ended without a word; go on with --resume")
     except KeyboardInterrupt:
-        print("deblora: interrupted; go on with --resume", file=sys.stderr)
+        if is_first():
+            print("deblora: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+def _run_command(arguments: list[str]) -> int:
+    if world_size() > 1 and arguments and arguments[0] not in {"run", *STAGES}:
+        raise LauncherError(f"deblora {arguments[0]} runs in one process; start it without a launcher")
+    if arguments[:1] == ["data"]:
+        return data_cli.dispatch(arguments[1:])
+    if arguments[:1] == ["detect"]:
+        from deblora import detect_cli
+
+        return detect_cli.dispatch(arguments[1:])
+    return _dispatch(_parse(arguments))
+
+
+def _fail(message: str) -> int:
+    """Say what is wrong, once for all processes, and return the exit code."""
+    if speaks_of_failure():
+        print(f"deblora: {message}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _recipe_first(arguments: list[str]) -> list[str]:
@@ -250,29 +279,37 @@ def _run(options: Any) -> int:
         given.pop(name, None)
     recipe = recipe_from(given)
     if options.print_config:
-        print(to_yaml(recipe), end="")
+        if is_first():
+            print(to_yaml(recipe), end="")
         return 0
     if not options.out:
         raise RecipeError("--out is not set; name the run folder")
-    out = Path(options.out)
-    from deblora.pipeline import check_inputs, run_all
-
     if options.choose and not options.config:
         from deblora.auto import fit_to_data
 
         recipe = fit_to_data(recipe)
+    run = RunDir(Path(options.out))
+    _run_road(run, recipe, resume=options.resume, overwrite=options.overwrite)
+    if not is_first():
+        return 0
+    return _finish(run, choose=recipe if options.choose else None)
 
-    _check_apart(out, Path(recipe.data.source), overwrite=options.overwrite)
-    check_inputs(recipe)
-    run = RunDir.create(out, resume=options.resume, overwrite=options.overwrite)
+
+def _run_road(run: Any, recipe: Any, *, resume: bool, overwrite: bool) -> None:
+    from deblora.pipeline import check_inputs, run_all
+
+    def prepare() -> None:
+        _check_apart(run.root, Path(recipe.data.source), overwrite=overwrite)
+        check_inputs(recipe)
+        type(run).create(run.root, resume=resume, overwrite=overwrite)
+
+    on_first(prepare)
     try:
         run_all(run, recipe)
     except (DebloraError, OSError):
-        run.forget_start()  # nothing is left behind where not even the audit finished
+        if is_first():
+            run.forget_start()  # nothing is left behind where not even the audit finished
         raise
-    if options.choose:
-        return _finish(run, choose=recipe)
-    return _finish(run)
 
 
 def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:

@@ -19,3 +19,7 @@ class ModelError(DebloraError):
 
 class ArtifactError(DebloraError):
     """A run folder, or a file in it, is missing, damaged or belongs to something else."""
+
+
+class LauncherError(DebloraError):
+    """Several processes were started in a way that does not make them one run."""

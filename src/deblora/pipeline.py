@@ -2,15 +2,19 @@
 
 import logging
 import sys
+from functools import partial
 
 from deblora.artifacts import write_atomic
 from deblora.config import Recipe, to_yaml
+from deblora.errors import RecipeError
+from deblora.processes import device, is_first, on_first, world_size
 from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
 from deblora.stages.extract import stage_for
 from deblora.stages.selection import choose_groups, select_chips
 from deblora.stages.stage import Stage, check_current, run_stage
+from deblora.train.extract import check_precision
 
 ROAD: tuple[Stage, ...] = (
     audit.STAGE,
@@ -40,12 +44,19 @@ def check_inputs(recipe: Recipe) -> None:
     center.check_groups(choose_groups(chips, recipe.data), recipe)
     cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
     train_lora.model_settings(recipe.backbone)
+    check_precision(recipe.extract.precision, device())
+    for table in (recipe.lora, recipe.deblora):
+        if table.train_batch_size < world_size():
+            raise RecipeError(
+                f"train_batch_size is {table.train_batch_size}, but {world_size()} processes share each batch; "
+                "raise it or start fewer"
+            )
 
 
 def run_all(run: RunDir, recipe: Recipe) -> None:
     """Run every stage that is not finished, in order."""
     start_log(run)
-    write_atomic(run.recipe, to_yaml(recipe))
+    on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
     for stage in ROAD:
         run_stage(stage, run, recipe)
 
@@ -54,29 +65,46 @@ def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     """Run the stages of one command on a run folder (``extract`` has one per adapter that exists)."""
     start_log(run)
     read_source.cache_clear()
-    intact = True
+    if command != "extract":
+        on_first(lambda: _check_before(command, run, recipe))
+        run_stage(next(stage for stage in ROAD if stage.name == command), run, recipe)
+        return
     for stage in ROAD:
-        if stage.name == command:
-            run_stage(stage, run, recipe)
-            return
-        if command == "extract" and stage.name.startswith("extract-"):
-            if all(path.exists() for path in stage.inputs(run)):
+        if stage.name.startswith("extract-"):
+            if on_first(partial(_has_inputs, stage, run)):
                 run_stage(stage, run, recipe)
             else:
                 logging.getLogger("deblora").info("%s: its adapter is not trained yet", stage.name)
-        elif intact and command != "extract":
+
+
+def _has_inputs(stage: Stage, run: RunDir) -> bool:
+    return all(path.exists() for path in stage.inputs(run))
+
+
+def _check_before(command: str, run: RunDir, recipe: Recipe) -> None:
+    """Check that the stages before a command are current, up to the first one with a damaged file."""
+    intact = True
+    for stage in ROAD:
+        if stage.name == command:
+            return
+        if intact:
             check_current(stage, run, recipe)
             intact = run.is_intact(stage.name)  # of a damaged file the stage that reads it tells more
 
 
 def start_log(run: RunDir) -> None:
-    """Log to the terminal and to the run folder."""
+    """Log to the terminal and to the run folder, from the first process."""
     log = logging.getLogger("deblora")
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
+    if not is_first():
+        log.setLevel(logging.CRITICAL + 1)
+        return
     log.setLevel(logging.INFO)
     file = logging.FileHandler(run.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     log.addHandler(logging.StreamHandler(sys.stderr))
+    if world_size() > 1:
+        log.info("%d processes share training and extraction, on %s", world_size(), device().type)

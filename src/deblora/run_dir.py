@@ -62,8 +62,28 @@ class RunDir:
         return self.root / "checkpoints" / name
 
     def features(self, adapter: str) -> Path:
-        """Features of all chips of the run through an adapter (``base`` for none)."""
+        """Features of all chips through an adapter (``base`` for none): one file, or the index of several."""
+        index = self.feature_index(adapter)
+        return index if index.is_file() else self.feature_file(adapter)
+
+    def feature_file(self, adapter: str) -> Path:
+        """Features in one file."""
         return self.root / "features" / f"{adapter}.safetensors"
+
+    def feature_index(self, adapter: str) -> Path:
+        """List of the shards that hold the features."""
+        return self.root / "features" / f"{adapter}.index.json"
+
+    def feature_shard(self, adapter: str, number: int, n_shards: int) -> Path:
+        """One of several files that hold the features; numbers start at 1."""
+        return self.root / "features" / f"{adapter}-{number:05d}-of-{n_shards:05d}.safetensors"
+
+    def feature_files(self, adapter: str) -> list[Path]:
+        """Every file that the features of an adapter consist of."""
+        index = self.feature_index(adapter)
+        if not index.is_file():
+            return [self.feature_file(adapter)]
+        return [index, *sorted(index.parent.glob(f"{adapter}-?????-of-?????.safetensors"))]
 
     @property
     def clusters(self) -> Path:

@@ -21,6 +21,9 @@ from pyarrow import parquet
 from builders import draw, recipe_values, write_chips, write_recipe, write_vit
 from data_builders import huge_png
 from deblora.cli import main
+from deblora.config import recipe_from
+from deblora.errors import RecipeError
+from deblora.pipeline import check_inputs
 from deblora.run_dir import RunDir
 
 FEW = {"checks": 12, "rows": 9, "slope": 6}
@@ -429,6 +432,23 @@ def test_settings_that_do_not_fit_the_model(
     message = refused(capsys, ["run", str(recipe), "--out", str(out), f"--{setting}"])
     assert name in message.replace("_", " ")
     assert not list((out / "adapters").glob("lora*")) and not list(out.rglob(".*"))
+
+
+def test_a_precision_that_a_cpu_lacks(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the machine has that precision")
+    values = recipe_values(write_chips(tmp_path / "chips", counts=FEW), model)
+    values["extract"] = {"precision": "fp16"}
+    run_refused(capsys, tmp_path, values, "extraction in fp16 needs a GPU", "'no'")
+
+
+def test_batches_too_small_for_the_processes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = recipe_values(write_chips(tmp_path / "chips", counts=FEW), model)
+    monkeypatch.setattr("deblora.pipeline.world_size", lambda: 5)
+    with pytest.raises(RecipeError, match=r"train_batch_size is 4, but 5 processes share each batch"):
+        check_inputs(recipe_from(values))
 
 
 # --- recipes and the command line -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 
 from builders import write_vit
 from deblora.data.chips import ArrayPixels, ChipSet
-from deblora.errors import DataError
+from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, load_backbone
 from deblora.train.extract import extract_features, read_batch
 
@@ -41,7 +41,7 @@ def test_batch_size_does_not_change_features(model: Backbone, chips: ChipSet, ba
 
 def test_no_parameter_can_carry_a_label() -> None:
     names = set(inspect.signature(extract_features).parameters)
-    assert names == {"backbone", "pixels", "ids", "batch_size", "title"}
+    assert names == {"backbone", "pixels", "ids", "batch_size", "precision", "title"}
 
 
 def test_permuted_labels_change_no_feature(model: Backbone, chips: ChipSet, rng: np.random.Generator) -> None:
@@ -93,3 +93,36 @@ def test_features_that_are_not_finite_are_refused(model: Backbone) -> None:
     )
     with pytest.raises(DataError, match="2 chips give features that are not finite, first: a"):
         extract_features(broken, pixels, ("a", "b"))
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    return float((np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)).max())
+
+
+def test_bfloat16_stays_near_float32(model: Backbone, chips: ChipSet) -> None:
+    """Eight binary digits: a product is off by at most 2 ** -8, a feature of two layers by about as much."""
+    exact = extract_features(model, chips.pixels, chips.ids).features
+    found = extract_features(model, chips.pixels, chips.ids, precision="bf16").features
+    assert found.dtype == np.float32
+    assert 1e-5 < relative_error(found, exact) < 2e-2
+    again = extract_features(model, chips.pixels, chips.ids).features
+    assert np.array_equal(again, exact)  # the precision ends with the call
+
+
+def test_half_precision_needs_a_gpu(model: Backbone, chips: ChipSet) -> None:
+    with pytest.raises(ModelError, match="fp16 needs a GPU"):
+        extract_features(model, chips.pixels, chips.ids, precision="fp16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("precision", "most"), [("no", 1e-3), ("bf16", 2e-2), ("fp16", 3e-3)])
+def test_features_of_a_gpu_are_near_those_of_a_cpu(
+    model: Backbone, chips: ChipSet, precision: str, most: float
+) -> None:
+    exact = extract_features(model, chips.pixels, chips.ids).features
+    try:
+        model.to("cuda")
+        found = extract_features(model, chips.pixels, chips.ids, precision=precision).features
+    finally:
+        model.to("cpu")
+    assert relative_error(found, exact) < most

@@ -1,15 +1,17 @@
 """K-means with a floor on the cluster size, and the clustering of a feature table in a chosen space."""
 
 import math
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from deblora.debias.disk_rows import cluster_sums, disk_to_space
 from deblora.debias.lloyd import lloyd, nearest
 from deblora.debias.lloyd_rows import blocks, centered_rows
 from deblora.debias.lloyd_start import greedy_start
 from deblora.errors import DataError
+from deblora.row_blocks import RowBlocks
 
 Space = Literal["standardize", "raw", "l2", "pca"]
 SPREAD_FLOOR = 1e-6
@@ -199,7 +201,8 @@ def cluster_features(
     """Cluster training features with the floor of :func:`minimum_size`, in a chosen space.
 
     Args:
-        features: Training features of all classes; labels play no part.
+        features: Training features of all classes; labels play no part. A ``row_blocks.RowBlocks`` stays on disk: what
+            is held beside it grows with rows times clusters, not with the dimensions.
         n_clusters: ``K``; the authors' code uses 32.
         rho: Balance factor, at least 1.
         space: ``standardize`` divides each dimension by its standard deviation, constant dimensions drop out
@@ -220,12 +223,16 @@ def cluster_features(
     min_size = minimum_size(len(raw), n_clusters, rho)
     model = SizeConstrainedKMeans(n_clusters, min_size=min_size, n_init=n_init, random_state=seed)
     model.fit(to_space(raw, space))
-    centers = np.zeros((n_clusters, raw.shape[1]))
-    for k in range(n_clusters):
-        members = raw[model.labels_ == k]
-        if len(members) == 0:
-            raise DataError(f"cluster {k} of {n_clusters} is empty: lower n_clusters or give a finite rho")
-        centers[k] = members.mean(axis=0, dtype=np.float64)
+    sizes = np.bincount(model.labels_, minlength=n_clusters)
+    if not sizes.all():
+        k = int(np.argmin(sizes))
+        raise DataError(f"cluster {k} of {n_clusters} is empty: lower n_clusters or give a finite rho")
+    if isinstance(raw, RowBlocks):
+        centers = cluster_sums(raw, model.labels_, n_clusters) / sizes[:, None]
+    else:
+        centers = np.stack(
+            [raw[model.labels_ == k].mean(axis=0, dtype=np.float64) for k in range(n_clusters)]
+        )
     return model.labels_, centers.astype(raw.dtype), min_size, model.inertia_
 
 
@@ -233,6 +240,9 @@ def to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndarr
     """Map features to the space that is clustered."""
     if space not in get_args(Space):
         raise ValueError(f"space must be one of {get_args(Space)}, got {space!r}")
+    if isinstance(features, RowBlocks):
+        moved = disk_to_space(features, space, floor=SPREAD_FLOOR, variance=PCA_VARIANCE)
+        return cast("np.ndarray", moved)
     if space == "raw":
         return features
     if space == "l2":
@@ -260,8 +270,8 @@ def to_space(features: Float[np.ndarray, "n d"], space: Space) -> Float[np.ndarr
 
 
 def as_matrix(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return a matrix, float32 if it was, else float64."""
-    matrix = np.asarray(features)
+    """Return a matrix, float32 if it was, else float64; rows on disk stay there."""
+    matrix = cast("np.ndarray", features) if isinstance(features, RowBlocks) else np.asarray(features)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise DataError(
             f"features must be a non-empty table (samples x dimensions), got shape {matrix.shape}"

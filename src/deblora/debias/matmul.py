@@ -54,7 +54,8 @@ def torch_products(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "k d"]) -> 
 def take_rows(table: Float[np.ndarray, "n d"], rows: Int[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
     """Return ``table[rows]``, by torch's threads where torch is at work already: the same bits, sooner."""
     taken: Float[np.ndarray, "m d"]
-    if "torch" not in sys.modules or table.dtype != np.float32 or not table.flags.carray:
+    in_memory = isinstance(table, np.ndarray)  # else rows on disk, see row_blocks
+    if not in_memory or "torch" not in sys.modules or table.dtype != np.float32 or not table.flags.carray:
         taken = table[rows]
         return taken
     import torch

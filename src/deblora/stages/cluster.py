@@ -25,16 +25,16 @@ def check_n_clusters(settings: ClusterRecipe, n_chips: int) -> None:
 def _work(run: RunDir, recipe: Recipe) -> None:
     ids = open_chips(run, recipe).split("train").ids
     settings = recipe.cluster
-    features = FeatureTable.load(run.features("lora")).rows(ids)
+    table = FeatureTable.load(run.features("lora"))
     if settings.method == "dbscan":
         assignments, centers, inertia = density_clusters(
-            features, eps=settings.eps, min_samples=settings.min_samples, space=settings.space
+            table.rows(ids), eps=settings.eps, min_samples=settings.min_samples, space=settings.space
         )
         Clusters(ids, assignments, centers, 0, inertia).save(run.clusters)
         return
     check_n_clusters(settings, len(ids))
     assignments, centers, min_size, inertia = cluster_features(
-        features,
+        table.view(ids),
         n_clusters=settings.n_clusters,
         rho=settings.rho,
         space=settings.space,

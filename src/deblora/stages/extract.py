@@ -1,17 +1,25 @@
 """Stage ``extract``: one feature per chip through the base model, the LoRA adapter or the de-biased adapter.
 
-Only pixels and ids are handed to the model; labels stay in the audit's table.
+Only pixels and ids are handed to the model; labels stay in the audit's table. Each process of a run extracts a range of
+the chips, and the first one writes.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from deblora.artifacts import FeatureTable
-from deblora.config import Recipe
+from deblora.artifacts import FeatureTable, save_index
+from deblora.config import ExtractRecipe, Recipe
+from deblora.data.chips import ChipSet, SubsetPixels
 from deblora.errors import ArtifactError
 from deblora.models.backbone import Backbone
 from deblora.models.lora import load_adapter, merge_adapters
+from deblora.processes import device, gather_rows, is_first, rank, shares, world_size
+from deblora.row_blocks import blocks_of_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
 from deblora.stages.model_input import adopt_input, fit_input
@@ -35,6 +43,7 @@ def stage_for(adapter: str) -> Stage:
         settings=lambda recipe: [
             model_settings(recipe.backbone),
             recipe.deblora.placement if adapter == "deblora" else "",
+            *([] if recipe.extract.precision == "no" else [recipe.extract.precision]),
         ],
         inputs=lambda run: [
             run.samples,
@@ -42,24 +51,46 @@ def stage_for(adapter: str) -> Stage:
             *(run.adapter(name) for name in parents),
             *([run.features("lora")] if adapter == "deblora" else []),  # what a residual map is applied to
         ],
-        outputs=lambda run: [run.features(adapter)],
+        outputs=lambda run: run.feature_files(adapter),
         work=work,
+        shared=True,
     )
 
 
 def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     if adapter == "deblora" and recipe.deblora.placement == "residual":
-        moved = move_features(run, FeatureTable.load(run.features("lora")))
-        moved.save(run.features("deblora"))
+        if is_first():
+            _move(run, recipe)
         return
     chips = open_chips(run, recipe)
     backbone = open_adapted(run, recipe, adapter)
+    backbone.to(device())
+    notes = {"adapter": adapter, "base": backbone.weights_sha256}
+    if recipe.extract.precision != "no":
+        notes["precision"] = recipe.extract.precision
+
+    def features_of(rows: slice, title: str) -> Float[np.ndarray, "n d"] | None:
+        return _shared_features(backbone, chips, rows, recipe.extract, title)
+
+    _save(run, adapter, chips.ids, notes, features_of, recipe.extract.shard_rows)
+
+
+def _shared_features(
+    backbone: Backbone, chips: ChipSet, rows: slice, settings: ExtractRecipe, title: str
+) -> Float[np.ndarray, "n d"] | None:
+    """Extract a part of these rows in each process and bring them together in the first one."""
+    n_rows = rows.stop - rows.start
+    ranges = shares(n_rows, world_size(), batch_size=settings.batch_size)
+    own = tuple(rows.start + i for i in ranges[rank()])
     table = extract_features(
-        backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=f"extract {adapter}"
+        backbone,
+        SubsetPixels(chips.pixels, own),
+        tuple(chips.ids[i] for i in own),
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        title=title if is_first() else None,
     )
-    FeatureTable(table.ids, table.features, {"adapter": adapter, "base": backbone.weights_sha256}).save(
-        run.features(adapter)
-    )
+    return gather_rows(table.features, ranges)
 
 
 def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
@@ -81,22 +112,74 @@ def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     return backbone
 
 
-def move_features(run: RunDir, table: FeatureTable) -> FeatureTable:
-    """Apply the residual map of ``deblora.placement: residual`` to features of the first adapter."""
+def _save(
+    run: RunDir,
+    adapter: str,
+    ids: tuple[str, ...],
+    notes: dict[str, str],
+    features_of: Callable[[slice, str], Float[np.ndarray, "n d"] | None],
+    shard_rows: int | None,
+) -> None:
+    """Write features as one file, or shard by shard, of which memory holds one at a time."""
+    blocks = blocks_of_rows(len(ids), shard_rows)
+    shards = []
+    before = run.feature_files(adapter)
+    for number, rows in enumerate(blocks, start=1):
+        part = "" if shard_rows is None else f" {number}/{len(blocks)}"
+        features = features_of(rows, f"extract {adapter}{part}")
+        if features is not None:
+            single = run.feature_file(adapter)
+            path = single if shard_rows is None else run.feature_shard(adapter, number, len(blocks))
+            FeatureTable(ids[rows], features, notes).save(path)
+            shards.append(path)
+    if not is_first():
+        return
+    if shard_rows is not None:
+        save_index(run.feature_index(adapter), shards)
+        shards.append(run.feature_index(adapter))
+    for path in before:  # of another layout
+        if path not in shards:
+            path.unlink(missing_ok=True)
+
+
+def _move(run: RunDir, recipe: Recipe) -> None:
+    """Apply the map in feature space to the features of the first adapter, block by block."""
+    table = FeatureTable.load(run.features("lora"))
+    residual = residual_map(run, table.features.shape[1])
+
+    def moved(rows: slice, _: str) -> Float[np.ndarray, "n d"]:
+        return residual(table.features[rows])
+
+    notes = {"adapter": "deblora", "placement": "residual"}
+    _save(run, "deblora", table.ids, notes, moved, recipe.extract.shard_rows)
+
+
+def residual_map(
+    run: RunDir, n_dimensions: int
+) -> Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]:
+    """Return the map of ``deblora.placement: residual``, from features of the first adapter.
+
+    Raises:
+        ArtifactError: If it is missing, damaged or made for other features.
+    """
     path = run.adapter("deblora") / RESIDUAL
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run train-deblora again")
     try:
         weights = load_file(path)
-        rank, size = weights["down.weight"].shape
-        residual = ResidualMap(size, rank, seed=0)
+        inner, size = weights["down.weight"].shape
+        residual = ResidualMap(size, inner, seed=0)
         residual.load_state_dict(weights)
     except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({str(error)[:300]}); run train-deblora again") from error
-    if size != table.features.shape[1]:
+    if size != n_dimensions:
         raise ArtifactError(
             f"{path} maps {size} dimensions, features have another number; run train-deblora again"
         )
-    with torch.inference_mode():
-        moved = residual(torch.from_numpy(table.features)).numpy()
-    return FeatureTable(table.ids, moved, {"adapter": "deblora", "placement": "residual"})
+
+    def moved(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        with torch.inference_mode():
+            found: Float[np.ndarray, "n d"] = residual(torch.from_numpy(features)).numpy()
+        return found
+
+    return moved

@@ -18,13 +18,14 @@ from deblora.data.longtail import class_counts
 from deblora.data.unlabeled import read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.heads.head import Head
+from deblora.processes import device
 from deblora.report.found_page import Found, render_found_page
 from deblora.report.overlays import data_uri, to_rgb
 from deblora.report.pictures import Picture
 from deblora.run_dir import RunDir
 from deblora.stages.chips import as_audited, class_names, groups_of, open_chips
 from deblora.stages.choose import read_choice
-from deblora.stages.extract import move_features, open_adapted
+from deblora.stages.extract import open_adapted, residual_map
 from deblora.stages.heads import fitted_heads, kinds_of
 from deblora.train.extract import extract_features
 
@@ -97,9 +98,14 @@ def new_features(
 ) -> FeatureTable:
     """Return features of new chips through the model of a row."""
     residual = adapter == "deblora" and recipe.deblora.placement == "residual"
-    backbone = open_adapted(run, recipe, "lora" if residual else adapter)
-    table = extract_features(backbone, pixels, ids, batch_size=recipe.extract.batch_size, title="predict")
-    return move_features(run, table) if residual else table
+    backbone = open_adapted(run, recipe, "lora" if residual else adapter).to(device())
+    settings = recipe.extract
+    table = extract_features(
+        backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
+    )
+    if not residual:
+        return table
+    return FeatureTable(ids, residual_map(run, table.features.shape[1])(table.features))
 
 
 def _check_out(out: Path, source: Path) -> None:

@@ -12,6 +12,7 @@ from deblora import __version__
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import Recipe, tables
 from deblora.errors import ArtifactError
+from deblora.processes import is_first, on_first
 from deblora.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")
@@ -28,6 +29,8 @@ class Stage:
         outputs: Files or folders it writes.
         work: Reads the inputs, calls the core, writes the outputs.
         always_runs: True where what it depends on lies outside the run folder, so that only running it can tell.
+        shared: True where all processes of a run work on it; the work then writes in the first one only. The first
+            one runs all other stages, while the others wait.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Stage:
     outputs: Callable[[RunDir], Sequence[Path]]
     work: Callable[[RunDir, Recipe], None]
     always_runs: bool = False
+    shared: bool = False
 
 
 def stage_key(stage: Stage, run: RunDir, recipe: Recipe) -> str:
@@ -85,24 +89,34 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[Run
     Raises:
         ArtifactError: If an input is missing.
     """
+    key = on_first(lambda: _begin(stage, run, recipe, donors))
+    if not key:
+        return False
+    start = time.perf_counter()
+    if stage.shared or is_first():
+        stage.work(run, recipe)
+    if is_first():
+        seconds = time.perf_counter() - start
+        run.finish(stage.name, key, stage.outputs(run), seconds)
+        log.info("%s: done in %.1f s", stage.name, seconds)
+    return True
+
+
+def _begin(stage: Stage, run: RunDir, recipe: Recipe, donors: Sequence[RunDir]) -> str:
+    """Make room for a stage that is to run and return its fingerprint; nothing if it need not run."""
     key = stage_key(stage, run, recipe)
     if not stage.always_runs and run.is_done(stage.name, key):
         log.info("%s: unchanged, skipped", stage.name)
-        return False
+        return ""
     if not stage.always_runs:
         for donor in donors:
             if run.adopt(donor, stage.name, key, stage.outputs(run)):
                 log.info("%s: taken over from %s", stage.name, donor.root)
-                return False
+                return ""
     _drop_foreign_checkpoints(run, stage.name, key)
     log.info("%s ...", stage.name)
-    start = time.perf_counter()
     run.part_with_links(stage.outputs(run))
-    stage.work(run, recipe)
-    seconds = time.perf_counter() - start
-    run.finish(stage.name, key, stage.outputs(run), seconds)
-    log.info("%s: done in %.1f s", stage.name, seconds)
-    return True
+    return key
 
 
 def _drop_foreign_checkpoints(run: RunDir, name: str, key: str) -> None:

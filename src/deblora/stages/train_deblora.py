@@ -11,6 +11,7 @@ from deblora.config import DebloraRecipe, Recipe
 from deblora.data.chips import Pixels, SubsetPixels
 from deblora.models.backbone import Backbone
 from deblora.models.lora import attach_lora, load_adapter, save_adapter, stack_adapter
+from deblora.processes import is_first
 from deblora.run_dir import RunDir
 from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
@@ -60,9 +61,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
     )
-    _save(run, recipe, module)
-    save_history(run, "deblora", records)
-    forget_checkpoints(run.checkpoints("deblora"))
+    if is_first():
+        _save(run, recipe, module)
+        save_history(run, "deblora", records)
+        forget_checkpoints(run.checkpoints("deblora"))
 
 
 def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
@@ -117,4 +119,5 @@ STAGE = Stage(
     ],
     outputs=lambda run: [run.adapter("deblora"), run.history("deblora")],
     work=_work,
+    shared=True,
 )

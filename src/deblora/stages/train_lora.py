@@ -16,6 +16,7 @@ from deblora.models.hub import find_weights
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.presets import PRESETS
 from deblora.models.vision import EMBEDDED
+from deblora.processes import is_first
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
 from deblora.stages.first_objective import first_objective, first_samples
@@ -128,10 +129,11 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
     )
-    record = sidecar(run, recipe, "lora", train_statistics=backbone.train_statistics)
-    save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), record)
-    save_history(run, "lora", records)
-    forget_checkpoints(run.checkpoints("lora"))
+    if is_first():
+        record = sidecar(run, recipe, "lora", train_statistics=backbone.train_statistics)
+        save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), record)
+        save_history(run, "lora", records)
+        forget_checkpoints(run.checkpoints("lora"))
 
 
 STAGE = Stage(
@@ -140,4 +142,5 @@ STAGE = Stage(
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.adapter("lora"), run.history("lora")],
     work=_work,
+    shared=True,
 )

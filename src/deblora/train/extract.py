@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from deblora.artifacts import FeatureTable
 from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
-from deblora.errors import DataError
+from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
 
 
@@ -21,34 +22,62 @@ def read_batch(pixels: Pixels, indices: Sequence[int], spec: InputSpec) -> Float
     return to_batch(arrays, image_size=spec.image_size, mean=spec.mean, std=spec.std, scale=spec.scale)
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that the device computes slower than float32, or not at all.
+
+    Raises:
+        ModelError: For ``fp16`` without a GPU: about 1 GFLOP/s was measured there, a hundredth of float32.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ModelError(
+            "extraction in fp16 needs a GPU and none is found (a CPU computes it a hundred times slower than float32); "
+            "set its precision to 'no'"
+        )
+
+
 def extract_features(
-    backbone: Backbone, pixels: Pixels, ids: tuple[str, ...], *, batch_size: int = 64, title: str = "extract"
+    backbone: Backbone,
+    pixels: Pixels,
+    ids: tuple[str, ...],
+    *,
+    batch_size: int = 64,
+    precision: str = "no",
+    title: str | None = "extract",
 ) -> FeatureTable:
     """Return one pooled feature per chip, in evaluation mode and without augmentation.
 
     The next batch is decoded while the model works on the current one.
 
     Args:
-        backbone: Frozen model, with any adapters already loaded.
+        backbone: Frozen model, with any adapters already loaded; it is run on the device that it is on.
         pixels: Chips without labels.
         ids: Stable id of each chip; carried along, never shown to the model.
         batch_size: Chips per forward pass; does not change the features beyond float rounding.
-        title: Name on the progress bar.
+        precision: ``no`` (float32), ``bf16`` or ``fp16`` for matrix products and convolutions; weights and features
+            stay float32.
+        title: Name on the progress bar; ``None`` shows none.
 
     Returns:
         The feature table, one row per id.
 
     Raises:
         DataError: If a chip cannot be read or a feature is not finite.
+        ModelError: If the device lacks the precision.
     """
     backbone.eval()
     device = next(backbone.parameters()).device
-    rows: list[np.ndarray] = []
-    with torch.inference_mode(), tqdm(total=len(ids), desc=title, unit="chip", disable=len(ids) < 200) as bar:
+    check_precision(precision, device)
+    features = np.empty((len(ids), backbone.feature_size), dtype=np.float32)
+    hidden, done = title is None or len(ids) < 200, 0
+    with (
+        torch.inference_mode(),
+        _products_in(precision, device),
+        tqdm(total=len(ids), desc=title, unit="chip", disable=hidden) as bar,
+    ):
         for batch in _prefetch(pixels, len(ids), batch_size, backbone.spec):
-            rows.append(backbone(batch.to(device)).float().cpu().numpy())
+            features[done : done + len(batch)] = backbone(batch.to(device)).float().cpu().numpy()
+            done += len(batch)
             bar.update(len(batch))
-    features = np.concatenate(rows)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise DataError(
@@ -56,6 +85,12 @@ def extract_features(
             "pixels and the weights, and train with a lower learning rate"
         )
     return FeatureTable(ids, features)
+
+
+def _products_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    if precision == "no":
+        return nullcontext()
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
 def _prefetch(

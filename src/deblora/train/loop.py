@@ -14,10 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from deblora.artifacts import write_atomic
 from deblora.errors import ModelError
+from deblora.train.shared_batches import SharedBatches, loss_of_whole_batch
 
 WEIGHTS = "trainable.safetensors"
 
@@ -39,12 +40,16 @@ def train(
     AdamW without weight decay, cosine schedule with 5 % warm-up (our choice; the paper's schedule is unknown).
     A run that was killed goes on from its last complete checkpoint in ``folder`` to the same weights.
 
+    Where ``torch.distributed`` connects several processes, each of them must call this with the same arguments: every
+    batch is divided among them, gradients and losses are those of the whole batch, and the first one writes.
+
     Args:
-        objective: Module whose forward takes a batch by name and returns ``{"loss": ...}``.
+        objective: Module whose forward takes a batch by name and returns ``{"loss": ...}``, a mean over its samples;
+            a weighted mean also returns the sum of the weights as ``"weight"``.
         samples: Exactly ``n_steps * batch_size`` samples, in the order they are to be seen.
         folder: Where checkpoints live while training runs.
         n_steps: Optimizer steps.
-        batch_size: Samples per step.
+        batch_size: Samples per step, over all processes.
         learning_rate: Peak learning rate.
         checkpointing_steps: Steps between checkpoints.
         seed: Seed of dropout.
@@ -54,7 +59,8 @@ def train(
         ``(step, mean loss since the last record)``, about fifty records.
 
     Raises:
-        ModelError: If the machine lacks the precision, or the loss is no longer finite.
+        ModelError: If the machine lacks the precision, a batch has fewer samples than there are processes, several
+            processes meet a trainable weight without a gradient, or the loss is no longer finite.
         OSError: If a checkpoint cannot be written.
     """
     from transformers import TrainingArguments
@@ -79,13 +85,32 @@ def train(
         dataloader_pin_memory=False,
         bf16=mixed_precision == "bf16",
         fp16=mixed_precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),  # else Trainer sees no other process on CPUs
+        ddp_find_unused_parameters=False,
         disable_tqdm=n_steps < 20,
         log_level="error",
+        log_level_replica="error",
     )
+    if batch_size < arguments.world_size:
+        raise ModelError(
+            f"{arguments.world_size} processes cannot share batches of {batch_size}; start fewer, or raise it"
+        )
+    # One process uses one GPU: Trainer would multiply the batch by the number of those it sees.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    with arguments.main_process_first(local=False):  # the first process drops what is not whole
+        last = _last_complete(folder)
     with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
         trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
         _quiet(trainer)
-        trainer.train(resume_from_checkpoint=_last_complete(folder))
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        except RuntimeError as error:
+            if "find_unused_parameters" not in str(error):
+                raise
+            raise ModelError(
+                "several processes cannot train an adapter in a module that no feature depends on; leave it out of the "
+                "targets, or train in one process"
+            ) from error
     records = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     wrong = [step for step, loss in records if not math.isfinite(loss)]
     if wrong:
@@ -148,6 +173,23 @@ def _trainer_class() -> type:
         def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
             return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            if self.args.world_size == 1:
+                return super().get_train_dataloader()
+            batches = SharedBatches(
+                len(self.train_dataset),
+                self.args.per_device_train_batch_size,
+                rank=self.args.process_index,
+                n_processes=self.args.world_size,
+            )
+            return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+
+        def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+            if self.args.world_size == 1:
+                return super().compute_loss(model, inputs, *more, **named)
+            outputs = model(**inputs)
+            return loss_of_whole_batch(outputs, len(next(iter(inputs.values()))), self.args.world_size)
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             try:
                 super()._save_checkpoint(model, trial)
@@ -156,22 +198,28 @@ def _trainer_class() -> type:
                 raise OSError(errno.ENOSPC, reason, str(self.args.output_dir)) from error
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-            target = Path(output_dir or self.args.output_dir)
-            target.mkdir(parents=True, exist_ok=True)
-            module = self.accelerator.unwrap_model(self.model)
-            weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
-            write_atomic(target / WEIGHTS, save(weights))
+            _save_trainable(
+                self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir)
+            )
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            weights = load_file(Path(resume_from_checkpoint) / WEIGHTS)
             target = self.accelerator.unwrap_model(model if model is not None else self.model)
-            trainable = {name: p for name, p in target.named_parameters() if p.requires_grad}
-            if set(trainable) != set(weights):
-                raise ValueError(
-                    f"checkpoint {resume_from_checkpoint} holds other weights than the objective"
-                )
-            with torch.no_grad():
-                for name, parameter in trainable.items():
-                    parameter.copy_(weights[name])
+            _load_trainable(target, Path(resume_from_checkpoint))
 
     return AdapterTrainer
+
+
+def _save_trainable(module: nn.Module, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+    write_atomic(folder / WEIGHTS, save(weights))
+
+
+def _load_trainable(module: nn.Module, folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if set(trainable) != set(weights):
+        raise ValueError(f"checkpoint {folder} holds other weights than the objective")
+    with torch.no_grad():
+        for name, parameter in trainable.items():
+            parameter.copy_(weights[name])

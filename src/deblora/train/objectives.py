@@ -1,4 +1,8 @@
-"""What an adapter minimizes. Each objective is a module whose forward returns ``{"loss": scalar}``."""
+"""What an adapter minimizes. Each objective is a module whose forward returns ``{"loss": scalar}``.
+
+The loss is a mean over the samples of the batch. A weighted mean returns the sum of its weights as ``"weight"``, so
+that processes which share a batch can put their means together.
+"""
 
 from typing import Literal
 
@@ -72,9 +76,9 @@ class Regress(nn.Module):
         target: Float[torch.Tensor, "b d"],
         weight: Float[torch.Tensor, " b"],
     ) -> dict[str, torch.Tensor]:
-        """Return the weighted mean distance of a batch."""
+        """Return the weighted mean distance of a batch, and its weight."""
         distance = feature_distance(self.backbone(pixels) / self.scale, target / self.scale, self.loss)
-        return {"loss": (weight * distance).sum() / weight.sum()}
+        return {"loss": (weight * distance).sum() / weight.sum(), "weight": weight.sum()}
 
 
 class ResidualMap(nn.Module):
