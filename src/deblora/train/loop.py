@@ -7,8 +7,9 @@ trainable weights, as safetensors) and the order of samples fixed (``samples.Tra
 import errno
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +34,8 @@ def train(
     checkpointing_steps: int = 100,
     seed: int = 0,
     mixed_precision: str = "no",
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    after_step: Callable[[int], None] | None = None,
 ) -> list[tuple[int, float]]:
     """Minimize an objective over the trainable weights it holds.
 
@@ -49,6 +52,9 @@ def train(
         checkpointing_steps: Steps between checkpoints.
         seed: Seed of dropout.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        optimizer: AdamW, or SGD with momentum .9 and weight decay 5e-4 (LIFT, arXiv 2309.10019).
+        after_step: Called with the number of the step before its gradients are set to zero. What it keeps to itself is
+            in no checkpoint, so such a training starts over when it was killed.
 
     Returns:
         ``(step, mean loss since the last record)``, about fifty records.
@@ -71,6 +77,7 @@ def train(
         weight_decay=0.0,
         logging_steps=max(1, n_steps // 50),
         save_steps=checkpointing_steps,
+        save_strategy="no" if after_step else "steps",
         save_total_limit=2,
         seed=seed,
         report_to=[],
@@ -83,9 +90,16 @@ def train(
         log_level="error",
     )
     with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
-        trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
+        trainer = _trainer_class()(
+            model=objective,
+            args=arguments,
+            train_dataset=samples,
+            optimizers=(_sgd(objective, learning_rate) if optimizer == "sgd" else None, None),
+        )
         _quiet(trainer)
-        trainer.train(resume_from_checkpoint=_last_complete(folder))
+        if after_step is not None:
+            trainer.add_callback(_step_callback(after_step))
+        trainer.train(resume_from_checkpoint=None if after_step else _last_complete(folder))
     records = [(int(row["step"]), float(row["loss"])) for row in trainer.state.log_history if "loss" in row]
     wrong = [step for step, loss in records if not math.isfinite(loss)]
     if wrong:
@@ -98,6 +112,24 @@ def train(
 def forget_checkpoints(folder: Path) -> None:
     """Delete checkpoints once the finished adapter is saved."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sgd(objective: nn.Module, learning_rate: float) -> torch.optim.SGD:
+    trainable = [p for p in objective.parameters() if p.requires_grad]
+    return torch.optim.SGD(trainable, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+
+
+def _step_callback(after_step: Callable[[int], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class AfterStep(TrainerCallback):
+        """Hands on the number of every step that the optimizer has taken."""
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            """Gradients are still there."""
+            after_step(state.global_step + 1)
+
+    return AfterStep()
 
 
 def _quiet(trainer: Any) -> None:
