@@ -65,6 +65,10 @@ class RunDir:
         """Features of all chips of the run through an adapter (``base`` for none)."""
         return self.root / "features" / f"{adapter}.safetensors"
 
+    def row(self, name: str) -> Path:
+        """Folder of a comparison row with its own training: what was trained, and its features."""
+        return self.root / "rows" / name
+
     @property
     def clusters(self) -> Path:
         """Clusters of the training features."""

@@ -169,7 +169,9 @@ def test_the_penalty_is_the_distance_from_orthonormal_factors() -> None:
     attach_lora(model, rank=2, alpha=2, kind="adalora", n_steps=12, seed=0)
     parameters = dict(model.named_parameters())
     a, b = (next(p for n, p in parameters.items() if f"lora_{x}" in n).detach() for x in "AB")
-    expected = torch.stack([(a @ a.T - torch.eye(4)).pow(2).sum().sqrt(), (b.T @ b - torch.eye(4)).pow(2).sum().sqrt()])
+    expected = torch.stack(
+        [(a @ a.T - torch.eye(4)).pow(2).sum().sqrt(), (b.T @ b - torch.eye(4)).pow(2).sum().sqrt()]
+    )
     torch.testing.assert_close(orthogonality(model).detach(), expected.mean())
 
     class Constant(nn.Module):

@@ -13,9 +13,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from deblora.artifacts import FeatureTable, write_atomic
-from deblora.config import Recipe
+from deblora.config import ROWS, Recipe
 from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
+from deblora.evaluate.metrics import macro_f1
 from deblora.heads.search import Samples
 from deblora.heads.trials import every_head, moved_heads
 from deblora.run_dir import RunDir
@@ -23,10 +24,13 @@ from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
+from deblora.stages.rows.settings import FEATURES, JOINT, LOGITS, OWN
 from deblora.stages.stage import Stage
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
 METHODS = (*EXTRACTED, *MOVED)
+"""Rows that a comparison has unless others are asked for."""
+EVERY_METHOD = (*METHODS, *ROWS)
 EVERY_HEAD = ("zero-shot", "lora")  # the others are judged by the heads that fit moved features as well
 FILES = ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv")
 
@@ -37,10 +41,10 @@ def head_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
     Raises:
         RecipeError: If a name is unknown.
     """
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if name not in EVERY_METHOD]
     if unknown:
-        raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(METHODS)}")
-    chosen = [name for name in METHODS if name in methods or name == "lora"]
+        raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(EVERY_METHOD)}")
+    chosen = [name for name in EVERY_METHOD if name in methods or name == "lora"]
     return (*(_stage_for(name) for name in chosen), _table_stage(chosen))
 
 
@@ -48,9 +52,16 @@ def _fitted_path(run: RunDir, method: str) -> Path:
     return run.evaluation(f"heads/{method}.json")
 
 
-def _stage_for(method: str) -> Stage:
-    adapter = EXTRACTED.get(method, "lora")
+def features_of(run: RunDir, method: str) -> Path:
+    """Return the features of all chips that a row is fitted on; those of moved rows before they were moved."""
+    return run.row(method) / FEATURES if method in ROWS else run.features(EXTRACTED.get(method, "lora"))
 
+
+def _logits_of(run: RunDir, method: str) -> list[Path]:
+    return [run.row(method) / LOGITS] if method in JOINT else []
+
+
+def _stage_for(method: str) -> Stage:
     def work(run: RunDir, recipe: Recipe) -> None:
         _fit(run, recipe, method)
 
@@ -60,7 +71,12 @@ def _stage_for(method: str) -> Stage:
     return Stage(
         name=f"heads-{method}",
         settings=settings,
-        inputs=lambda run: [run.samples, run.groups, run.features(adapter)],
+        inputs=lambda run: [
+            run.samples,
+            run.groups,
+            features_of(run, method),
+            *_logits_of(run, method),
+        ],
         outputs=lambda run: [_fitted_path(run, method)],
         work=work,
     )
@@ -69,7 +85,7 @@ def _stage_for(method: str) -> Stage:
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     chips, groups = open_chips(run, recipe), groups_of(run)
     train, val, test = (chips.split(name) for name in ("train", "val", "test"))
-    found = FeatureTable.load(run.features(EXTRACTED.get(method, "lora")))
+    found = FeatureTable.load(features_of(run, method))
     features = found.rows(train.ids)
     training = Training(features, train.labels, chips.n_classes, groups)
     samples = Samples(
@@ -92,6 +108,11 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
             }
             for name, chosen in family(samples)
         }
+    for path in _logits_of(run, method):
+        own = FeatureTable.load(path)
+        score = macro_f1(val.labels, own.rows(val.ids).argmax(axis=1), chips.n_classes)
+        guessed = own.rows(test.ids).argmax(axis=1).tolist()
+        heads[OWN] = {"choice": {"macro_f1": score, "n_trials": 1}, "predicted": guessed}
     write_atomic(_fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
 
 

@@ -3,12 +3,14 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from deblora.artifacts import file_sha256, write_atomic
-from deblora.config import BackboneRecipe, Recipe
+from deblora.config import BackboneRecipe, LoraRecipe, Recipe
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.models.vision import EMBEDDED
@@ -16,6 +18,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, groups_of, open_chips
 from deblora.stages.first_objective import first_objective
 from deblora.stages.stage import Stage
+from deblora.train.adalora import Orthogonal, rank_schedule
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.samples import TrainingOrder
 
@@ -59,20 +62,44 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
     write_atomic(run.history(name), buffer.getvalue())
 
 
+def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
+    """Return what a training of an adapter depends on.
+
+    A setting that came later is left out at its default, so that what was trained before it is still up to date.
+    """
+    return {key: value for key, value in lora.__dict__.items() if (key, value) != ("adapter", "lora")}
+
+
+def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:
+    """Attach a fresh first adapter of the recipe's kind."""
+    attach_lora(
+        backbone,
+        rank=settings.rank,
+        alpha=settings.alpha or settings.rank,
+        targets=tuple(settings.targets) if settings.targets else None,
+        kind=settings.adapter,
+        n_steps=n_steps,
+        adapter_name=PEFT_NAMES["lora"],
+        seed=seed,
+    )
+
+
+def train_adapter(
+    objective: nn.Module, samples: TrainingOrder, backbone: Backbone, **options: Any
+) -> list[tuple[int, float]]:
+    """Train as :func:`~deblora.train.loop.train`; AdaLoRA gets its penalty and its schedule of ranks."""
+    schedule = rank_schedule(backbone.encoder)
+    return train(
+        objective if schedule is None else Orthogonal(objective), samples, after_step=schedule, **options
+    )
+
+
 def _work(run: RunDir, recipe: Recipe) -> None:
     settings = recipe.lora
     chips = open_chips(run, recipe).split("train")
     backbone = open_backbone(recipe.backbone)
     check_bands(run, backbone.spec.n_bands, backbone.name)
-    targets = tuple(settings.targets) if settings.targets else None
-    attach_lora(
-        backbone,
-        rank=settings.rank,
-        alpha=settings.alpha or settings.rank,
-        targets=targets,
-        adapter_name=PEFT_NAMES["lora"],
-        seed=recipe.seed,
-    )
+    attach_first(backbone, settings, n_steps=settings.max_train_steps, seed=recipe.seed)
     objective = first_objective(settings.loss, backbone, chips, seed=recipe.seed)
     samples = TrainingOrder(
         chips.pixels,
@@ -82,9 +109,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         flip=settings.flip,
     )
-    records = train(
+    records = train_adapter(
         objective,
         samples,
+        backbone,
         folder=run.checkpoints("lora"),
         n_steps=settings.max_train_steps,
         batch_size=settings.train_batch_size,
@@ -100,7 +128,11 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 STAGE = Stage(
     name="train-lora",
-    settings=lambda recipe: [model_settings(recipe.backbone), recipe.lora.__dict__, recipe.mixed_precision],
+    settings=lambda recipe: [
+        model_settings(recipe.backbone),
+        adapter_settings(recipe.lora),
+        recipe.mixed_precision,
+    ],
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.adapter("lora"), run.history("lora")],
     work=_work,
