@@ -14,6 +14,7 @@ from deblora.errors import ArtifactError, DataError
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.chips import read_source
+from deblora.stages.costs import write_costs
 from deblora.stages.heads import EVERY_METHOD, METHODS, features_of, head_stages
 from deblora.stages.merge_heads import merge_heads
 from deblora.stages.rows import row_stages
@@ -105,6 +106,7 @@ def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
     for stage in (*ROAD, *trained_rows(methods), *heads):
         if stage.name in names:
             run_stage(stage, run, recipe)
+    write_costs(run, recipe)
 
 
 def run_heads(run: RunDir, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from deblora.config import Recipe, to_yaml
 from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
+from deblora.stages.costs import write_costs
 from deblora.stages.extract import stage_for
 from deblora.stages.stage import Stage, check_current, run_stage
 
@@ -47,6 +48,7 @@ def run_all(run: RunDir, recipe: Recipe) -> None:
     write_atomic(run.recipe, to_yaml(recipe))
     for stage in ROAD:
         run_stage(stage, run, recipe)
+    write_costs(run, recipe)
 
 
 def run_named(command: str, run: RunDir, recipe: Recipe) -> None:

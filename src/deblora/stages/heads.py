@@ -20,6 +20,7 @@ from deblora.evaluate.metrics import macro_f1
 from deblora.heads.search import Samples
 from deblora.heads.trials import every_head, moved_heads
 from deblora.run_dir import RunDir
+from deblora.stages import mismatch
 from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
@@ -45,7 +46,8 @@ def head_stages(methods: Sequence[str] = METHODS) -> tuple[Stage, ...]:
     if unknown:
         raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(EVERY_METHOD)}")
     chosen = [name for name in EVERY_METHOD if name in methods or name == "lora"]
-    return (*(_stage_for(name) for name in chosen), _table_stage(chosen))
+    described = [(name, features_of(RunDir(Path()), name)) for name in chosen if name in (*EXTRACTED, *ROWS)]
+    return (*(_stage_for(name) for name in chosen), mismatch.stage_for(described), _table_stage(chosen))
 
 
 def _fitted_path(run: RunDir, method: str) -> Path:

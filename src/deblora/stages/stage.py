@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from deblora import __version__
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import Recipe, tables
 from deblora.errors import ArtifactError
+from deblora.resources import measured
 from deblora.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")
@@ -96,12 +96,10 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[Run
                 return False
     _drop_foreign_checkpoints(run, stage.name, key)
     log.info("%s ...", stage.name)
-    start = time.perf_counter()
     run.part_with_links(stage.outputs(run))
-    stage.work(run, recipe)
-    seconds = time.perf_counter() - start
-    run.finish(stage.name, key, stage.outputs(run), seconds)
-    log.info("%s: done in %.1f s", stage.name, seconds)
+    used = measured(lambda: stage.work(run, recipe))
+    run.finish(stage.name, key, stage.outputs(run), **used.record())
+    log.info("%s: done in %.1f s", stage.name, used.seconds)
     return True
 
 
