@@ -1,5 +1,6 @@
 """Pages of comparisons and studies: what the sentences claim follows from the numbers, and text is escaped."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from deblora.evaluate.seeds import Entry, Unit, paired_spread, spread, summarize_runs
-from deblora.report.compare_content import CompareContent
+from deblora.report.compare_content import ClassGain, ClassGap, CompareContent, CostRow
 from deblora.report.compare_page import render_comparison_markdown, render_comparison_page
 from deblora.report.compare_summary import summarize_comparison
 from deblora.report.merged_content import MergedRun
@@ -91,6 +92,33 @@ def test_the_page_holds_every_row_and_escapes_text() -> None:
         assert method in page and probe in page
         assert probe.replace("_", r"\_") in twin
     assert page.count("<svg") == 1
+
+
+def test_the_page_shows_classes_and_costs_and_escapes_names() -> None:
+    bad = "<i>class</i>"
+    gaps = tuple(
+        ClassGap(m, bad, "tail", 0.5, 0.25, math.nan, 0.125) for m in ("lora", "deblora", "fine-tune")
+    )
+    pair = ("deblora", "cross_entropy"), ("lora", "cross_entropy")
+    gains = (ClassGain(*pair, bad, "tail", (0.02, 0.04)), ClassGain(*pair, "b", "tail", (-0.01, math.nan)))
+    content = replace(
+        content_of(),
+        costs=(CostRow("lora", {"n_trained": 1.5e6}),),
+        separation={("lora", "test"): {"inter_head_tail": 0.75}},
+        gaps=gaps,
+        gains=gains,
+    )
+    page, twin = render_comparison_page(content), render_comparison_markdown(content)
+    assert bad not in page and "SatMAE" in page and "1.500" in twin
+    assert page.count("<svg") == 3
+    assert "| deblora | tail | 0.500 | 0.250 | - | 0.125 |" in twin
+    assert _row(twin, "deblora · cross") == ["tail", "1", "1", "+1.0"]
+    assert "| lora | test | 0.750 |" in twin
+
+
+def _row(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start}") and "tail" in line)
+    return [part.strip() for part in line.strip("|").split("|")][2:]
 
 
 def test_missing_rows_do_no_harm() -> None:

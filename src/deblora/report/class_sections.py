@@ -21,7 +21,7 @@ def class_sections(content: CompareContent, *, drawn: bool) -> list[Section]:
             "mismatch",
             "Training against test, class by class",
             "Distance between the mean of the training and of the test features of a class, and the scatter of both, "
-            "for features of unit length, classes by falling count; dotted: the gap that chance alone gives so few chips. "
+            "for features of unit length, classes by falling count; dotted: the gap that chance alone gives. "
             "A class whose scatter is far smaller in training than in test has shrunk in training only.",
             "No features were compared.",
             figure=class_figures.mismatch(content.gaps) if drawn else "",

@@ -102,9 +102,9 @@ def _sections(content: CompareContent, *, drawn: bool) -> list[Section]:
             "costs",
             "Cost",
             "What the features of each row took, means over seeds: trained numbers of the extractor in millions, "
-            "stored megabytes, training chips, wall and processor seconds, and the highest memory of the process. The line of "
-            "deblora holds everything before its features. Probes and heads cost the same for all rows. Pre-training "
-            "is cited, not measured.",
+            "stored megabytes, training chips, wall and processor seconds, and the highest memory of the process. "
+            "The line of deblora holds everything before its features. Probes and heads cost the same for all rows. "
+            "Pre-training is cited, not measured.",
             "No costs were recorded.",
             table=costs(content.costs),
         ),

@@ -191,7 +191,12 @@ def _trainer_class() -> type:
             target = Path(output_dir or self.args.output_dir)
             target.mkdir(parents=True, exist_ok=True)
             module = self.accelerator.unwrap_model(self.model)
-            weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+            # Weights may lie in memory as channels_last, which safetensors does not store.
+            weights = {
+                name: p.detach().cpu().contiguous()
+                for name, p in module.named_parameters()
+                if p.requires_grad
+            }
             write_atomic(target / WEIGHTS, save(weights))
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
