@@ -159,6 +159,12 @@ def test_one_seed_of_a_study_claims_nothing() -> None:
     assert "one seed cannot say" in " ".join(summarize_study(study([8, 16], n_seeds=1)))
 
 
+def test_a_study_tells_what_its_methods_cost_by_variant() -> None:
+    rows = tuple(CostRow(name, {"n_trained": 2e6}) for name in ("deblora", "scratch"))
+    twin = render_study_markdown(replace(study([8, 16]), costs={"v0": rows}))
+    assert "| v0 | deblora | 2.000 |" in twin and "scratch" not in twin
+
+
 @pytest.mark.parametrize(
     ("values", "numeric"),
     [([8, 16, 64], True), ([0.5, 1.0], True), (["stack", "fresh"], False), ([True, False], False)],

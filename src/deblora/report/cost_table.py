@@ -34,6 +34,22 @@ def costs(rows: Sequence[CostRow]) -> Table:
     return Table(HEADER, tuple(lines), 1)
 
 
+def study_costs(found: Mapping[str, Sequence[CostRow]], methods: Sequence[str]) -> Table:
+    """Return one line per variant and method of a study; the methods' own features only.
+
+    Args:
+        found: Costs by variant.
+        methods: Those that the study shows; others are left out.
+    """
+    lines = [
+        (Cell(variant, style="name"), Cell(row.method), *_cells(row.values))
+        for variant, rows in found.items()
+        for row in rows
+        if row.method in methods
+    ]
+    return Table(("Variant", *HEADER), tuple(lines), 2)
+
+
 def _cells(values: Mapping[str, float]) -> tuple[Cell, ...]:
     shown = [
         _number(values.get("n_trained"), 1e-6, 3),
