@@ -13,7 +13,7 @@ import yaml
 
 from deblora import __version__
 from deblora.artifacts import write_atomic
-from deblora.config import Recipe
+from deblora.config import ROWS, Recipe
 from deblora.errors import ArtifactError
 from deblora.evaluate.seeds import Entry, SpreadRow, Unit, summarize_runs
 from deblora.report.compare_content import CompareContent
@@ -143,7 +143,7 @@ def _content(
         gains=class_gains(runs, GAINS),
         recipe_yaml=yaml.safe_dump(shared_settings(runs[0][1]), sort_keys=False),
         provenance=machine(),
-        notes=_notes(),
+        notes=(*_notes(), *(_ROW_NOTES if any(row.entry.method in ROWS for row in rows) else ())),
     )
 
 
@@ -156,6 +156,15 @@ def _choice(lines: Lines, name: tuple[str, str], choice: str) -> str:
         ),
         "",
     )
+
+
+_ROW_NOTES = (
+    "Rows with their own training take as many optimizer steps as the first adapter unless the recipe says otherwise; "
+    "clora takes them for each class. Their learning rates are fixed, not chosen on validation.",
+    "The features of clora are means over the adapters of all classes, for every chip; the adapter of the true class, "
+    "as in the authors' scripts, would show the model the answer.",
+    "own_logits are those of a classifier trained together with the extractor; SADE's experts have equal weights.",
+)
 
 
 def _notes() -> tuple[str, ...]:

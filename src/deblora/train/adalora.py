@@ -18,6 +18,8 @@ class Orthogonal(nn.Module):
         weight: Of the penalty, >= 0.
     """
 
+    accepts_loss_kwargs = False  # else Trainer adds arguments of its own to a forward that takes any
+
     def __init__(self, objective: nn.Module, *, weight: float = ORTHOGONALITY) -> None:
         super().__init__()
         self.objective, self.weight = objective, weight
