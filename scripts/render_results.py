@@ -1,8 +1,9 @@
 """Write docs/results.md from the result files under results/.
 
-A result is a pair ``results/<name>.csv`` and ``results/<name>.json``: the ``summary.csv`` and ``results.json`` that
-``deblora compare`` or ``deblora study`` wrote. With ``--check`` nothing is written, and the exit code says whether the
-document is up to date.
+A result is what ``deblora compare`` or ``deblora study`` wrote: a folder ``results/<name>/`` with its ``summary.csv``
+and ``results.json`` (other files of the folder are not read), or the same two as ``results/<name>.csv`` and
+``results/<name>.json``. Folders without a ``results.json`` are not rendered. With ``--check`` nothing is written, and
+the exit code says whether the document is up to date.
 """
 
 import argparse
@@ -31,18 +32,28 @@ def render(folder: Path) -> str:
         "\N{PLUS-MINUS SIGN} standard deviation over seeds; differences are paired seed by seed with 95 % t intervals, "
         "not corrected for the number of comparisons, and the number of seeds in which the row is higher.",
     ]
-    tables = sorted(folder.glob("*.csv"))
-    for path in tables:
-        notes = path.with_suffix(".json")
+    tables = _tables(folder)
+    for name, path, notes in tables:
         if not notes.is_file():
             raise SystemExit(f"{notes} is missing; copy the results.json that belongs to {path.name} there")
+        if not path.is_file():
+            raise SystemExit(f"{path} is missing; copy the summary.csv that belongs to {notes.name} there")
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         about = json.loads(notes.read_text(encoding="utf-8"))
-        parts += [f"## {path.stem}", *(_study(rows, about) if "study" in about else _comparison(rows, about))]
+        parts += [f"## {name}", *(_study(rows, about) if "study" in about else _comparison(rows, about))]
     if not tables:
         parts.append("There are no result files yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def _tables(folder: Path) -> list[tuple[str, Path, Path]]:
+    """Return name, table and notes of every result, sorted by name."""
+    pairs = [(path.stem, path, path.with_suffix(".json")) for path in folder.glob("*.csv")]
+    pairs += [
+        (notes.parent.name, notes.with_name("summary.csv"), notes) for notes in folder.glob("*/results.json")
+    ]
+    return sorted(pairs)
 
 
 def _comparison(rows: list[Row], about: dict[str, Any]) -> list[str]:
@@ -66,7 +77,31 @@ def _comparison(rows: list[Row], about: dict[str, Any]) -> list[str]:
         f"{about_data} {_origin(about, about['data_sha256'])}",
         "Chosen on validation, by seed: " + " ".join(chosen),
         _table(header, lines, 2),
+        *_costs(about),
     ]
+
+
+def _costs(about: dict[str, Any]) -> list[str]:
+    """Return the table of costs; results of earlier versions have none."""
+    costs = about.get("costs") or {}
+    columns = (
+        ("n_trained", "trained (M)", 1e-6, 3),
+        ("stored_bytes", "stored (MB)", 1e-6, 2),
+        ("train_cpu_seconds", "training, CPU s", 1.0, 0),
+        ("train_peak_bytes", "peak (GB)", 1e-9, 2),
+        ("extract_cpu_seconds", "extraction, CPU s", 1.0, 0),
+    )
+    lines = [
+        [
+            method,
+            *(
+                "-" if values.get(key) is None else f"{factor * values[key]:.{digits}f}"
+                for key, _, factor, digits in columns
+            ),
+        ]
+        for method, values in costs.items()
+    ]
+    return [_table(["features", *(title for _, title, _, _ in columns)], lines, 1)] if lines else []
 
 
 def _study(rows: list[Row], about: dict[str, Any]) -> list[str]:

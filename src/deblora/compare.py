@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deblora.artifacts import write_atomic
-from deblora.config import Recipe, to_yaml
+from deblora.config import ROWS, Recipe, to_yaml
 from deblora.errors import ArtifactError, DataError
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.chips import read_source
 from deblora.stages.choose import judging_stages
-from deblora.stages.heads import DEFAULT_METHODS
+from deblora.stages.costs import write_costs
+from deblora.stages.heads import DEFAULT_METHODS, EVERY_METHOD, features_of
 from deblora.stages.merge_heads import merge_heads
+from deblora.stages.rows import row_stages
 from deblora.stages.stage import Stage, run_stage, stage_key
 
 FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
@@ -43,7 +45,7 @@ def compare(
         recipe: Settings of all seeds.
         out: Folder of the comparison.
         n_seeds: At least 1; intervals over seeds need 2, and 5 are a fair number (ours).
-        methods: Kinds of features the heads are fitted on.
+        methods: Kinds of features the heads are fitted on; those of ``ROWS`` have a training of their own.
         n_jobs: Seeds that run at the same time.
         road: Stages before the heads; :func:`short_road` leaves out the second adapter.
 
@@ -57,7 +59,7 @@ def compare(
     """
     if n_seeds < 1 or n_jobs < 1:
         raise ValueError(f"n_seeds and n_jobs must be at least 1, got {n_seeds} and {n_jobs}")
-    stages = (*road, *judging_stages(methods))
+    stages = (*road, *trained_rows(methods), *judging_stages(methods))
     check_out(out, FILES, Path(recipe.data.source))
     recipes = [replace(recipe, seed=recipe.seed + k) for k in range(n_seeds)]
     roots = [out / f"seed-{own.seed}" for own in recipes]
@@ -79,6 +81,21 @@ def short_road() -> tuple[Stage, ...]:
     return tuple(stage for stage in ROAD if stage.name in SHORT_ROAD)
 
 
+def chosen_methods(asked: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
+    """Return the rows of a comparison: those asked for, or all that need no training, and the recipe's own ones.
+
+    ``all`` stands for every row.
+    """
+    if "all" in asked:
+        return EVERY_METHOD
+    return tuple(dict.fromkeys((*(asked or DEFAULT_METHODS), *recipe.rows.names)))
+
+
+def trained_rows(methods: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages of the rows that have a training of their own."""
+    return row_stages([name for name in methods if name in ROWS])
+
+
 def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
     """Run the named stages of the road and of the heads in a run folder, finished ones skipped."""
     run = RunDir.create(root, resume=True, overwrite=False)
@@ -86,16 +103,19 @@ def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
     read_source.cache_clear()
     write_atomic(run.recipe, to_yaml(recipe))
     methods = [name.removeprefix("heads-") for name in names if name.startswith("heads-")]
-    for stage in (*ROAD, *(judging_stages(methods) if "heads" in names else ())):
+    heads = judging_stages(methods) if "heads" in names else ()
+    for stage in (*ROAD, *trained_rows(methods), *heads):
         if stage.name in names:
             run_stage(stage, run, recipe)
+    write_costs(run, recipe)
 
 
-def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = DEFAULT_METHODS) -> None:
-    """Fit every head on the features that a run has; those of the second adapter may be missing."""
+def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = (*DEFAULT_METHODS, *ROWS)) -> None:
+    """Fit every head on the features that a run has; those of the second adapter and of trained rows may be missing."""
     start_log(run)
     read_source.cache_clear()
-    there = [name for name in methods if name != "deblora" or run.features("deblora").is_file()]
+    optional = ("deblora", *ROWS)
+    there = [name for name in methods if name not in optional or features_of(run, name).is_file()]
     for stage in judging_stages(there):
         run_stage(stage, run, recipe)
 

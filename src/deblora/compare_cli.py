@@ -29,7 +29,9 @@ def add_commands(commands: Any, parser: Any) -> None:
         nargs="+",
         default=[],
         metavar="ROW",
-        help="kinds of features; all but transductive when not given",
+        help="kinds of features; when not given, all but transductive that need no training of their own. Rows with a "
+        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade (also as rows.names of the "
+        "recipe). all: every row",
     )
     compare.add_argument(
         "--skip-deblora", action="store_true", help="heads and feature-space rows only, no second adapter"
@@ -75,13 +77,12 @@ def run_command(command: str, options: Any) -> str:
 
 
 def _compare(options: Any) -> str:
-    from deblora.compare import compare, short_road
+    from deblora.compare import chosen_methods, compare, short_road
     from deblora.config import read_recipe, recipe_from
     from deblora.pipeline import ROAD
-    from deblora.stages.heads import DEFAULT_METHODS
 
     recipe = recipe_from(read_recipe(Path(options.recipe)))
-    methods = tuple(options.rows) or DEFAULT_METHODS
+    methods = chosen_methods(options.rows, recipe)
     if options.skip_deblora:
         if "deblora" in options.rows:
             raise RecipeError("--rows asks for deblora and --skip-deblora leaves it out; drop one of them")

@@ -142,8 +142,11 @@ class LoraRecipe:
     """Stage 0: the LoRA adapter.
 
     Args:
-        rank: Inner size r, >= 1 (authors' code: 8).
-        alpha: Scale times rank; null means alpha = rank, factor 1 (our choice).
+        adapter: Kind of adapter; formulas and sources in models/adapters.py. VeRA and PiSSA change Linear layers only,
+            only LoHa and LoKr change convolutions with groups. The second adapter is of the same kind, plain LoRA
+            beside PiSSA and AdaLoRA.
+        rank: Inner size r, >= 1 (authors' code: 8); AdaLoRA's mean rank at the end of its schedule.
+        alpha: Scale times rank; null means alpha = rank, factor 1 (our choice), and sqrt(rank) for rslora.
         targets: Modules to adapt; null takes the backbone's own list.
         loss: Plain cross-entropy, balanced softmax, or a loss without labels: ``mae``, the reconstruction of masked
             patches (``embedded``, ``vit``, ``vit-mae``, ``satmae``), ``denoise``, Stable Diffusion's own loss, or
@@ -157,6 +160,7 @@ class LoraRecipe:
         checkpointing_steps: Steps between checkpoints.
     """
 
+    adapter: Literal["lora", "dora", "rslora", "adalora", "loha", "lokr", "vera", "pissa"] = "lora"
     rank: int = 8
     alpha: float | None = None
     targets: list[str] | None = None
@@ -298,6 +302,43 @@ class ProbeRecipe:
 
 
 @dataclass(frozen=True)
+class RowsRecipe:
+    """Baselines with their own training, each judged by the same probes; only ``deblora compare`` and studies run them.
+
+    What is not named here is that of the first adapter: rank, kind, targets, batch size, flips.
+
+    Args:
+        names: Rows that ``compare`` runs: scratch, fine-tune, clora, lora-bs, lift, reslt, sade.
+        loss: Of scratch and fine-tune; null takes ``lora.loss``, so that rows differ in what is trained only.
+        max_train_steps: Steps of every row; null takes ``lora.max_train_steps`` (our choice: equal budgets).
+        scratch_max_train_steps: Steps of scratch; null takes ``max_train_steps``.
+        clora_max_train_steps: Steps of each of clora's C adapters; null takes ``max_train_steps``: C times the cost.
+        scratch_learning_rate: Peak rate of AdamW (our choice).
+        fine_tune_learning_rate: Peak rate of AdamW (our choice; all weights move, so less than for an adapter).
+        lift_learning_rate: Peak rate of SGD (LIFT's code: .01 at batch 128).
+        lift_scale: Logits per unit of cosine (LIFT's code: 25).
+        reslt_beta: Weight of ResLT's branch loss, 0 to 1 (our choice; the authors' code has no default).
+        sade_tau: Strength of SADE's reversed prior, >= 0 (SADE's code: 2).
+    """
+
+    names: list[str] = field(default_factory=list)
+    loss: Literal["cross_entropy", "balanced_softmax"] | None = None
+    max_train_steps: int | None = None
+    scratch_max_train_steps: int | None = None
+    clora_max_train_steps: int | None = None
+    scratch_learning_rate: float = 1e-3
+    fine_tune_learning_rate: float = 1e-4
+    lift_learning_rate: float = 1e-2
+    lift_scale: float = 25.0
+    reslt_beta: float = 0.5
+    sade_tau: float = 2.0
+
+
+ROWS = ("scratch", "fine-tune", "clora", "lora-bs", "lift", "reslt", "sade")
+"""Rows of the comparison with their own training, in the order they are run and shown."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything a run depends on.
 
@@ -318,6 +359,7 @@ class Recipe:
     deblora: DebloraRecipe = field(default_factory=DebloraRecipe)
     shift: ShiftRecipe = field(default_factory=ShiftRecipe)
     probe: ProbeRecipe = field(default_factory=ProbeRecipe)
+    rows: RowsRecipe = field(default_factory=RowsRecipe)
 
 
 # Lowest and highest allowed value (inclusive) of every number that has a range.
@@ -361,6 +403,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "shift.temperature": (1e-6, 1e3),
     "shift.n_rounds": (1, 1000),
     "probe.n_bootstrap": (100, 1e6),
+    "rows.max_train_steps": (1, 1e9),
+    "rows.scratch_max_train_steps": (1, 1e9),
+    "rows.clora_max_train_steps": (1, 1e9),
+    "rows.scratch_learning_rate": (1e-9, 10),
+    "rows.fine_tune_learning_rate": (1e-9, 10),
+    "rows.lift_learning_rate": (1e-9, 10),
+    "rows.lift_scale": (1e-3, 1e6),
+    "rows.reslt_beta": (0, 1),
+    "rows.sade_tau": (0, 100),
 }
 
 
@@ -372,7 +423,7 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """
     problems: list[str] = []
     recipe = fill_table(Recipe, values, ranges=RANGES, problems=problems)
-    problems += _cross_checks(values)
+    problems += _cross_checks(values) + _adapter_checks(values)
     if problems:
         raise RecipeError("the recipe has problems:\n" + "\n".join(f"  - {line}" for line in problems))
     return recipe  # type: ignore[no-any-return]
@@ -411,6 +462,23 @@ def _range_checks(data: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"data.tail_below {below:g} and data.head_above {above:g} overlap; keep tail_below at most head_above + 1"
         )
+    return problems
+
+
+def _adapter_checks(values: Mapping[str, Any]) -> list[str]:
+    """Check the kind of adapter against what is built on it, and the names of the rows."""
+    lora, second, rows = (values.get(name) or {} for name in ("lora", "deblora", "rows"))
+    problems = []
+    if isinstance(lora, Mapping) and lora.get("adapter") == "adalora" and isinstance(second, Mapping):
+        placement = second.get("placement", DebloraRecipe().placement)
+        if placement in ("stack", "continue"):
+            problems.append(
+                f"deblora.placement {placement} cannot be built on lora.adapter adalora; set it to fresh or residual"
+            )
+    names = rows.get("names") if isinstance(rows, Mapping) else None
+    for name in names if isinstance(names, list) else ():
+        if name not in ROWS:
+            problems.append(f"rows.names holds {name!r}; known are {', '.join(ROWS)}")
     return problems
 
 

@@ -11,7 +11,9 @@ from deblora.processes import device, is_first, on_first, world_size
 from deblora.run_dir import RunDir
 from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
+from deblora.stages.costs import write_costs
 from deblora.stages.extract import stage_for
+from deblora.stages.open_model import model_settings
 from deblora.stages.selection import choose_groups, select_chips
 from deblora.stages.stage import Stage, check_current, run_stage
 from deblora.train.extract import check_precision
@@ -43,7 +45,7 @@ def check_inputs(recipe: Recipe) -> None:
     chips = select_chips(recipe.data, recipe.seed)
     center.check_groups(choose_groups(chips, recipe.data), recipe)
     cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
-    train_lora.model_settings(recipe.backbone)
+    model_settings(recipe.backbone)
     check_precision(recipe.extract.precision, device())
     for table in (recipe.lora, recipe.deblora):
         if table.train_batch_size < world_size():
@@ -59,6 +61,7 @@ def run_all(run: RunDir, recipe: Recipe) -> None:
     on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
     for stage in ROAD:
         run_stage(stage, run, recipe)
+    write_costs(run, recipe)
 
 
 def run_named(command: str, run: RunDir, recipe: Recipe) -> None:

@@ -85,6 +85,10 @@ class RunDir:
             return [self.feature_file(adapter)]
         return [index, *sorted(index.parent.glob(f"{adapter}-?????-of-?????.safetensors"))]
 
+    def row(self, name: str) -> Path:
+        """Folder of a comparison row with its own training: what was trained, and its features."""
+        return self.root / "rows" / name
+
     @property
     def clusters(self) -> Path:
         """Clusters of the training features."""
@@ -190,12 +194,17 @@ class RunDir:
             for name, digest in self.record(stage).get("outputs", {}).items()
         )
 
-    def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float) -> None:
-        """Record a finished stage."""
+    def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float, **used: float) -> None:
+        """Record a finished stage, with its wall time and what else it used."""
         files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
         hashes = {str(file.relative_to(self.root)): file_sha256(file) for file in files if file.is_file()}
         manifest = self.manifest()
-        manifest["stages"][stage] = {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2)}
+        manifest["stages"][stage] = {
+            "fingerprint": key,
+            "outputs": hashes,
+            "seconds": round(seconds, 2),
+            **used,
+        }
         self._write(manifest)
 
     def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblora.artifacts import write_atomic
-from deblora.compare import check_out, in_parallel, is_finished, short_road
+from deblora.compare import check_out, in_parallel, is_finished, short_road, trained_rows
 from deblora.config import Recipe, to_yaml
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import RunDir
@@ -105,7 +105,7 @@ def stages_of(judge: str, methods: Sequence[str]) -> tuple[Stage, ...]:
         road = ROAD[: last + 1]
     else:
         road = short_road()
-    return (*road, *(judging_stages(methods) if judge == "heads" else ()))
+    return (*road, *((*trained_rows(methods), *judging_stages(methods)) if judge == "heads" else ()))
 
 
 def _root(out: Path, variant: str, seed: int) -> Path:

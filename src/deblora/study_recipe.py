@@ -10,7 +10,7 @@ from typing import Any
 from deblora.config import Recipe, read_recipe, recipe_from
 from deblora.errors import RecipeError
 from deblora.simulated import Simulation, simulation_from
-from deblora.stages.heads import METHODS
+from deblora.stages.heads import EVERY_METHOD
 from deblora.stages.probe import PROBES
 
 KEYS = ("base", "vary", "variants", "simulate", "seeds", "judge", "rows")
@@ -108,7 +108,7 @@ def _rows(path: Path, values: Mapping[str, Any], judge: str) -> tuple[tuple[str,
     given = values.get("rows", list(DEFAULT_ROWS[judge]))
     if not isinstance(given, list) or not given or not all(isinstance(row, str) for row in given):
         raise RecipeError(f'study {path}: rows must be a list of "method probe", got {given!r}')
-    methods = PROBE_METHODS if judge == "probe" else METHODS
+    methods = PROBE_METHODS if judge == "probe" else EVERY_METHOD
     rows = []
     for row in given:
         method, _, probe = row.partition(" ")

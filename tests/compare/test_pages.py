@@ -1,5 +1,6 @@
 """Pages of comparisons and studies: what the sentences claim follows from the numbers, and text is escaped."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from deblora.evaluate.seeds import Entry, Unit, paired_spread, spread, summarize_runs
-from deblora.report.compare_content import CompareContent
+from deblora.report.compare_content import ClassGain, ClassGap, CompareContent, CostRow
 from deblora.report.compare_page import render_comparison_markdown, render_comparison_page
 from deblora.report.compare_summary import summarize_comparison
 from deblora.report.merged_content import MergedRun
@@ -93,6 +94,33 @@ def test_the_page_holds_every_row_and_escapes_text() -> None:
     assert page.count("<svg") == 1
 
 
+def test_the_page_shows_classes_and_costs_and_escapes_names() -> None:
+    bad = "<i>class</i>"
+    gaps = tuple(
+        ClassGap(m, bad, "tail", 0.5, 0.25, math.nan, 0.125) for m in ("lora", "deblora", "fine-tune")
+    )
+    pair = ("deblora", "cross_entropy"), ("lora", "cross_entropy")
+    gains = (ClassGain(*pair, bad, "tail", (0.02, 0.04)), ClassGain(*pair, "b", "tail", (-0.01, math.nan)))
+    content = replace(
+        content_of(),
+        costs=(CostRow("lora", {"n_trained": 1.5e6}),),
+        separation={("lora", "test"): {"inter_head_tail": 0.75}},
+        gaps=gaps,
+        gains=gains,
+    )
+    page, twin = render_comparison_page(content), render_comparison_markdown(content)
+    assert bad not in page and "SatMAE" in page and "1.500" in twin
+    assert page.count("<svg") == 3
+    assert "| deblora | tail | 0.500 | 0.250 | - | 0.125 |" in twin
+    assert _row(twin, "deblora · cross") == ["tail", "1", "1", "+1.0"]
+    assert "| lora | test | 0.750 |" in twin
+
+
+def _row(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start}") and "tail" in line)
+    return [part.strip() for part in line.strip("|").split("|")][2:]
+
+
 def test_missing_rows_do_no_harm() -> None:
     content = content_of()
     rows = tuple(row for row in content.rows if row.entry.method == "lora" and row.entry.metric == "macro_f1")
@@ -129,6 +157,12 @@ def test_a_study_names_the_variants_that_differ() -> None:
 
 def test_one_seed_of_a_study_claims_nothing() -> None:
     assert "one seed cannot say" in " ".join(summarize_study(study([8, 16], n_seeds=1)))
+
+
+def test_a_study_tells_what_its_methods_cost_by_variant() -> None:
+    rows = tuple(CostRow(name, {"n_trained": 2e6}) for name in ("deblora", "scratch"))
+    twin = render_study_markdown(replace(study([8, 16]), costs={"v0": rows}))
+    assert "| v0 | deblora | 2.000 |" in twin and "scratch" not in twin
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,25 @@ def test_tables_hold_the_numbers(script: ModuleType, results: Path) -> None:
     assert "`aaaaaaaaaaaaaaaa`" in text and "`cccccccccccccccc`" in text
 
 
+def test_a_folder_of_a_comparison_is_a_section_with_its_costs(script: ModuleType, results: Path) -> None:
+    folder = results / "rows"
+    folder.mkdir()
+    (results / "bench.csv").rename(folder / "summary.csv")
+    about = json.loads((results / "bench.json").read_text())
+    (results / "bench.json").unlink()
+    costs = {"lora": {"n_trained": 2_500_000.0, "stored_bytes": 1e7, "train_cpu_seconds": None}}
+    (folder / "results.json").write_text(json.dumps({**about, "costs": costs}))
+    (results / "by-hand").mkdir()  # without notes: not a result
+    (results / "by-hand" / "summary.csv").write_text("method\n")
+    text = script.render(results)
+    assert "## rows" in text and "| shift | chosen | 50.0 ± 1.0 |" in text
+    assert "| lora | 2.500 | 10.00 | - | - | - |" in text
+    assert "by-hand" not in text
+    (folder / "summary.csv").unlink()
+    with pytest.raises(SystemExit, match=r"summary\.csv is missing"):
+        script.render(results)
+
+
 def test_a_result_without_notes_is_refused(script: ModuleType, results: Path) -> None:
     (results / "bench.json").unlink()
     with pytest.raises(SystemExit, match=r"bench\.json is missing"):

@@ -109,7 +109,7 @@ def test_recipes_that_do_not_fit_together_are_refused(case: str) -> None:
 
 
 def test_settings_of_stable_diffusion_leave_other_runs_finished() -> None:
-    from deblora.stages.train_lora import model_settings
+    from deblora.stages.open_model import model_settings
 
     plain, other = (
         recipe_from({"data": {"source": "x"}, "backbone": {"draws": draws}}).backbone for draws in (8, 3)

@@ -220,3 +220,14 @@ def test_a_killed_adapter_training_goes_on_to_the_same_adapter(
     assert train_lora(run, rate) == 0
     for name in ("lora/adapter_model.safetensors", "lora.history.csv"):
         assert (run / "adapters" / name).read_bytes() == (whole / "adapters" / name).read_bytes()
+
+
+def test_a_run_tells_what_its_rows_cost(finished: Path) -> None:
+    rows = {row["method"]: row for row in rows_of(finished / "eval" / "costs.csv")}
+    assert list(rows) == ["zero-shot", "lora", "deblora"]
+    assert rows["zero-shot"]["n_trained"] == "0"
+    # rank 2 on query, key, value (16 to 16) and on the MLP (16 to 32 and back), in two layers
+    one = 2 * 2 * (3 * (16 + 16) + 2 * (16 + 32))
+    assert (int(rows["lora"]["n_trained"]), int(rows["deblora"]["n_trained"])) == (one, 2 * one)
+    assert int(rows["lora"]["n_train_chips"]) < sum(COUNTS.values())
+    assert int(rows["lora"]["train_peak_bytes"]) > 10**7

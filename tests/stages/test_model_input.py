@@ -12,7 +12,7 @@ from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
 from deblora.stages.model_input import adopt_input, fit_input, uses_train_statistics
-from deblora.stages.train_lora import model_settings, open_backbone
+from deblora.stages.open_model import model_settings, open_backbone
 
 
 def backbone(n_bands: int = 3) -> Backbone:

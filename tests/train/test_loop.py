@@ -202,3 +202,51 @@ def test_a_killed_process_leaves_checkpoints_to_go_on_from(tmp_path: Path) -> No
     run(tmp_path / "whole", whole, samples())
     run(tmp_path / "cut", second, samples())
     assert_same(whole, second)
+
+
+def test_weights_of_any_memory_layout_are_checkpointed(tmp_path: Path) -> None:
+    class Convolved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+        def forward(
+            self, pixels: torch.Tensor, target: torch.Tensor, weight: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            maps = pixels.reshape(-1, 2, 1, 3).expand(-1, 2, 3, 3)
+            return {"loss": (weight * (self.conv(maps).sum(dim=(1, 2, 3)) - target[:, 0]) ** 2).mean()}
+
+    torch.manual_seed(0)
+    goal = Convolved()
+    assert not goal.conv.weight.is_contiguous()
+    run(tmp_path / "checkpoints", goal, samples())
+    assert list((tmp_path / "checkpoints").glob(f"checkpoint-*/{WEIGHTS}"))
+
+
+def test_sgd_is_that_of_torch_and_every_step_is_announced(tmp_path: Path) -> None:
+    steps: list[int] = []
+    goal, data = objective(), samples()
+    options = {
+        "n_steps": 2,
+        "batch_size": BATCH,
+        "learning_rate": 0.1,
+        "optimizer": "sgd",
+        "after_step": steps.append,
+    }
+    train(goal, data, folder=tmp_path / "checkpoints", **options)  # type: ignore[arg-type]
+    assert steps == [1, 2]
+    assert not (tmp_path / "checkpoints").exists() or not list(
+        (tmp_path / "checkpoints").glob("checkpoint-*")
+    )
+    plain = objective()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for step, rate in enumerate((0.0, 0.1)):  # one step of warm-up from zero, then the peak
+        batch = [data[step * BATCH + i] for i in range(BATCH)]
+        loss = plain(**{name: torch.stack([row[name] for row in batch]) for name in batch[0]})["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    for found, expected in zip(goal.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)

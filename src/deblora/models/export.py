@@ -20,9 +20,7 @@ from safetensors.torch import save
 
 from deblora.artifacts import write_atomic
 from deblora.errors import ModelError
-from deblora.models.lora import CONFIG, SIDECAR, WEIGHTS
-from deblora.models.lora import _read as read_folder
-from deblora.models.lora import _read_weights as read_adapter
+from deblora.models.adapter_files import CONFIG, SIDECAR, WEIGHTS, read_adapter, read_folder
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 DIFFUSERS_METADATA = "lora_adapter_metadata"

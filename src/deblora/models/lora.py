@@ -1,4 +1,4 @@
-"""LoRA adapters through peft: attach, stack, save and load, with a sidecar that names what an adapter belongs to.
+"""Adapters through peft: attach, stack, save and load, with a sidecar that names what an adapter belongs to.
 
 An adapter is a standard PEFT folder for ``Backbone.encoder``. ``base.json`` beside it records base, input and parent,
 because PEFT leaves the base empty for modules that do not come from a hub.
@@ -15,11 +15,39 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from deblora.artifacts import file_sha256
 from deblora.errors import ArtifactError, ModelError
+from deblora.models.adapter_files import (
+    CONFIG,
+    SIDECAR,
+    WEIGHTS,
+    adapter_sha256,
+    check_base,
+    identity,
+    read_adapter,
+    read_folder,
+)
+from deblora.models.adapters import (
+    NO_STACK,
+    PREFIXES,
+    AdapterKind,
+    config_from,
+    is_of,
+    peft_settings,
+    refusal,
+    suits,
+)
 from deblora.models.backbone import Backbone
 
-WEIGHTS, CONFIG, SIDECAR = "adapter_model.safetensors", "adapter_config.json", "base.json"
+__all__ = [
+    "CONFIG",
+    "SIDECAR",
+    "adapter_sha256",
+    "attach_lora",
+    "load_adapter",
+    "n_trainable",
+    "save_adapter",
+    "stack_adapter",
+]
 
 
 def attach_lora(
@@ -29,12 +57,15 @@ def attach_lora(
     alpha: float,
     targets: tuple[str, ...] | None = None,
     dropout: float = 0.0,
+    kind: AdapterKind = "lora",
+    n_steps: int | None = None,
     adapter_name: str = "stage0",
     seed: int,
 ) -> None:
     """Attach a fresh adapter: ``y = W x + (alpha / rank) B A x`` with ``B = 0``, so nothing changes yet.
 
-    Only the adapter is trainable afterwards.
+    Only the adapter is trainable afterwards. Other kinds than ``lora`` start from the identity as well (PiSSA up to
+    rounding); see :mod:`deblora.models.adapters`.
 
     Args:
         backbone: Changed in place.
@@ -42,17 +73,20 @@ def attach_lora(
         alpha: LoRA alpha; equal to ``rank`` for a factor of 1.
         targets: Names, or endings of names, of modules to adapt; the backbone's own list if ``None``.
         dropout: On the adapter's input, while training.
+        kind: Kind of the adapter.
+        n_steps: Steps of the training, which AdaLoRA's schedule needs.
         adapter_name: Name inside the peft model.
         seed: Seed of ``A``.
 
     Raises:
-        ModelError: If a target matches no Linear or Conv2d.
+        ModelError: If a target matches no Linear or Conv2d, or a layer that the kind cannot adapt.
     """
     from peft import get_peft_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = _config(rank, alpha, _resolve(backbone, targets), dropout)
+        names = _resolve(backbone, targets, kind)
+        config = peft_settings(kind, rank=rank, alpha=alpha, targets=names, dropout=dropout, n_steps=n_steps)
         backbone.encoder = get_peft_model(backbone.encoder, config, adapter_name=adapter_name)
     backbone.encoder.eval()
 
@@ -63,19 +97,26 @@ def stack_adapter(
     rank: int,
     alpha: float,
     targets: tuple[str, ...] | None = None,
+    kind: AdapterKind = "lora",
     adapter_name: str = "deblora",
     seed: int,
 ) -> None:
     """Put a second adapter on the same modules: both are active, only the new one is trainable.
 
     Raises:
-        ModelError: If there is no first adapter, or a target matches nothing.
+        ModelError: If there is no first adapter, a target matches nothing, or the kind allows no second one.
     """
     peft_model = _peft_model(backbone)
     first = list(peft_model.peft_config)
+    kinds = [str(config.peft_type).rpartition(".")[2].lower() for config in peft_model.peft_config.values()]
+    if any(name in NO_STACK for name in (kind, *kinds)):
+        raise ModelError(
+            "no second adapter can be trained on top of adalora; set deblora.placement to fresh or residual"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft_model.add_adapter(adapter_name, _config(rank, alpha, _resolve(backbone, targets), 0.0))
+        settings = peft_settings(kind, rank=rank, alpha=alpha, targets=_resolve(backbone, targets, kind))
+        peft_model.add_adapter(adapter_name, settings)
     _activate(backbone, [*first, adapter_name], trainable=adapter_name)
 
 
@@ -105,7 +146,7 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
         (written / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
         others = [name for name in peft_model.base_model.active_adapters if name != adapter_name]
         record = {
-            **_identity(backbone),
+            **identity(backbone),
             "parents": {n: _state_sha256(backbone, n) for n in others},
             **sidecar,
         }
@@ -125,10 +166,10 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
     Raises:
         ModelError: If files are missing, damaged or pickled, or the base or a parent adapter is another one.
     """
-    config, record = _read(folder)
-    _check_base(backbone, record, folder)
-    weights = _read_weights(folder)
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    config, record = read_folder(folder)
+    check_base(backbone, record, folder)
+    weights = read_adapter(folder)
+    from peft import get_peft_model, set_peft_model_state_dict
 
     here = [] if not hasattr(backbone.encoder, "peft_config") else list(_peft_model(backbone).peft_config)
     parents = record.get("parents") or {}
@@ -140,7 +181,7 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
             f"but the model carries {sorted(here) or 'none'} with other weights; load its own parent first"
         )
     try:
-        settings = LoraConfig(**{k: v for k, v in config.items() if k in LoraConfig.__dataclass_fields__})
+        settings = config_from(config)
         with torch.random.fork_rng(devices=[]):
             if here:
                 backbone.encoder.add_adapter(adapter_name, settings)  # type: ignore[operator]
@@ -153,7 +194,7 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
         raise ModelError(
             f"the adapter {folder} holds weights for other modules, first: {found.unexpected_keys[0]}"
         )
-    absent = [key for key in found.missing_keys if f".{adapter_name}." in key and "lora_" in key]
+    absent = [key for key in found.missing_keys if is_of(key, adapter_name)]
     if absent:
         raise ModelError(
             f"the adapter {folder} lacks {len(absent)} weights, first: {absent[0]}; train it again"
@@ -172,36 +213,22 @@ def merge_adapters(backbone: Backbone) -> None:
     _peft_model(backbone).merge_adapter()
 
 
-def adapter_sha256(folder: Path) -> str:
-    """Return the hash of a saved adapter's weights.
-
-    Raises:
-        ModelError: If there are none.
-    """
-    if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder} holds no adapter ({WEIGHTS} is missing)")
-    return file_sha256(folder / WEIGHTS)
-
-
 def n_trainable(module: nn.Module) -> int:
     """Count the numbers that training changes."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def _config(rank: int, alpha: float, targets: list[str], dropout: float) -> Any:
-    from peft import LoraConfig
-
-    scale = int(alpha) if float(alpha).is_integer() else alpha
-    return LoraConfig(r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=dropout, bias="none")
-
-
-def _resolve(backbone: Backbone, targets: tuple[str, ...] | None) -> list[str]:
+def _resolve(backbone: Backbone, targets: tuple[str, ...] | None, kind: AdapterKind) -> list[str]:
     """Return full module names; a target may be a full name or the end of one."""
-    names = _adaptable(backbone)
+    layers = _layers(backbone)
+    names = [name for name, layer in layers.items() if suits(kind, layer)]
     wanted = targets if targets is not None else backbone.lora_targets
     chosen, unknown = set(), []
     for target in wanted:
-        hits = [name for name in names if name == target or name.endswith(f".{target}")]
+        hits = [name for name in layers if name == target or name.endswith(f".{target}")]
+        refused = [name for name in hits if name not in names]
+        if refused and (targets is not None or isinstance(layers[refused[0]], (nn.Linear, nn.Conv2d))):
+            raise ModelError(refusal(kind, refused[0], layers[refused[0]]))
         chosen.update(hits)
         if not hits:
             unknown.append(target)
@@ -218,16 +245,17 @@ def _resolve(backbone: Backbone, targets: tuple[str, ...] | None) -> list[str]:
     return sorted(chosen)
 
 
-def _adaptable(backbone: Backbone) -> list[str]:
+def _layers(backbone: Backbone) -> dict[str, nn.Module]:
+    """Return the modules of the base model without children, by name; adapters on them are looked through."""
     module: Any = backbone.encoder
     inner = module.base_model.model if hasattr(module, "peft_config") else module
-    found = []
+    found: dict[str, nn.Module] = {}
     for name, layer in inner.named_modules():
-        layer = getattr(layer, "base_layer", layer)
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
-            clean = name.removesuffix(".base_layer")
-            if "lora_" not in clean and clean not in found:
-                found.append(clean)
+        base = getattr(layer, "base_layer", layer)
+        clean = name.removesuffix(".base_layer")
+        is_leaf = base is not layer or not any(True for _ in layer.children())
+        if is_leaf and not any(prefix in clean for prefix in PREFIXES):
+            found.setdefault(clean, base)
     return found
 
 
@@ -241,76 +269,15 @@ def _activate(backbone: Backbone, names: list[str], *, trainable: str | None) ->
     """Make adapters active; peft makes them all trainable, so freeze the others again."""
     backbone.encoder.base_model.set_adapter(names)  # type: ignore[union-attr, operator]
     for name, parameter in backbone.encoder.named_parameters():
-        parameter.requires_grad_(trainable is not None and f".{trainable}." in name and "lora_" in name)
+        parameter.requires_grad_(trainable is not None and is_of(name, trainable))
     backbone.encoder.eval()
-
-
-def _identity(backbone: Backbone) -> dict[str, object]:
-    spec = backbone.spec
-    return {
-        "base": backbone.name,
-        "weights_sha256": backbone.weights_sha256,
-        "n_bands": spec.n_bands,
-        "image_size": spec.image_size,
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "scale": spec.scale,
-        "pool": backbone.pool,
-        "feature_size": backbone.feature_size,
-    }
 
 
 def _state_sha256(backbone: Backbone, adapter_name: str) -> str:
     """Hash an adapter's weights in memory."""
     digest = hashlib.sha256()
     for name, parameter in sorted(backbone.encoder.named_parameters()):
-        if f".{adapter_name}." in name and "lora_" in name:
-            digest.update(name.replace(f".{adapter_name}.", ".").encode())
+        if is_of(name, adapter_name):
+            digest.update(name.replace(f".{adapter_name}", "").encode())
             digest.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    if not (folder / WEIGHTS).is_file() and (folder / "adapter_model.bin").is_file():
-        raise ModelError(
-            f"{folder / 'adapter_model.bin'} is a pickle, which can run code; load it once where you trust it with "
-            "torch.load(..., weights_only=True) and save it with safetensors.torch.save_file"
-        )
-    tables = []
-    for name in (CONFIG, SIDECAR):
-        try:
-            table = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"{folder} is not an adapter of deblora: {name} is missing or damaged; train it with deblora, which "
-                f"writes {SIDECAR} beside the files of peft"
-            ) from error
-        if not isinstance(table, dict):
-            raise ModelError(f"{folder / name} must hold a JSON object; train the adapter again")
-        tables.append(table)
-    return tables[0], tables[1]
-
-
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / WEIGHTS} is missing or damaged ({error}); train the adapter again"
-        ) from error
-
-
-def _check_base(backbone: Backbone, record: dict[str, Any], folder: Path) -> None:
-    wrong = [
-        f"{key} {record.get(key)!r} (adapter) and {value!r} (model)"
-        for key, value in _identity(backbone).items()
-        if record.get(key) != value
-    ]
-    if wrong:
-        raise ModelError(
-            f"the adapter {folder} belongs to another model: "
-            + "; ".join(wrong)
-            + "; load the model that base.json names"
-        )

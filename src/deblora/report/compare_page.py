@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from deblora.evaluate.seeds import SpreadRow
 from deblora.report import merged_figures, merged_tables
+from deblora.report.class_sections import class_sections
 from deblora.report.compare_content import PRIOR_METRICS, CompareContent
 from deblora.report.compare_summary import summarize_comparison
+from deblora.report.cost_table import costs
 from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.tables import MISSING, Cell, Table, percent
@@ -80,6 +82,7 @@ def _sections(content: CompareContent, *, drawn: bool) -> list[Section]:
             "No other test prior was scored.",
             table=_priors(content),
         ),
+        *class_sections(content, drawn=drawn),
         Section(
             "choices",
             "What validation chose",
@@ -94,6 +97,16 @@ def _sections(content: CompareContent, *, drawn: bool) -> list[Section]:
             "No trials were recorded.",
             table=_trials(content.n_trials),
             folded="Trials by row",
+        ),
+        Section(
+            "costs",
+            "Cost",
+            "What the features of each row took, means over seeds: trained numbers of the extractor in millions, "
+            "stored megabytes, training chips, wall and processor seconds, and the highest memory of the process. "
+            "The line of deblora holds everything before its features. Probes and heads cost the same for all rows. "
+            "Pre-training is cited, not measured.",
+            "No costs were recorded.",
+            table=costs(content.costs),
         ),
         Section(
             "cost",

@@ -1,10 +1,11 @@
 """What the page of a study shows, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deblora.evaluate.seeds import PairedSpread, Spread
+from deblora.report.compare_content import CostRow
 
 GROUPS = ("head", "middle", "tail", "all")
 
@@ -43,6 +44,7 @@ class StudyContent:
         recipe_yaml: Settings of the first variant, without paths.
         provenance: Versions and machine.
         notes: Caveats.
+        costs: Variant -> what the rows with features of their own cost, means over seeds.
     """
 
     title: str
@@ -53,6 +55,7 @@ class StudyContent:
     recipe_yaml: str
     provenance: Mapping[str, str]
     notes: tuple[str, ...]
+    costs: Mapping[str, tuple[CostRow, ...]] = field(default_factory=dict)
 
     def axis(self) -> tuple[str, tuple[float, ...] | None]:
         """Return the name of the varied setting and its values; None for the values where they are no line.

@@ -2,6 +2,7 @@
 
 from deblora.evaluate.seeds import PairedSpread, Spread
 from deblora.report import merged_tables
+from deblora.report.cost_table import study_costs
 from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.merged_tables import word
@@ -90,6 +91,15 @@ def _sections(content: StudyContent, *, drawn: bool) -> list[Section]:
             "There is one variant only.",
             table=_differences(content),
             folded="All differences",
+        ),
+        Section(
+            "costs",
+            "Cost",
+            "What the features of each method took in each variant, means over seeds; what variants share was computed "
+            "and measured once.",
+            "No costs were recorded.",
+            table=study_costs(content.costs, [method for method, _ in content.rows]),
+            folded="Cost by variant",
         ),
         Section(
             "recipe",

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from deblora.errors import ArtifactError, ModelError
+from deblora.models.adapter_files import SIDECAR, WEIGHTS, read_folder
 from deblora.models.export import join_adapters, weights_digest, write_diffusers, write_peft
-from deblora.models.lora import SIDECAR, WEIGHTS
-from deblora.models.lora import _read as read_folder
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.extract import RESIDUAL
 

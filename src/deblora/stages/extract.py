@@ -23,8 +23,9 @@ from deblora.row_blocks import blocks_of_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands, open_chips
 from deblora.stages.model_input import adopt_input, fit_input
+from deblora.stages.open_model import model_settings, open_backbone
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone
+from deblora.stages.train_lora import PEFT_NAMES
 from deblora.train.extract import extract_features
 from deblora.train.objectives import ResidualMap
 

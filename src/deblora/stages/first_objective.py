@@ -18,15 +18,18 @@ from deblora.train.mae import Reconstruct, WithNoise
 from deblora.train.objectives import Classify
 
 
-def first_objective(recipe: Recipe, backbone: Backbone, chips: ChipSet) -> nn.Module:
+def first_objective(
+    recipe: Recipe, backbone: Backbone, chips: ChipSet, *, loss: str | None = None
+) -> nn.Module:
     """Return the module whose forward gives the loss of a batch of training chips.
 
     Args:
         recipe: Loss, templates, seed and, for texts, the folder of the model.
+        loss: Another one than that of the recipe.
         backbone: Model with a trainable adapter.
         chips: Training chips; labels are read for the class prior, and to leave out classes without a chip.
     """
-    loss = recipe.lora.loss
+    loss = loss or recipe.lora.loss
     if loss == "mae":
         return Reconstruct(backbone, seed=recipe.seed)
     if loss == "denoise":

@@ -14,17 +14,20 @@ import numpy as np
 from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
-from deblora.artifacts import write_atomic
-from deblora.config import Recipe
+from deblora.artifacts import FeatureTable, write_atomic
+from deblora.config import ROWS, Recipe
 from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
+from deblora.evaluate.metrics import macro_f1
 from deblora.heads.search import Chosen, Samples
 from deblora.heads.trials import every_head, moved_heads
 from deblora.run_dir import RunDir
+from deblora.stages import mismatch
 from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
+from deblora.stages.rows.settings import JOINT, LOGITS, OWN
 from deblora.stages.stage import Stage
 from deblora.stages.unlabeled_rows import (
     KINDS,
@@ -33,15 +36,16 @@ from deblora.stages.unlabeled_rows import (
     UNLABELED,
     samples_of,
     side_by_side,
+    table_of,
     unlabeled_head,
     unseen_predictions,
 )
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
 METHODS = (*EXTRACTED, *MOVED, *UNLABELED)
-DEFAULT_METHODS = tuple(
-    name for name in METHODS if name != TRANSDUCTIVE
-)  # it sees the test features: on request
+DEFAULT_METHODS = tuple(name for name in METHODS if name != TRANSDUCTIVE)
+"""Rows that a comparison has unless others are asked for; the transductive one sees the test features."""
+EVERY_METHOD = (*METHODS, *ROWS)
 EVERY_HEAD = ("zero-shot", "lora")  # the others are judged by the heads that fit moved features as well
 FILES = ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv")
 
@@ -52,11 +56,12 @@ def head_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...]:
     Raises:
         RecipeError: If a name is unknown.
     """
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if name not in EVERY_METHOD]
     if unknown:
-        raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(METHODS)}")
-    chosen = [name for name in METHODS if name in methods or name == "lora"]
-    return (*(_stage_for(name) for name in chosen), _table_stage(chosen))
+        raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(EVERY_METHOD)}")
+    chosen = [name for name in EVERY_METHOD if name in methods or name == "lora"]
+    described = [(name, features_of(RunDir(Path()), name)) for name in chosen if name in (*EXTRACTED, *ROWS)]
+    return (*(_stage_for(name) for name in chosen), mismatch.stage_for(described), _table_stage(chosen))
 
 
 def fitted_path(run: RunDir, method: str) -> Path:
@@ -64,9 +69,16 @@ def fitted_path(run: RunDir, method: str) -> Path:
     return run.evaluation(f"heads/{method}.json")
 
 
-def _stage_for(method: str) -> Stage:
-    adapters = ("lora", "base") if method in UNLABELED else (EXTRACTED.get(method, "lora"),)
+def features_of(run: RunDir, method: str) -> Path:
+    """Return the features of all chips that a row is fitted on; those of moved rows before they were moved."""
+    return table_of(run, _all_kinds(method)[0])
 
+
+def _logits_of(run: RunDir, method: str) -> list[Path]:
+    return [run.row(method) / LOGITS] if method in JOINT else []
+
+
+def _stage_for(method: str) -> Stage:
     def work(run: RunDir, recipe: Recipe) -> None:
         _fit(run, recipe, method)
 
@@ -76,15 +88,26 @@ def _stage_for(method: str) -> Stage:
     return Stage(
         name=f"heads-{method}",
         settings=settings,
-        inputs=lambda run: [run.samples, run.groups, *(run.features(name) for name in adapters)],
+        inputs=lambda run: [
+            run.samples,
+            run.groups,
+            *(table_of(run, kind) for kind in _all_kinds(method)),
+            *_logits_of(run, method),
+        ],
         outputs=lambda run: [fitted_path(run, method)],
         work=work,
     )
 
 
 def kinds_of(method: str, head: str) -> tuple[str, ...]:
-    """Return the feature tables that a head of a row reads, one beside the other."""
-    return KINDS[head] if method in UNLABELED else (EXTRACTED.get(method, "lora"),)
+    """Return the feature tables that a head of a row reads, one beside the other, by their names."""
+    if method in UNLABELED:
+        return KINDS[head]
+    return (method,) if method in ROWS else (EXTRACTED.get(method, "lora"),)
+
+
+def _all_kinds(method: str) -> tuple[str, ...]:
+    return ("lora", "base") if method in UNLABELED else kinds_of(method, "")
 
 
 def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str, Chosen, Samples]]:
@@ -120,7 +143,21 @@ def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
                 "predicted": chosen.head.logits(features).argmax(axis=1).tolist(),
                 "predicted_val": _on_validation(method, name, chosen, samples).tolist(),
             }
+    for path in _logits_of(run, method):
+        heads[OWN] = _own_logits(run, recipe, FeatureTable.load(path))
     write_atomic(fitted_path(run, method), json.dumps({"n_test": len(test), "heads": heads}))
+
+
+def _own_logits(run: RunDir, recipe: Recipe, logits: FeatureTable) -> dict[str, Any]:
+    """Judge a row that is a classifier itself by its own logits."""
+    chips = open_chips(run, recipe)
+    val, test = chips.split("val"), chips.split("test")
+    on_val, on_test = (logits.rows(own.ids).argmax(axis=1) for own in (val, test))
+    return {
+        "choice": {"macro_f1": macro_f1(val.labels, on_val, chips.n_classes), "n_trials": 1},
+        "predicted": on_test.tolist(),
+        "predicted_val": on_val.tolist(),
+    }
 
 
 def _on_validation(method: str, name: str, chosen: Chosen, samples: Samples) -> Int[np.ndarray, " v"]:

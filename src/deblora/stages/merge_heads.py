@@ -1,7 +1,7 @@
 """One table over the seeds of a comparison: what each seed's heads scored, paired seed by seed."""
 
-import csv
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import yaml
 
 from deblora import __version__
 from deblora.artifacts import write_atomic
-from deblora.config import Recipe
+from deblora.config import ROWS, Recipe
 from deblora.errors import ArtifactError
 from deblora.evaluate.seeds import Entry, SpreadRow, Unit, summarize_runs
 from deblora.report.compare_content import CompareContent
@@ -23,10 +23,20 @@ from deblora.run_dir import RunDir
 from deblora.stages.audit import table
 from deblora.stages.finished_run import RESULT_COLUMNS
 from deblora.stages.head_scores import BASELINES, FAIR, OURS, SEMI, STRONG, TRANSDUCTIVE
+from deblora.stages.merge_classes import class_gains, class_gaps, mean_costs, separations
 from deblora.stages.seed_tables import shared_settings, summary_lines
+from deblora.stages.tables import Lines, read_lines
+
+__all__ = ["machine", "merge_heads", "merged_run", "read_lines", "scores_of"]
 
 CHOICE_COLUMNS = ("method", "probe", "choice", "value")
-Lines = list[dict[str, str]]
+PLAIN, BALANCED = ("lora", "cross_entropy"), ("lora", "balanced_softmax")
+GAINS = (
+    (("deblora", "cross_entropy"), PLAIN),
+    (("deblora", "balanced_softmax"), BALANCED),
+    (("shift-kernel", "balanced_softmax"), BALANCED),
+)
+"""Rows whose gain is drawn class by class: debLoRA with both probes, and the shift."""
 
 
 def merge_heads(runs: Sequence[tuple[RunDir, Recipe]], out: Path) -> None:
@@ -54,27 +64,6 @@ def merge_heads(runs: Sequence[tuple[RunDir, Recipe]], out: Path) -> None:
     names = {"dataset": units[0].dataset, "backbone": units[0].backbone}
     write_atomic(out / "summary.csv", table(summary_lines(names, rows, BASELINES)))
     write_atomic(out / "results.json", json.dumps(_provenance(content), indent=1))
-
-
-def read_lines(run: RunDir, name: str, columns: Sequence[str]) -> Lines:
-    """Return the lines of a table of a run.
-
-    Raises:
-        ArtifactError: If it is missing, or lacks a column or a value.
-    """
-    path = run.evaluation(name)
-    again = f"delete it and make it again with: deblora heads {run.root}"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            lines = list(reader)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); {again}") from error
-    if missing or not lines or any(None in line or None in line.values() for line in lines):
-        what = f"the column {missing[0]} is missing" if missing else "lines are missing or cut"
-        raise ArtifactError(f"{path} is damaged ({what}); {again}")
-    return lines
 
 
 def scores_of(path: Path, lines: Lines) -> dict[Entry, float]:
@@ -148,9 +137,13 @@ def _content(
             if line["choice"] == "n_trials"
         },
         seconds={stage: sum(values) / len(values) for stage, values in stages.items()},
+        costs=mean_costs(runs),
+        separation=separations(runs),
+        gaps=class_gaps(runs),
+        gains=class_gains(runs, GAINS),
         recipe_yaml=yaml.safe_dump(shared_settings(runs[0][1]), sort_keys=False),
         provenance=machine(),
-        notes=_notes(),
+        notes=(*_notes(), *(_ROW_NOTES if any(row.entry.method in ROWS for row in rows) else ())),
     )
 
 
@@ -163,6 +156,15 @@ def _choice(lines: Lines, name: tuple[str, str], choice: str) -> str:
         ),
         "",
     )
+
+
+_ROW_NOTES = (
+    "Rows with their own training take as many optimizer steps as the first adapter unless the recipe says otherwise; "
+    "clora takes them for each class. Their learning rates are fixed, not chosen on validation.",
+    "The features of clora are means over the adapters of all classes, for every chip; the adapter of the true class, "
+    "as in the authors' scripts, would show the model the answer.",
+    "own_logits are those of a classifier trained together with the extractor; SADE's experts have equal weights.",
+)
 
 
 def _notes() -> tuple[str, ...]:
@@ -192,6 +194,12 @@ def _provenance(content: CompareContent) -> dict[str, Any]:
         "n_test": {str(run.unit.seed): run.n_test for run in content.runs},
         "chosen": {" ".join(name): list(rows) for name, rows in content.chosen.items()},
         "seconds": dict(content.seconds),
+        "costs": {row.method: _plain(row.values) for row in content.costs},
         "recipe": yaml.safe_load(content.recipe_yaml),
         **dict(content.provenance),
     }
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Return values as JSON knows them; one that was not measured is null."""
+    return {key: None if math.isnan(value) else value for key, value in values.items()}

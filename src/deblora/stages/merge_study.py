@@ -17,6 +17,7 @@ from deblora.report.study_page import render_study_markdown, render_study_page
 from deblora.run_dir import RunDir
 from deblora.stages.audit import table
 from deblora.stages.finished_run import RESULT_COLUMNS
+from deblora.stages.merge_classes import mean_costs
 from deblora.stages.merge_heads import machine, read_lines, scores_of
 from deblora.stages.seed_tables import shared_settings
 
@@ -76,6 +77,7 @@ def merge_study(
             "Intervals are 95 % t intervals over seeds, not corrected for the number of comparisons.",
             "A study shows how scores depend on a setting on the test chips; choose a setting on validation.",
         ),
+        costs={variant: mean_costs(own) for variant, own in runs.items()},
     )
     write_atomic(out / "index.html", render_study_page(content))
     write_atomic(out / "report.md", render_study_markdown(content))

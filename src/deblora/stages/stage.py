@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from deblora.artifacts import file_sha256, write_atomic
 from deblora.config import Recipe, tables
 from deblora.errors import ArtifactError
 from deblora.processes import is_first, on_first
+from deblora.resources import measured
 from deblora.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")
@@ -92,13 +92,12 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[Run
     key = on_first(lambda: _begin(stage, run, recipe, donors))
     if not key:
         return False
-    start = time.perf_counter()
-    if stage.shared or is_first():
-        stage.work(run, recipe)
+    if not (stage.shared or is_first()):
+        return True
+    used = measured(lambda: stage.work(run, recipe))
     if is_first():
-        seconds = time.perf_counter() - start
-        run.finish(stage.name, key, stage.outputs(run), seconds)
-        log.info("%s: done in %.1f s", stage.name, seconds)
+        run.finish(stage.name, key, stage.outputs(run), **used.record())
+        log.info("%s: done in %.1f s", stage.name, used.seconds)
     return True
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from deblora.artifacts import FeatureTable, Targets, write_atomic
 from deblora.config import DebloraRecipe, Recipe
 from deblora.data.chips import Pixels, SubsetPixels
+from deblora.models.adapters import second_kind
 from deblora.models.backbone import Backbone
 from deblora.models.lora import attach_lora, load_adapter, save_adapter, stack_adapter
 from deblora.processes import is_first
@@ -17,8 +18,9 @@ from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.extract import RESIDUAL
 from deblora.stages.model_input import adopt_input
+from deblora.stages.open_model import model_settings, open_backbone
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, model_settings, open_backbone, save_history, sidecar
+from deblora.stages.train_lora import PEFT_NAMES, adapter_settings, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder, TrainingOrder
@@ -73,6 +75,7 @@ def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
     adopt_input(backbone, run.adapter("lora"))
     rank = settings.rank or lora.rank
     targets = tuple(lora.targets) if lora.targets else None
+    kind = second_kind(lora.adapter)
     if settings.placement == "continue":
         load_adapter(backbone, run.adapter("lora"), adapter_name=PEFT_NAMES["deblora"], trainable=True)
     elif settings.placement == "fresh":
@@ -81,12 +84,13 @@ def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
             rank=rank,
             alpha=rank,
             targets=targets,
+            kind=kind,
             adapter_name=PEFT_NAMES["deblora"],
             seed=recipe.seed + 1,
         )
     else:
         load_adapter(backbone, run.adapter("lora"), adapter_name=PEFT_NAMES["lora"])
-        stack_adapter(backbone, rank=rank, alpha=rank, targets=targets, seed=recipe.seed + 1)
+        stack_adapter(backbone, rank=rank, alpha=rank, targets=targets, kind=kind, seed=recipe.seed + 1)
     return backbone
 
 
@@ -105,7 +109,7 @@ STAGE = Stage(
     name="train-deblora",
     settings=lambda recipe: [
         model_settings(recipe.backbone),
-        recipe.lora.__dict__,
+        adapter_settings(recipe.lora),
         recipe.deblora.__dict__,
         recipe.calibrate.classes,
         recipe.mixed_precision,

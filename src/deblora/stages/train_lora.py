@@ -2,73 +2,28 @@
 
 import csv
 import io
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
-from deblora.artifacts import file_sha256, write_atomic
-from deblora.config import BackboneRecipe, Recipe, tables
-from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
-from deblora.models.bands import with_bands
-from deblora.models.diffusion_files import pipeline_sha256
-from deblora.models.hub import find_weights
+from deblora.artifacts import write_atomic
+from deblora.config import LoraRecipe, Recipe, tables
+from deblora.models.backbone import Backbone
 from deblora.models.lora import attach_lora, save_adapter
-from deblora.models.presets import PRESETS
-from deblora.models.vision import EMBEDDED
 from deblora.processes import is_first
 from deblora.run_dir import RunDir
-from deblora.stages.chips import check_bands, groups_of, open_chips
+from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.first_objective import first_objective, first_samples
-from deblora.stages.model_input import fit_input, uses_train_statistics
+from deblora.stages.open_model import model_settings, open_for_chips
 from deblora.stages.stage import Stage
+from deblora.train.adalora import Orthogonal, rank_schedule
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.samples import TrainingOrder
 
-FIRST_SETTINGS = ("name", "path", "image_size", "pool", "sensor", "l2_normalize")
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
-
-
-def weights_path(recipe: BackboneRecipe) -> Path | None:
-    """Return where the weights of the recipe lie, fetched from the hub if need be; ``None`` for the embedded model.
-
-    Raises:
-        ModelError: If a model of the hub is not here and cannot be fetched.
-    """
-    preset = PRESETS.get(recipe.name)
-    if not recipe.path or preset is None:
-        return Path(recipe.path) if recipe.path else None
-    return find_weights(
-        recipe.path, revision=recipe.revision, files=preset.hub_files, from_hub=bool(preset.hub_files)
-    )
-
-
-def open_backbone(recipe: BackboneRecipe, *, seed: int = 0) -> Backbone:
-    """Load the frozen model of the recipe, for as many bands as it asks for; the seed is that of diffusion noise."""
-    settings = {key: value for key, value in tables(recipe).items() if key not in ("name", "path")}
-    backbone = load_backbone(recipe.name, path=weights_path(recipe), noise_seed=seed, **settings)
-    by_chips = uses_train_statistics(recipe, native_bands=backbone.spec.n_bands)
-    if recipe.n_bands is not None:
-        backbone = with_bands(backbone, recipe.n_bands)
-    backbone.train_statistics = by_chips
-    return with_unit_features(backbone) if recipe.l2_normalize else backbone
-
-
-def model_settings(recipe: BackboneRecipe) -> list[object]:
-    """Return what a stage that runs the model depends on: its settings and the hash of its weights.
-
-    Settings that came later are left out at their defaults, so that finished runs stay finished.
-    """
-    default = BackboneRecipe()
-    chosen = {
-        key: value
-        for key, value in recipe.__dict__.items()
-        if key in FIRST_SETTINGS or value != getattr(default, key)
-    }
-    if recipe.name == "stable-diffusion":
-        return [chosen, pipeline_sha256(recipe.path or "")]
-    file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
-    return [chosen, file_sha256(file)]
 
 
 def sidecar(run: RunDir, recipe: Recipe, stage: str, *, train_statistics: bool = False) -> dict[str, object]:
@@ -94,21 +49,43 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
     write_atomic(run.history(name), buffer.getvalue())
 
 
-def _work(run: RunDir, recipe: Recipe) -> None:
-    settings = recipe.lora
-    chips = open_chips(run, recipe).split("train")
-    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
-    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
-    fit_input(backbone, chips)
-    targets = tuple(settings.targets) if settings.targets else None
+def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
+    """Return what a training of an adapter depends on.
+
+    A setting that came later is left out at its default, so that what was trained before it is still up to date.
+    """
+    return {key: value for key, value in lora.__dict__.items() if (key, value) != ("adapter", "lora")}
+
+
+def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:
+    """Attach a fresh first adapter of the recipe's kind."""
     attach_lora(
         backbone,
         rank=settings.rank,
         alpha=settings.alpha or settings.rank,
-        targets=targets,
+        targets=tuple(settings.targets) if settings.targets else None,
+        kind=settings.adapter,
+        n_steps=n_steps,
         adapter_name=PEFT_NAMES["lora"],
-        seed=recipe.seed,
+        seed=seed,
     )
+
+
+def train_adapter(
+    objective: nn.Module, samples: Dataset[dict[str, torch.Tensor]], backbone: Backbone, **options: Any
+) -> list[tuple[int, float]]:
+    """Train as :func:`~deblora.train.loop.train`; AdaLoRA gets its penalty and its schedule of ranks."""
+    schedule = rank_schedule(backbone.encoder)
+    return train(
+        objective if schedule is None else Orthogonal(objective), samples, after_step=schedule, **options
+    )
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    settings = recipe.lora
+    chips = open_chips(run, recipe).split("train")
+    backbone = open_for_chips(run, recipe, chips)
+    attach_first(backbone, settings, n_steps=settings.max_train_steps, seed=recipe.seed)
     objective = first_objective(recipe, backbone, chips)
     samples = TrainingOrder(
         chips.pixels,
@@ -118,9 +95,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         seed=recipe.seed,
         flip=settings.flip,
     )
-    records = train(
+    records = train_adapter(
         objective,
         first_samples(objective, samples, seed=recipe.seed),
+        backbone,
         folder=run.checkpoints("lora"),
         n_steps=settings.max_train_steps,
         batch_size=settings.train_batch_size,
@@ -138,7 +116,11 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 STAGE = Stage(
     name="train-lora",
-    settings=lambda recipe: [model_settings(recipe.backbone), recipe.lora.__dict__, recipe.mixed_precision],
+    settings=lambda recipe: [
+        model_settings(recipe.backbone),
+        adapter_settings(recipe.lora),
+        recipe.mixed_precision,
+    ],
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.adapter("lora"), run.history("lora")],
     work=_work,

@@ -1,15 +1,18 @@
 """Rows of the comparison whose heads also see features without labels: of validation chips, or of the test chips."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.artifacts import FeatureTable, Groups
+from deblora.config import ROWS
 from deblora.data.chips import ChipSet
 from deblora.heads.search import Chosen, Samples
 from deblora.heads.unlabeled_trials import held_out_predictions, semi_supervised_head, transductive_head
 from deblora.run_dir import RunDir
+from deblora.stages.rows.settings import FEATURES
 
 SEMI_SUPERVISED = "semi-supervised"
 TRANSDUCTIVE = "transductive"
@@ -25,7 +28,12 @@ def side_by_side(run: RunDir, kinds: tuple[str, ...], ids: tuple[str, ...]) -> F
     Raises:
         ArtifactError: If a table is missing, damaged or lacks a chip.
     """
-    return np.hstack([FeatureTable.load(run.features(kind)).rows(ids) for kind in kinds])
+    return np.hstack([FeatureTable.load(table_of(run, kind)).rows(ids) for kind in kinds])
+
+
+def table_of(run: RunDir, kind: str) -> Path:
+    """Return the file of a table: ``base``, ``lora``, ``deblora``, or a row with a training of its own."""
+    return run.row(kind) / FEATURES if kind in ROWS else run.features(kind)
 
 
 def samples_of(

@@ -7,8 +7,9 @@ trainable weights, as safetensors) and the order of samples fixed (``samples.Tra
 import errno
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +35,8 @@ def train(
     checkpointing_steps: int = 100,
     seed: int = 0,
     mixed_precision: str = "no",
+    optimizer: Literal["adamw", "sgd"] = "adamw",
+    after_step: Callable[[int], None] | None = None,
 ) -> list[tuple[int, float]]:
     """Minimize an objective over the trainable weights it holds.
 
@@ -54,6 +57,9 @@ def train(
         checkpointing_steps: Steps between checkpoints.
         seed: Seed of dropout.
         mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        optimizer: AdamW, or SGD with momentum .9 and weight decay 5e-4 (LIFT, arXiv 2309.10019).
+        after_step: Called with the number of the step before its gradients are set to zero. What it keeps to itself is
+            in no checkpoint, so such a training starts over when it was killed.
 
     Returns:
         ``(step, mean loss since the last record)``, about fifty records.
@@ -77,6 +83,7 @@ def train(
         weight_decay=0.0,
         logging_steps=max(1, n_steps // 50),
         save_steps=checkpointing_steps,
+        save_strategy="no" if after_step else "steps",
         save_total_limit=2,
         seed=seed,
         report_to=[],
@@ -100,10 +107,17 @@ def train(
     with arguments.main_process_first(local=False):  # the first process drops what is not whole
         last = _last_complete(folder)
     with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
-        trainer = _trainer_class()(model=objective, args=arguments, train_dataset=samples)
+        trainer = _trainer_class()(
+            model=objective,
+            args=arguments,
+            train_dataset=samples,
+            optimizers=(_sgd(objective, learning_rate) if optimizer == "sgd" else None, None),
+        )
         _quiet(trainer)
+        if after_step is not None:
+            trainer.add_callback(_step_callback(after_step))
         try:
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=None if after_step else last)
         except RuntimeError as error:
             if "find_unused_parameters" not in str(error):
                 raise
@@ -123,6 +137,24 @@ def train(
 def forget_checkpoints(folder: Path) -> None:
     """Delete checkpoints once the finished adapter is saved."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sgd(objective: nn.Module, learning_rate: float) -> torch.optim.SGD:
+    trainable = [p for p in objective.parameters() if p.requires_grad]
+    return torch.optim.SGD(trainable, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+
+
+def _step_callback(after_step: Callable[[int], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class AfterStep(TrainerCallback):
+        """Hands on the number of every step that the optimizer has taken."""
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            """Gradients are still there."""
+            after_step(state.global_step + 1)
+
+    return AfterStep()
 
 
 def _quiet(trainer: Any) -> None:
@@ -211,7 +243,10 @@ def _trainer_class() -> type:
 
 def _save_trainable(module: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+    # Weights may lie in memory as channels_last, which safetensors does not store.
+    weights = {
+        name: p.detach().cpu().contiguous() for name, p in module.named_parameters() if p.requires_grad
+    }
     write_atomic(folder / WEIGHTS, save(weights))
 
 

@@ -20,7 +20,8 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
 from deblora.stages.detection.audit import train_counts
 from deblora.stages.model_input import adopt_input
-from deblora.stages.train_lora import PEFT_NAMES, open_backbone
+from deblora.stages.open_model import open_backbone
+from deblora.stages.train_lora import PEFT_NAMES
 
 WITH_LORA = ("lora", "reweight", "ecm", "deblora")
 JOINT = "lora"  # name of the adapter folder of a run that trained one

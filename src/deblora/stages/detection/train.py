@@ -18,8 +18,9 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import image_sizes, open_split, train_counts
+from deblora.stages.open_model import model_settings
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, model_settings, save_history, sidecar
+from deblora.stages.train_lora import PEFT_NAMES, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 
 NAME = "detector"

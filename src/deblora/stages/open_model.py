@@ -1,0 +1,72 @@
+"""The frozen model of a recipe: where its weights lie, how it is opened, and what stages that run it depend on."""
+
+from pathlib import Path
+
+from deblora.artifacts import file_sha256
+from deblora.config import BackboneRecipe, Recipe, tables
+from deblora.data.chips import ChipSet
+from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
+from deblora.models.bands import with_bands
+from deblora.models.diffusion_files import pipeline_sha256
+from deblora.models.hub import find_weights
+from deblora.models.presets import PRESETS
+from deblora.models.vision import EMBEDDED
+from deblora.run_dir import RunDir
+from deblora.stages.chips import check_bands
+from deblora.stages.model_input import fit_input, uses_train_statistics
+
+FIRST_SETTINGS = ("name", "path", "image_size", "pool", "sensor", "l2_normalize")
+
+
+def weights_path(recipe: BackboneRecipe) -> Path | None:
+    """Return where the weights of the recipe lie, fetched from the hub if need be; ``None`` for the embedded model.
+
+    Raises:
+        ModelError: If a model of the hub is not here and cannot be fetched.
+    """
+    preset = PRESETS.get(recipe.name)
+    if not recipe.path or preset is None:
+        return Path(recipe.path) if recipe.path else None
+    return find_weights(
+        recipe.path, revision=recipe.revision, files=preset.hub_files, from_hub=bool(preset.hub_files)
+    )
+
+
+def open_backbone(recipe: BackboneRecipe, *, seed: int = 0) -> Backbone:
+    """Load the frozen model of the recipe, for as many bands as it asks for; the seed is that of diffusion noise."""
+    settings = {key: value for key, value in tables(recipe).items() if key not in ("name", "path")}
+    backbone = load_backbone(recipe.name, path=weights_path(recipe), noise_seed=seed, **settings)
+    by_chips = uses_train_statistics(recipe, native_bands=backbone.spec.n_bands)
+    if recipe.n_bands is not None:
+        backbone = with_bands(backbone, recipe.n_bands)
+    backbone.train_statistics = by_chips
+    return with_unit_features(backbone) if recipe.l2_normalize else backbone
+
+
+def model_settings(recipe: BackboneRecipe) -> list[object]:
+    """Return what a stage that runs the model depends on: its settings and the hash of its weights.
+
+    Settings that came later are left out at their defaults, so that finished runs stay finished.
+    """
+    default = BackboneRecipe()
+    chosen = {
+        key: value
+        for key, value in recipe.__dict__.items()
+        if key in FIRST_SETTINGS or value != getattr(default, key)
+    }
+    if recipe.name == "stable-diffusion":
+        return [chosen, pipeline_sha256(recipe.path or "")]
+    file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
+    return [chosen, file_sha256(file)]
+
+
+def open_for_chips(run: RunDir, recipe: Recipe, chips: ChipSet) -> Backbone:
+    """Load the frozen model, check it against the bands of the run, and let it see chips as training chips are.
+
+    Raises:
+        DataError: If chips have other bands than the model takes.
+    """
+    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
+    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
+    fit_input(backbone, chips)
+    return backbone

@@ -1,0 +1,27 @@
+"""Rows of the comparison with their own training: how each is trained, and how its features are extracted."""
+
+from collections.abc import Sequence
+
+from deblora.config import ROWS
+from deblora.errors import RecipeError
+from deblora.stages.rows import class_wise, extract, train
+from deblora.stages.stage import Stage
+
+
+def row_stages(names: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages of rows, two for each: ``train-row-<name>`` and ``extract-row-<name>``.
+
+    Raises:
+        RecipeError: If a name is unknown.
+    """
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise RecipeError(f"{unknown[0]} is no row with its own training; known are {', '.join(ROWS)}")
+    stages: list[Stage] = []
+    for name in ROWS:
+        if name in names:
+            stages += [
+                class_wise.STAGE if name == "clora" else train.stage_for(name),
+                extract.stage_for(name),
+            ]
+    return tuple(stages)
