@@ -119,6 +119,10 @@ class DetectionTrainRecipe:
         checkpointing_steps: Steps between checkpoints.
         flips: Probability of a flip (mmrotate: .75 over three kinds); 0 for SAR.
         turns: Turn by random quarters; off for SAR.
+        map_cache_gb: Disk for the feature maps of a frozen extractor, in half precision: each view of a tile then
+            passes the extractor once, and steps cost pyramid and head only. 0 computes maps in every step (ours).
+        map_cache: Folder for these maps that several runs share (seeds, class losses); each extractor gets a folder
+            of its own in it. Null keeps them in the run folder until training is finished.
     """
 
     learning_rate: float = 1e-3
@@ -127,6 +131,8 @@ class DetectionTrainRecipe:
     checkpointing_steps: int = 100
     flips: float = 0.75
     turns: bool = True
+    map_cache_gb: float = 8.0
+    map_cache: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class DetectionRecipe:
 
     Args:
         seed: Seed of head, adapters, order and augmentation.
-        mixed_precision: Precision of training on a GPU.
+        mixed_precision: Precision of training and prediction. ``bf16`` also works on CPUs: those with bf16
+            instructions are faster with it (measured: EfficientNet-Lite0 2.7 times), others slower.
     """
 
     seed: int = 0
@@ -189,6 +196,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.train_batch_size": (1, 1e6),
     "train.checkpointing_steps": (1, 1e9),
     "train.flips": (0, 1),
+    "train.map_cache_gb": (0, 1e6),
     "predict.batch_size": (1, 1e6),
     "predict.score_threshold": (0, 1),
     "predict.nms_threshold": (0, 1),

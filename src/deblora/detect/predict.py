@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +56,17 @@ def detector_function(
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
+    mixed_precision: str = "no",
 ) -> Detector:
     """Return a function from a batch of tiles to their detections, on the CPU."""
     detector = detector.to(device).eval()
 
     @torch.inference_mode()
     def run(pixels: Float[torch.Tensor, "b c t t"]) -> Sequence[Detections]:
+        with precision(mixed_precision, device):
+            outputs = detector(pixels.to(device))
         found = detector.decode(
-            detector(pixels.to(device)),
+            outputs,
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_detections=max_detections,
@@ -70,6 +74,12 @@ def detector_function(
         return [Detections(one.boxes.cpu(), one.scores.cpu(), one.labels.cpu()) for one in found]
 
     return run
+
+
+def precision(name: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a network computes in ``no`` (full), ``bf16`` or ``fp16`` precision."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=kinds[name]) if name in kinds else nullcontext()
 
 
 def predict_scene(

@@ -13,6 +13,7 @@ from torch import nn
 from deblora.artifacts import write_atomic
 from deblora.detect.assign import assign, background_ratio
 from deblora.detect.detector import OrientedFCOS
+from deblora.detect.fcos import Level
 from deblora.detect.points import grid_points
 from deblora.detect.samples import Tile
 from deblora.errors import ArtifactError
@@ -34,14 +35,45 @@ class Detect(nn.Module):
         labels: Int[torch.Tensor, "b m"],
     ) -> dict[str, Float[torch.Tensor, ""]]:
         """Return the loss; a label of -1 marks padding."""
-        outputs = self.detector(pixels)
-        real = labels >= 0
-        targets = self.detector.targets(
-            outputs,
-            [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
-            [rows[keep] for rows, keep in zip(labels, real, strict=True)],
-        )
-        return {"loss": self.detector.loss(outputs, targets)["loss"]}
+        return {"loss": _loss(self.detector, self.detector(pixels), boxes, labels)}
+
+
+class DetectOnMaps(nn.Module):
+    """The same loss from the maps of a frozen extractor, which has no part in the step.
+
+    Args:
+        detector: Its extractor is not called.
+        shapes: Of every map, finest first.
+        tile: Side of a tile, pixels.
+    """
+
+    def __init__(self, detector: OrientedFCOS, shapes: Sequence[tuple[int, ...]], *, tile: int) -> None:
+        super().__init__()
+        self.detector, self._shapes = detector, [torch.Size(shape) for shape in shapes]
+        self._strides = [tile // shape[-1] for shape in shapes]
+
+    def forward(
+        self,
+        maps: Float[torch.Tensor, "b n"],
+        boxes: Float[torch.Tensor, "b m 5"],
+        labels: Int[torch.Tensor, "b m"],
+    ) -> dict[str, Float[torch.Tensor, ""]]:
+        """Return the loss; a label of -1 marks padding."""
+        parts = maps.split([shape.numel() for shape in self._shapes], dim=1)
+        levels = [part.reshape(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        return {"loss": _loss(self.detector, self.detector.from_maps(levels, self._strides), boxes, labels)}
+
+
+def _loss(
+    detector: OrientedFCOS, outputs: list[Level], boxes: torch.Tensor, labels: torch.Tensor
+) -> Float[torch.Tensor, ""]:
+    real = labels >= 0
+    targets = detector.targets(
+        outputs,
+        [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
+        [rows[keep] for rows, keep in zip(labels, real, strict=True)],
+    )
+    return detector.loss(outputs, targets)["loss"]
 
 
 def scales_for(stride: int) -> tuple[float, ...]:

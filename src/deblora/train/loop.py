@@ -48,7 +48,7 @@ def train(
         learning_rate: Peak learning rate.
         checkpointing_steps: Steps between checkpoints.
         seed: Seed of dropout.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        mixed_precision: ``no``, ``bf16`` (also on CPUs) or ``fp16``.
 
     Returns:
         ``(step, mean loss since the last record)``, about fifty records.
@@ -59,8 +59,9 @@ def train(
     """
     from transformers import TrainingArguments
 
-    if mixed_precision != "no" and not torch.cuda.is_available():
-        raise ModelError(f"mixed precision {mixed_precision} needs a GPU and none is found; set it to 'no'")
+    on_cpu = not torch.cuda.is_available()
+    if mixed_precision == "fp16" and on_cpu:
+        raise ModelError("mixed precision fp16 needs a GPU and none is found; set it to 'no' or to 'bf16'")
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=n_steps,
@@ -77,6 +78,7 @@ def train(
         remove_unused_columns=False,
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
+        use_cpu=on_cpu,
         bf16=mixed_precision == "bf16",
         fp16=mixed_precision == "fp16",
         disable_tqdm=n_steps < 20,

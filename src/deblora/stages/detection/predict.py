@@ -85,6 +85,7 @@ def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
         score_threshold=settings.score_threshold,
         nms_threshold=settings.nms_threshold,
         max_detections=settings.max_detections,
+        mixed_precision=recipe.mixed_precision,
     )
     weights = [
         file_sha256(model.weights_path(run)),
@@ -93,7 +94,7 @@ def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
     ]
     if model.is_joint(recipe):
         weights.append(file_sha256(run.adapter(model.JOINT) / "adapter_model.safetensors"))
-    key = fingerprint([settings.__dict__, spec.__dict__], {"weights": weights})
+    key = fingerprint([settings.__dict__, spec.__dict__, recipe.mixed_precision], {"weights": weights})
     return Predictor(detect, spec, class_names(run), recipe, key)
 
 
@@ -214,7 +215,7 @@ def stage_for(split: str) -> Stage:
     """Return the stage that predicts ``val`` or ``test``."""
 
     def settings(recipe: Any) -> list[object]:
-        return [recipe.data, recipe.predict]
+        return [recipe.data, recipe.predict, recipe.mixed_precision]
 
     def work(run: RunDir, recipe: Any) -> None:
         from tqdm import tqdm
