@@ -229,7 +229,7 @@ def _print_scores(run: Any, split: str) -> None:
 
     from deblora.report.detection_markdown import table_lines
     from deblora.report.detection_page import groups_table, sentences
-    from deblora.stages.detection.evaluate import evaluation_path
+    from deblora.stages.detection.operating_point import evaluation_path
     from deblora.stages.detection.report import report_path
 
     summary = json.loads(evaluation_path(run, split).read_text())

@@ -12,7 +12,7 @@ from deblora.errors import ArtifactError
 from deblora.report.detection_markdown import table_lines
 from deblora.report.tables import Cell, Table, percent
 from deblora.stages.detection import model
-from deblora.stages.detection.evaluate import evaluation_path
+from deblora.stages.detection.operating_point import evaluation_path
 from deblora.stages.detection.runs import open_run
 
 GROUPS = ("head", "middle", "tail", "all")

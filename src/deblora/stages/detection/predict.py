@@ -31,11 +31,11 @@ from deblora.run_dir import RunDir, fingerprint
 from deblora.stages.chips import class_names, groups_of
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import open_split
+from deblora.stages.detection.operating_point import shown_from
 from deblora.stages.stage import Stage
 
 log = logging.getLogger("deblora")
 FORMATS = ("task1", "coco", "geojson", "csv", "overlay")
-OVERLAY_SCORE = 0.2  # ours: boxes below are not drawn
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def predict_source(
     predictor = open_predictor(run, recipe)
     found: dict[str, SceneDetections] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    groups = group_of(run)
+    groups, least_score = group_of(run), shown_from(run)
     for name in files.members:
         scene = files.open(name)
         log.info("predict %s (%d x %d px)", name, scene.width, scene.height)
@@ -142,7 +142,7 @@ def predict_source(
             scene, journal=out / "journal" / f"{name}.jsonl", resume=resume, title=name
         )
         quads = as_quads({name: found[name]}, predictor.class_names)
-        _write_image(out, name, scene, quads, groups, formats)
+        _write_image(out, name, scene, quads, groups, formats, least_score=least_score)
     if tiles:
         found = merge_tiles(found, merge_threshold=recipe.predict.merge_threshold)
     quads = as_quads(found, predictor.class_names)
@@ -158,6 +158,8 @@ def _write_image(
     quads: QuadDetections,
     groups: Mapping[str, str],
     formats: Sequence[str],
+    *,
+    least_score: float,
 ) -> None:
     if "geojson" in formats:
         write_geojson(
@@ -170,7 +172,7 @@ def _write_image(
         )
     if "overlay" in formats:
         (out / "overlays").mkdir(parents=True, exist_ok=True)
-        picture = overlay(scene, quads, groups, least_score=OVERLAY_SCORE)
+        picture = overlay(scene, quads, groups, least_score=least_score)
         picture.save(out / "overlays" / f"{name}.png")
 
 

@@ -1,6 +1,7 @@
 """Stage ``train-detector``: pyramid and head on the extractor, and what the method trains inside it."""
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from deblora.detect.extractor import n_parameters
 from deblora.detect.map_store import MapStore
 from deblora.detect.predict import precision
 from deblora.detect.samples import MapOrder, Tile, TileOrder, plan_tiles
-from deblora.detect.training import Detect, DetectOnMaps, measured_background_ratio, save_weights
+from deblora.detect.training import Detect, DetectOnMaps, measured_background_ratio, save_weights, unassigned
 from deblora.detection_config import DetectionRecipe
 from deblora.models.backbone import Backbone
 from deblora.models.lora import n_trainable, save_adapter
@@ -28,8 +29,10 @@ from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, model_settings, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 
+log = logging.getLogger("deblora")
 NAME = "detector"
 MAPS = "maps"
+MANY_LOST = 0.05  # ours: share of unassigned objects from which the user is told
 TILING = ("tile", "overlap", "zoom", "min_inside", "keep_empty", "scale", "ignore", "classes")
 N_FIRST = 8  # tiles from which a network trained from scratch takes its batch-norm statistics
 
@@ -61,11 +64,12 @@ def _work(run: RunDir, recipe: Any) -> None:
     model.randomize(backbone, recipe, first)
     ratio = recipe.method.background_ratio if recipe.method.name == "ecm" else None
     detector = _build(recipe, backbone, run, ratio)
+    strides = _strides(detector, backbone, recipe.data.tile)
+    lost = _lost(tiles, strides, names, recipe.data.tile)
     if recipe.method.name == "ecm" and ratio is None:
-        strides = _strides(detector, backbone, recipe.data.tile)
         ratio = measured_background_ratio(tiles, strides, tile=recipe.data.tile, n_classes=len(names))
         detector = _build(recipe, backbone, run, ratio)
-    facts = _facts(recipe, backbone, detector, tiles, ratio)
+    facts = {**_facts(recipe, backbone, detector, tiles, ratio), "strides": strides, "share_unassigned": lost}
     objective, order = _on_maps(run, recipe, detector, backbone, samples)
     records = train(
         objective,
@@ -124,6 +128,24 @@ def _build(recipe: DetectionRecipe, backbone: Backbone, run: RunDir, ratio: floa
 def _strides(detector: OrientedFCOS, backbone: Backbone, tile: int) -> tuple[float, ...]:
     blank = torch.zeros(1, backbone.spec.n_bands, tile, tile)
     return detector.pyramid.strides(map_strides(blank, feature_maps(backbone, blank)))
+
+
+def _lost(
+    tiles: list[Tile], strides: tuple[float, ...], names: tuple[str, ...], tile: int
+) -> dict[str, float]:
+    """Return the share of objects that no location learns, by class, and warn of classes that lose many."""
+    n_seen, n_lost = unassigned(tiles, strides, tile=tile, n_classes=len(names))
+    shares = {name: n_lost[i] / n_seen[i] for i, name in enumerate(names) if n_seen[i]}
+    for name, share in shares.items():
+        if share > MANY_LOST:
+            log.warning(
+                "%.0f %% of the objects of class %s lie between the locations of the finest level (every %g px), so "
+                "nothing is learned from them; raise data.zoom or add a finer level (head.scales)",
+                100 * share,
+                name,
+                strides[0],
+            )
+    return {name: round(float(share), 4) for name, share in shares.items()}
 
 
 def _facts(
