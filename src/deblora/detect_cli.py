@@ -42,7 +42,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     chips.add_argument(
         "source", type=Path, help="the training split: folder or zip with images/ and labelTxt/"
     )
-    chips.add_argument("--out", type=Path, required=True, help="folder per class is written below OUT/train")
+    chips.add_argument("--out", type=Path, required=True, help="one folder per class is written below OUT")
     chips.add_argument(
         "--context", type=float, default=1.5, help="side over the object's longer side (default: 1.5)"
     )

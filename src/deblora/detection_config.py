@@ -20,6 +20,7 @@ METHODS: tuple[MethodName, ...] = (
     "deblora",
     "scratch",
 )
+NO_ADAPTER = "none"  # value of method.adapter
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class MethodRecipe:
     Args:
         name: The row.
         adapter: A finished ``deblora run`` folder (or one PEFT folder) on object chips; frozen here. Null trains
-            LoRA together with the head. ``deblora`` needs it.
+            LoRA together with the head; ``none`` leaves the extractor as it is (``reweight`` and ``ecm``: the class
+            loss alone). ``deblora`` needs a folder.
         rank: Inner size of LoRA trained here (authors' code: 8).
         alpha: Scale times rank; null means alpha = rank (our choice).
         targets: Modules to adapt; null takes the backbone's own list.
@@ -242,6 +244,8 @@ def _cross_checks(recipe: DetectionRecipe) -> list[str]:
         problems.append("data.groups is names, but data.tail is empty")
     if data.groups == "counts" and data.tail_below > data.head_above + 1:
         problems.append(f"data.tail_below {data.tail_below} and data.head_above {data.head_above} overlap")
+    if method.adapter == NO_ADAPTER and method.name in ("lora", "deblora"):
+        problems.append(f"method.adapter none leaves nothing of method {method.name}; take zero-shot")
     if method.name == "deblora" and not method.adapter:
         problems.append(
             "method deblora needs method.adapter: cut object chips with `deblora detect chips`, adapt to them with "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblora.detection_config import METHODS, DetectionRecipe
+from deblora.detection_config import METHODS, NO_ADAPTER, DetectionRecipe
 from deblora.errors import ArtifactError
 from deblora.report.detection_markdown import table_lines
 from deblora.report.tables import Cell, Table, percent
@@ -116,7 +116,7 @@ def _row(name: str, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> Row
 
 
 def _name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
-    adapter = {None: "", "joint": ", joint"}.get(facts["adapter"], ", from chips")
+    adapter = {None: "", "joint": ", joint", NO_ADAPTER: ", frozen"}.get(facts["adapter"], ", from chips")
     return f"{recipe.method.name}, {facts['backbone']}{adapter}"
 
 
