@@ -68,10 +68,21 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--format",
         nargs="+",
         default=["task1", "coco", "overlay"],
-        help="some of task1, coco, geojson, csv, overlay (default: task1 coco overlay)",
+        help="some of task1, coco, geojson, csv, overlay, thumbnails (default: task1 coco overlay)",
     )
     predict.add_argument(
         "--tiles", action="store_true", help="the images are tiles: put their detections together by name"
+    )
+    predict.add_argument(
+        "--bands",
+        type=_bands,
+        default=(),
+        help="bands to take, counted from 1, in the order of the model, for example 4,3,2 (default: all)",
+    )
+    predict.add_argument(
+        "--across-classes",
+        action="store_true",
+        help="one class per object: detections of different classes suppress each other too",
     )
     predict.add_argument("--resume", action="store_true", help="go on with the windows that are missing")
     evaluate = add("eval", "judge Task-1 files, anybody's, by the protocol of DOTA")
@@ -163,7 +174,15 @@ def _predict(options: Any, _: dict[str, Any]) -> None:
     for source in options.source:
         out = options.out if len(options.source) == 1 else options.out / source.stem
         found = predict_source(
-            run, recipe, source, out, formats=options.format, resume=options.resume, tiles=options.tiles
+            run,
+            recipe,
+            source,
+            out,
+            formats=options.format,
+            resume=options.resume,
+            tiles=options.tiles,
+            bands=options.bands,
+            across_classes=options.across_classes,
         )
         print(f"{source}: {len(found.scores)} detections in {out}")
 
@@ -235,6 +254,13 @@ def _print_scores(run: Any, split: str) -> None:
     summary = json.loads(evaluation_path(run, split).read_text())
     print("\n" + "\n".join([*sentences(summary), "", *table_lines(groups_table(summary))]))
     print(f"\nreport: {report_path(run, split, '.html')}")
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of band numbers like 4,3,2") from None
 
 
 def _overrides(rest: Sequence[str]) -> dict[str, Any]:
