@@ -100,6 +100,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("run_dirs", type=Path, nargs="+", help="run folders")
     compare.add_argument("--out", type=Path, help="file for the table (Markdown)")
+    compare.add_argument("--csv", type=Path, help="file for every score of every run (CSV)")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -212,6 +213,10 @@ def _compare(options: Any, _: dict[str, Any]) -> None:
     print(text)
     if options.out:
         write_atomic(options.out, text)
+    if options.csv:
+        from deblora.stages.detection.compare_csv import comparison_csv
+
+        write_atomic(options.csv, comparison_csv(options.run_dirs))
 
 
 def _tile(options: Any, _: dict[str, Any]) -> None:

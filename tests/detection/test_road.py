@@ -261,8 +261,15 @@ def test_the_test_split_is_looked_at_on_request_and_compared(
     assert main(["detect", "test", str(trained)]) == 0
     assert (trained / "eval" / "test.json").stat().st_mtime_ns == before
     capsys.readouterr()
-    assert main(["detect", "compare", str(trained), str(other)]) == 0
+    table = ["--out", str(tmp_path / "t.md"), "--csv", str(tmp_path / "t.csv")]
+    assert main(["detect", "compare", str(trained), str(other), *table]) == 0
     assert "test images" in capsys.readouterr().out
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0"] * 7 + ["1"] * 7  # four groups, three classes
+    found = json.loads((other / "eval" / "test.json").read_text())["groups"]["map50"]["all"]
+    (mine,) = (row for row in rows if row["seed"] == "1" and row["name"] == "all")
+    assert float(mine["map50"]) == pytest.approx(found, abs=1e-5) and mine["split"] == "test"
     assert main(["detect", "compare", str(trained), str(trained)]) == 2
     assert "seed 0" in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[str, list[Row]]:
                 f"{run.root} was judged on other images, classes, groups or another protocol than {runs[0][0].root}; "
                 "compare runs of the same data"
             )
-        found.setdefault(_name(recipe, facts), []).append((summary, facts))
+        found.setdefault(method_name(recipe, facts), []).append((summary, facts))
     rows = [_row(name, entries) for name, entries in found.items()]
     order: dict[str, int] = {name: i for i, name in enumerate(METHODS)}
     rows.sort(key=lambda row: order.get(row.method.split(",")[0], len(order)))
@@ -115,7 +115,8 @@ def _row(name: str, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> Row
     return Row(name, facts["n_extractor"], facts["n_extractor_trained"], scores, seeds)
 
 
-def _name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
+def method_name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
+    """Return method, backbone and where the adapter comes from, in words."""
     adapter = {None: "", "joint": ", joint", NO_ADAPTER: ", frozen"}.get(facts["adapter"], ", from chips")
     return f"{recipe.method.name}, {facts['backbone']}{adapter}"
 
