@@ -61,8 +61,10 @@ class DetectOnMaps(nn.Module):
         labels: Int[torch.Tensor, "b m"],
     ) -> dict[str, Float[torch.Tensor, ""]]:
         """Return the loss; a label of -1 marks padding."""
-        parts = maps.split([shape.numel() for shape in self._shapes], dim=1)
-        levels = [part.reshape(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        levels, start = [], 0
+        for shape in self._shapes:
+            levels.append(maps[:, start : start + shape.numel()].reshape(-1, *shape))
+            start += shape.numel()
         return {"loss": _loss(self.detector, self.detector.from_maps(levels, self._strides), boxes, labels)}
 
 
