@@ -1,36 +1,38 @@
-"""One score above which detections are shown: the best mean F1 over classes."""
+"""Scores above which detections are shown: the best F1 of each class."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from deblora.evaluate.detection import ClassDetection
 
-N_TRIED = 500  # scores tried, evenly spaced over the detections
+
+@dataclass(frozen=True)
+class Threshold:
+    """A score from which detections of a class are shown, and their F1."""
+
+    score: float
+    f1: float
 
 
-def best_threshold(curves: Mapping[str, ClassDetection]) -> tuple[float, float] | None:
-    """Return the score at which the mean F1 over classes is largest, and that F1.
+def best_thresholds(curves: Mapping[str, ClassDetection]) -> dict[str, Threshold]:
+    """Return the score at which the F1 of each class is largest.
 
-    ``F1 = 2 P R / (P + R)`` of the detections of a class whose score is at least the threshold, 0 if there is none;
-    classes without ground truth are left out. One threshold for all classes, so that scores of a page compare; rare
-    classes count as much as frequent ones. Of equal values the highest score is taken. ``None`` without detections.
+    ``F1 = 2 P R / (P + R)`` of the detections whose score is at least the threshold; of equal values the highest
+    score is taken. One threshold per class, because detectors give rare classes lower scores: a common one hides the
+    tail. Classes without ground truth, without detections or without a true one are left out.
 
-    Choose it on validation: on the test split it would be a choice by test labels.
+    Choose them on validation: on the test split they would be a choice by test labels.
     """
-    judged = [entry for entry in curves.values() if entry.n_ground_truth]
-    scores = np.unique(np.concatenate([np.zeros(0), *(entry.scores for entry in judged)]))[::-1]
-    if not len(scores):
-        return None
-    tried = scores[np.unique(np.linspace(0, len(scores) - 1, N_TRIED).round().astype(np.int64))]
-    mean = np.mean([_f1(entry, tried) for entry in judged], axis=0)
-    best = int(mean.argmax())
-    return float(tried[best]), float(mean[best])
-
-
-def _f1(entry: ClassDetection, thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
-    n_kept = np.searchsorted(-entry.scores, -thresholds, side="right")
-    precision, recall = (np.append(0.0, values)[n_kept] for values in (entry.precision, entry.recall))
-    total = precision + recall
-    return np.asarray(np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0))
+    found = {}
+    for name, entry in curves.items():
+        if not entry.n_ground_truth or not len(entry.scores):
+            continue
+        total = entry.precision + entry.recall
+        f1 = np.divide(2 * entry.precision * entry.recall, total, out=np.zeros_like(total), where=total > 0)
+        last = np.append(entry.scores[1:] < entry.scores[:-1], True)  # equal scores are shown together
+        best = int(np.where(last, f1, -1.0).argmax())
+        if f1[best] > 0:
+            found[name] = Threshold(float(entry.scores[best]), float(f1[best]))
+    return found

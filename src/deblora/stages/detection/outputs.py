@@ -25,7 +25,7 @@ def write_image(
     groups: Mapping[str, str],
     formats: Sequence[str],
     *,
-    least_score: float,
+    least_score: Mapping[str, float],
 ) -> None:
     """Write what belongs to one image: ``geojson/``, ``overlays/``, ``thumbnails/<class>/``.
 
@@ -36,7 +36,7 @@ def write_image(
         quads: Its detections.
         groups: Class to group.
         formats: Some of ``FORMATS``; the others are passed over.
-        least_score: Detections below are not drawn.
+        least_score: By class; detections below are not drawn.
     """
     if "geojson" in formats:
         write_geojson(

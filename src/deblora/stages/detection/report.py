@@ -84,7 +84,7 @@ def _history(run: RunDir) -> list[tuple[int, float]]:
 
 
 def _overlays(
-    images: Split, detections: QuadDetections, groups: Mapping[str, str], *, least_score: float
+    images: Split, detections: QuadDetections, groups: Mapping[str, str], *, least_score: Mapping[str, float]
 ) -> list[Picture]:
     pictures = []
     for name in _chosen(images.labels):
@@ -96,7 +96,7 @@ def _overlays(
             truth=images.labels[name],
             largest_side=OVERLAY_SIDE,
         )
-        pictures.append(Picture(data_uri(picture), f"{name} (scores from {least_score:.2f})"))
+        pictures.append(Picture(data_uri(picture), name))
     return pictures
 
 
