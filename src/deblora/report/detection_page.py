@@ -85,7 +85,7 @@ def render_detection_page(content: DetectionContent) -> str:
             "overlays",
             "Detections on the images",
             "Labels in thin green; detections in blue (head), white (middle) and orange (tail) with class and score. "
-            + _shown(content.summary),
+            "Each class is drawn from the score of its best F1 on validation.",
             "No image was drawn.",
             _gallery(content.overlays, 26),
         ),
@@ -100,17 +100,6 @@ def render_detection_page(content: DetectionContent) -> str:
         Section("recipe", "Recipe", "The settings in full.", "No recipe.", text=content.recipe_yaml),
     ]
     return fill_template(content, sections, summary=sentences(content.summary), facts=_facts(content))
-
-
-def _shown(summary: Mapping[str, Any]) -> str:
-    found = [
-        f"{row['class']} {row['threshold']:.2f}"
-        for row in ordered(summary)
-        if row.get("threshold") is not None
-    ]
-    if summary.get("split") != "val" or not found:
-        return "Each class is drawn from the score of its best F1 on validation."
-    return f"Each class is drawn from the score of its best F1 on these images: {', '.join(found)}."
 
 
 def sentences(summary: Mapping[str, Any]) -> list[str]:
