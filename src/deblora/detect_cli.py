@@ -24,7 +24,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             name, help=text, description=text, formatter_class=formatter, allow_abbrev=False, **options
         )
 
-    demo = add("demo", "two methods on simulated scenes, offline, in a few minutes")
+    demo = add("demo", "two methods on simulated scenes, offline, in 5 to 10 minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/detect-demo"), help="folder for scenes and runs")
     demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     demo.add_argument("--resume", action="store_true", help="go on in an existing folder")
