@@ -7,7 +7,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
 
 LEAST_SHOWN = 0.1  # ours: boxes below are not drawn, also where a weak detector is best without any threshold
-LEAST_F1 = 0.1  # ours: below, the boxes of a class are noise
+LEAST_F1 = 0.25  # ours: below, the boxes of a class are noise
 UNJUDGED, NEVER = 0.2, 1.0
 
 
