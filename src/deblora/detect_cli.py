@@ -24,7 +24,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             name, help=text, description=text, formatter_class=formatter, allow_abbrev=False, **options
         )
 
-    demo = add("demo", "two methods on simulated scenes, offline, in a few minutes")
+    demo = add("demo", "two methods on simulated scenes, offline, in 5 to 10 minutes")
     demo.add_argument("--out", type=Path, default=Path("runs/detect-demo"), help="folder for scenes and runs")
     demo.add_argument("--seed", type=int, default=0, help="seed of scenes and training")
     demo.add_argument("--resume", action="store_true", help="go on in an existing folder")
@@ -42,7 +42,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     chips.add_argument(
         "source", type=Path, help="the training split: folder or zip with images/ and labelTxt/"
     )
-    chips.add_argument("--out", type=Path, required=True, help="folder per class is written below OUT/train")
+    chips.add_argument("--out", type=Path, required=True, help="one folder per class is written below OUT")
     chips.add_argument(
         "--context", type=float, help="side over the object's (default: 1.5 for squares, 1 for hulls)"
     )
@@ -75,10 +75,21 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--format",
         nargs="+",
         default=["task1", "coco", "overlay"],
-        help="some of task1, coco, geojson, csv, overlay (default: task1 coco overlay)",
+        help="some of task1, coco, geojson, csv, overlay, thumbnails (default: task1 coco overlay)",
     )
     predict.add_argument(
         "--tiles", action="store_true", help="the images are tiles: put their detections together by name"
+    )
+    predict.add_argument(
+        "--bands",
+        type=_bands,
+        default=(),
+        help="bands to take, counted from 1, in the order of the model, for example 4,3,2 (default: all)",
+    )
+    predict.add_argument(
+        "--across-classes",
+        action="store_true",
+        help="one class per object: detections of different classes suppress each other too",
     )
     predict.add_argument("--resume", action="store_true", help="go on with the windows that are missing")
     evaluate = add("eval", "judge Task-1 files, anybody's, by the protocol of DOTA")
@@ -96,6 +107,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     compare.add_argument("run_dirs", type=Path, nargs="+", help="run folders")
     compare.add_argument("--out", type=Path, help="file for the table (Markdown)")
+    compare.add_argument("--csv", type=Path, help="file for every score of every run (CSV)")
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -170,7 +182,15 @@ def _predict(options: Any, _: dict[str, Any]) -> None:
     for source in options.source:
         out = options.out if len(options.source) == 1 else options.out / source.stem
         found = predict_source(
-            run, recipe, source, out, formats=options.format, resume=options.resume, tiles=options.tiles
+            run,
+            recipe,
+            source,
+            out,
+            formats=options.format,
+            resume=options.resume,
+            tiles=options.tiles,
+            bands=options.bands,
+            across_classes=options.across_classes,
         )
         print(f"{source}: {len(found.scores)} detections in {out}")
 
@@ -200,6 +220,10 @@ def _compare(options: Any, _: dict[str, Any]) -> None:
     print(text)
     if options.out:
         write_atomic(options.out, text)
+    if options.csv:
+        from deblora.stages.detection.compare_csv import comparison_csv
+
+        write_atomic(options.csv, comparison_csv(options.run_dirs))
 
 
 def _tile(options: Any, _: dict[str, Any]) -> None:
@@ -243,12 +267,19 @@ def _print_scores(run: Any, split: str) -> None:
 
     from deblora.report.detection_markdown import table_lines
     from deblora.report.detection_page import groups_table, sentences
-    from deblora.stages.detection.evaluate import evaluation_path
+    from deblora.stages.detection.operating_point import evaluation_path
     from deblora.stages.detection.report import report_path
 
     summary = json.loads(evaluation_path(run, split).read_text())
     print("\n" + "\n".join([*sentences(summary), "", *table_lines(groups_table(summary))]))
     print(f"\nreport: {report_path(run, split, '.html')}")
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of band numbers like 4,3,2") from None
 
 
 def _overrides(rest: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deblora.boxes import aligned_iou, boxes_from_quads
-from deblora.detect.augment import augment, flip_horizontal, flip_vertical, scale, turn
+from deblora.detect.augment import View, augment, draw_view, flip_horizontal, flip_vertical, lay, scale, turn
 from deblora.detect.points import grid_points, sides_from_boxes
 
 HEIGHT, WIDTH = 60, 90
@@ -113,3 +113,21 @@ def test_images_without_boxes_and_impossible_scales() -> None:
     assert boxes_from_quads(torch.zeros(0, 4, 2)).shape == (0, 5)
     with pytest.raises(ValueError, match="scaled by"):
         scale(pixels, none, 0.01)
+
+
+def test_views_are_flips_and_turns() -> None:
+    pixels = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    views = {draw_view(generator) for _ in range(300)}
+    assert len(views) == 8
+    assert len({tuple(lay(pixels, BOXES, view)[0].flatten().tolist()) for view in views}) == 8
+    upright = {draw_view(generator, turns=(0,)) for _ in range(100)}
+    for view, image in {
+        View(False, 0): pixels,
+        View(True, 0): pixels.flip(-1),
+        View(True, 2): pixels.flip(-2),
+        View(False, 2): pixels.flip(-1, -2),
+    }.items():
+        assert view in upright
+        assert torch.equal(lay(pixels, BOXES, view)[0], image)
+    assert len(upright) == 4 and {draw_view(generator, flips=0, turns=(0,))} == {View(False, 0)}

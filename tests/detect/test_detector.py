@@ -20,6 +20,7 @@ from deblora.detect.objective import detection_losses
 from deblora.detect.points import grid_points, sides_from_boxes
 from deblora.detect.pyramid import build_pyramid
 from deblora.detect.scoring import FocalScoring, MarginScoring, Scoring, class_balanced_weights
+from deblora.detect.training import Detect, DetectOnMaps
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.lora import attach_lora
@@ -250,3 +251,17 @@ def test_detectors_on_real_weights(
     assert [level.stride for level in outputs] == strides
     loss = detector.loss(outputs, detector.targets(outputs, BOXES[:1], LABELS[:1]))["loss"]
     assert math.isfinite(float(loss.detach()))
+
+
+def test_the_loss_on_maps_is_the_loss_on_pixels() -> None:
+    detector = tiny()
+    boxes, labels = torch.stack(BOXES), torch.stack(LABELS)
+    with torch.no_grad():
+        maps = detector.extractor(pixels())
+    on_pixels = Detect(detector)(pixels=pixels(), boxes=boxes, labels=labels)["loss"]
+    on_maps = DetectOnMaps(detector, [tuple(maps.shape[1:])], tile=SIZE)(
+        maps=maps.flatten(1), boxes=boxes, labels=labels
+    )["loss"]
+    assert torch.equal(on_pixels, on_maps)
+    on_maps.backward()
+    assert all((p.grad is None) == name.startswith("extractor") for name, p in detector.named_parameters())

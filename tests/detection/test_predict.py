@@ -189,3 +189,16 @@ def test_detections_in_tiles_come_together_in_the_scene(rng: np.random.Generator
     assert (iou.max(axis=1) > 1 - 1e-9).all()
     with pytest.raises(DataError, match="tile name"):
         merge_tiles({"P1": whole}, merge_threshold=0.1)
+
+
+def test_classes_suppress_each_other_only_on_request() -> None:
+    pixels = np.zeros((64, 64, 1), dtype=np.float32)
+
+    def two_classes(tiles: torch.Tensor) -> list[Detections]:
+        boxes = torch.tensor([[30.0, 30, 20, 10, 0.1], [31.0, 30, 20, 10, 0.1], [10.0, 50, 8, 8, 0.0]])
+        return [Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0]))] * len(tiles)
+
+    image, settings = ArrayScene(pixels), spec(64, 0)
+    apart = predict_scene(image, two_classes, settings, batch_size=1, merge_threshold=0.1)
+    one = predict_scene(image, two_classes, settings, batch_size=1, merge_threshold=0.1, across_classes=True)
+    assert apart.labels.tolist() == [0, 1, 0] and one.scores.round(4).tolist() == [0.9, 0.7]

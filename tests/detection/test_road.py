@@ -183,6 +183,49 @@ def test_prediction_of_a_folder_and_evaluation_of_its_files(
     assert main(again) == 0 and journal.read_bytes() == before
 
 
+def test_bands_thumbnails_and_one_class_per_object(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sorted((scenes / "val" / "images").iterdir())[0]
+    start = ["detect", "predict", str(trained), str(image), "--format", "task1", "thumbnails", "--out"]
+    assert main([*start, str(tmp_path / "plain")]) == 0
+    assert main([*start, str(tmp_path / "same"), "--bands", "1,2,3"]) == 0
+    assert main([*start, str(tmp_path / "swapped"), "--bands", "3,2,1", "--across-classes"]) == 0
+    plain, same, swapped = (
+        read_task1(tmp_path / name / "task1.zip") for name in ("plain", "same", "swapped")
+    )
+    assert np.array_equal(plain.quads, same.quads) and not np.array_equal(
+        plain.scores[:5], swapped.scores[:5]
+    )
+    folders = sorted(path.name for path in (tmp_path / "plain" / "thumbnails").iterdir())
+    assert folders == sorted(set(plain.class_names)) and len(folders) > 1
+    assert main([*start, str(tmp_path / "o"), "--bands", "4,3,2"]) == 2
+    assert "bands 1 to 3" in capsys.readouterr().err
+
+
+def test_class_losses_on_a_frozen_extractor_share_its_maps(scenes: Path, tmp_path: Path) -> None:
+    method = {"name": "ecm", "adapter": "none"}
+    cache = tmp_path / "maps"
+    values = recipe(
+        scenes,
+        method=method,
+        train={"map_cache": str(cache), "max_train_steps": 2, "flips": 0.0, "turns": False},
+    )
+    values["mixed_precision"] = "bf16"
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "ecm")]) == 0
+    facts = json.loads((tmp_path / "ecm" / "detector" / "detector.json").read_text())
+    assert facts["n_extractor_trained"] == 0 and facts["background_ratio"] > 1
+    assert set(facts["share_unassigned"]) == set(NAMES)
+    (folder,) = cache.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert before
+    again = ["detect", "train", str(tmp_path / "r.yaml"), str(tmp_path / "zero"), "--method", "zero-shot"]
+    assert main([*again, "--method.adapter", "null"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    values["method"] = {"name": "lora", "adapter": "none"}
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "o")]) == 2
+
+
 def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
     trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,8 +261,15 @@ def test_the_test_split_is_looked_at_on_request_and_compared(
     assert main(["detect", "test", str(trained)]) == 0
     assert (trained / "eval" / "test.json").stat().st_mtime_ns == before
     capsys.readouterr()
-    assert main(["detect", "compare", str(trained), str(other)]) == 0
+    table = ["--out", str(tmp_path / "t.md"), "--csv", str(tmp_path / "t.csv")]
+    assert main(["detect", "compare", str(trained), str(other), *table]) == 0
     assert "test images" in capsys.readouterr().out
+    with (tmp_path / "t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["seed"] for row in rows] == ["0"] * 7 + ["1"] * 7  # four groups, three classes
+    found = json.loads((other / "eval" / "test.json").read_text())["groups"]["map50"]["all"]
+    (mine,) = (row for row in rows if row["seed"] == "1" and row["name"] == "all")
+    assert float(mine["map50"]) == pytest.approx(found, abs=1e-5) and mine["split"] == "test"
     assert main(["detect", "compare", str(trained), str(trained)]) == 2
     assert "seed 0" in capsys.readouterr().err
 

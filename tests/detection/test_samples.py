@@ -9,8 +9,9 @@ import torch
 from deblora.data.detection_set import read_detection_set
 from deblora.data.rasters import ArrayScene
 from deblora.data.scene_tiles import TileSpec, read_tile
+from deblora.detect.map_store import MapStore
 from deblora.detect.points import grid_points, sides_from_boxes
-from deblora.detect.samples import TileOrder, plan_tiles
+from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
 from deblora.detect.training import scales_for
 from deblora.errors import DataError
 from detection.conftest import NAMES
@@ -77,3 +78,42 @@ def test_the_finest_level_is_about_eight_pixels() -> None:
     assert scales_for(14) == (2.0, 1.0, 0.5)
     assert scales_for(32) == (4.0, 2.0, 1.0, 0.5)
     assert scales_for(4) == (0.5,)
+
+
+def toy_extract(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Two maps that know up from down."""
+    ramp = torch.linspace(0, 1, pixels.shape[-1])[:, None]
+    small = torch.nn.functional.avg_pool2d(pixels * ramp, 8)
+    return [small, small[:, ::2, ::2]]
+
+
+def test_stored_maps_are_those_of_the_moved_pixels(scenes: Path, tmp_path: Path) -> None:
+    samples, calls = order(scenes), []
+
+    def extract(pixels: torch.Tensor) -> list[torch.Tensor]:
+        calls.append(1)
+        return toy_extract(pixels)
+
+    maps = MapOrder(samples, MapStore(tmp_path, extract, max_bytes=10**9))
+    first = [maps[i] for i in range(len(maps))]
+    n_calls = len(calls)
+    assert n_calls == len({samples.drawn(i) for i in range(len(samples))})
+    for i, entry in enumerate(first):
+        sample = samples[i]
+        assert torch.equal(entry["boxes"], sample["boxes"]) and torch.equal(entry["labels"], sample["labels"])
+        expected = torch.cat([level.flatten() for level in toy_extract(sample["pixels"])])
+        torch.testing.assert_close(entry["maps"], expected, rtol=2e-3, atol=1e-4)
+    assert maps.shapes == [(3, 8, 8), (3, 4, 4)]
+    again = MapOrder(order(scenes), MapStore(tmp_path, extract, max_bytes=10**9))
+    assert all(torch.equal(again[i]["maps"], first[i]["maps"]) for i in range(len(again)))
+    assert len(calls) == n_calls
+
+
+def test_a_full_or_damaged_store_gives_the_same_maps(scenes: Path, tmp_path: Path) -> None:
+    full = MapOrder(order(scenes), MapStore(tmp_path / "a", toy_extract, max_bytes=0))
+    assert not list((tmp_path / "a").glob("*"))
+    stored = MapOrder(order(scenes), MapStore(tmp_path / "b", toy_extract, max_bytes=10**9))
+    wanted = stored[3]["maps"]
+    for path in (tmp_path / "b").glob("*"):
+        path.write_bytes(b"cut off")
+    assert torch.equal(stored[3]["maps"], wanted) and torch.equal(full[3]["maps"], wanted)

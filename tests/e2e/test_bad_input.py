@@ -420,7 +420,7 @@ def test_weights_that_are_nowhere(tmp_path: Path, capsys: Capture) -> None:
     run_refused(capsys, tmp_path, values, "no weights at", "nowhere")
 
 
-@pytest.mark.parametrize("setting", ["lora.targets=[nothing]", "mixed_precision=bf16"])
+@pytest.mark.parametrize("setting", ["lora.targets=[nothing]", "mixed_precision=fp16"])
 def test_settings_that_do_not_fit_the_model(
     setting: str, model: Path, tmp_path: Path, capsys: Capture
 ) -> None:

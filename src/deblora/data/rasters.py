@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -133,6 +134,52 @@ class RasterScene:
 
     def _color_bands(self) -> list[int]:
         return [i + 1 for i, name in enumerate(self._names()) if name != "alpha"]
+
+
+class BandScene:
+    """Some bands of a scene, in the order asked for; georeferenced if the scene is.
+
+    Args:
+        scene: With at least the bands named.
+        bands: Counted from 1, as GIS programs do.
+        name: Of the scene, for messages.
+
+    Raises:
+        DataError: If the scene lacks a band.
+    """
+
+    def __init__(self, scene: Scene, bands: Sequence[int], *, name: str) -> None:
+        n_bands = scene.read(0, 0, 1, 1).shape[2]
+        wrong = [band for band in bands if not 1 <= band <= n_bands]
+        if wrong or not bands:
+            raise DataError(
+                f"{name} has bands 1 to {n_bands}, but {list(bands)} were asked for; change --bands"
+            )
+        self._scene, self._bands = scene, [band - 1 for band in bands]
+        self.crs, self.transform = getattr(scene, "crs", None), getattr(scene, "transform", None)
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self._scene.height
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self._scene.width
+
+    @property
+    def digest(self) -> str:
+        """Hash of the scene and of the choice of bands."""
+        return hashlib.sha256(f"{self._scene.digest} {self._bands}".encode()).hexdigest()
+
+    def read(self, x: int, y: int, width: int, height: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return a window that lies inside the scene."""
+        return self._scene.read(x, y, width, height)[..., self._bands]
+
+    def is_empty(self, x: int, y: int, width: int, height: int) -> bool:
+        """Tell whether a window of the scene holds nothing."""
+        return self._scene.is_empty(x, y, width, height)
 
 
 def open_scene(path: Path) -> Scene:

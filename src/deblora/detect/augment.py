@@ -5,6 +5,7 @@ so leave them out there.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,13 @@ from torch.nn import functional
 from deblora.boxes import convert
 
 Sample = tuple[Float[torch.Tensor, "c h w"], Float[torch.Tensor, "n 5"]]
+
+
+class View(NamedTuple):
+    """One of the eight ways to lay a square tile: mirrored left and right or not, then turned by quarters."""
+
+    mirrored: bool
+    quarters: int
 
 
 def flip_horizontal(pixels: Float[torch.Tensor, "c h w"], boxes: Float[torch.Tensor, "n 5"]) -> Sample:
@@ -52,6 +60,31 @@ def scale(pixels: Float[torch.Tensor, "c h w"], boxes: Float[torch.Tensor, "n 5"
     return resized, convert.scale(boxes, factor)
 
 
+def draw_view(
+    generator: torch.Generator, *, flips: float = 0.75, turns: Sequence[int] = (0, 1, 2, 3)
+) -> View:
+    """Draw a flip and a turn, as one of eight views.
+
+    Args:
+        generator: Source of randomness; it is used equally often whatever the options.
+        flips: Probability of a flip: horizontal, vertical or both, equally often. .75 as in mmrotate.
+        turns: Quarter turns of which one is drawn (ours).
+    """
+    flip, kind, quarter = torch.rand(3, generator=generator).tolist()
+    which = int(kind * 3) if flip < flips else -1
+    half = (
+        2 if which > 0 else 0
+    )  # a vertical flip is a horizontal one and half a turn; both flips are half a turn
+    return View(which in (0, 1), (turns[int(quarter * len(turns))] + half) % 4)
+
+
+def lay(pixels: Float[torch.Tensor, "c h w"], boxes: Float[torch.Tensor, "n 5"], view: View) -> Sample:
+    """Mirror and turn an image with its boxes; no pixel changes its value."""
+    if view.mirrored:
+        pixels, boxes = flip_horizontal(pixels, boxes)
+    return turn(pixels, boxes, view.quarters)
+
+
 def augment(
     pixels: Float[torch.Tensor, "c h w"],
     boxes: Float[torch.Tensor, "n 5"],
@@ -71,13 +104,6 @@ def augment(
         turns: Quarter turns of which one is drawn (ours); 0 and 2 keep the size of images that are not square.
         scales: One factor is drawn (ours: none by default).
     """
-    flip, kind, quarter, size = torch.rand(4, generator=generator).tolist()
-    if flip < flips:
-        which = int(kind * 3)
-        if which != 1:
-            pixels, boxes = flip_horizontal(pixels, boxes)
-        if which != 0:
-            pixels, boxes = flip_vertical(pixels, boxes)
-    pixels, boxes = turn(pixels, boxes, turns[int(quarter * len(turns))])
-    factor = scales[int(size * len(scales))]
+    pixels, boxes = lay(pixels, boxes, draw_view(generator, flips=flips, turns=turns))
+    factor = scales[int(torch.rand(1, generator=generator).item() * len(scales))]
     return (pixels, boxes) if factor == 1 else scale(pixels, boxes, factor)

@@ -61,8 +61,13 @@ class OrientedFCOS(nn.Module):
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Level]:
         """Return the raw outputs of every level, finest first."""
         maps = self._maps(self.extractor, pixels)
-        strides = self.pyramid.strides(map_strides(pixels, maps))
-        levels: list[Level] = self.head(self.pyramid(maps), strides)
+        return self.from_maps(maps, map_strides(pixels, maps))
+
+    def from_maps(
+        self, maps: Sequence[Float[torch.Tensor, "b d h w"]], strides: Sequence[float]
+    ) -> list[Level]:
+        """Return the raw outputs of every level from maps of the extractor and their strides."""
+        levels: list[Level] = self.head(self.pyramid(maps), self.pyramid.strides(strides))
         return levels
 
     def targets(

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +56,17 @@ def detector_function(
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
+    mixed_precision: str = "no",
 ) -> Detector:
     """Return a function from a batch of tiles to their detections, on the CPU."""
     detector = detector.to(device).eval()
 
     @torch.inference_mode()
     def run(pixels: Float[torch.Tensor, "b c t t"]) -> Sequence[Detections]:
+        with precision(mixed_precision, device):
+            outputs = detector(pixels.to(device))
         found = detector.decode(
-            detector(pixels.to(device)),
+            outputs,
             score_threshold=score_threshold,
             nms_threshold=nms_threshold,
             max_detections=max_detections,
@@ -72,6 +76,12 @@ def detector_function(
     return run
 
 
+def precision(name: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a network computes in ``no`` (full), ``bf16`` or ``fp16`` precision."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return torch.autocast(device.type, dtype=kinds[name]) if name in kinds else nullcontext()
+
+
 def predict_scene(
     scene: Scene,
     detect: Detector,
@@ -79,6 +89,7 @@ def predict_scene(
     *,
     batch_size: int,
     merge_threshold: float,
+    across_classes: bool = False,
     journal: Path | None = None,
     key: str = "",
     resume: bool = False,
@@ -96,6 +107,8 @@ def predict_scene(
         spec: How windows are cut and normalized.
         batch_size: Windows at a time.
         merge_threshold: Largest IoU between detections of a class.
+        across_classes: Let detections of different classes suppress each other too: one class per object, for maps;
+            average precision is defined without it.
         journal: File to which every finished window is appended, for ``resume``.
         key: Says what the journal belongs to: model, scene and settings.
         resume: Take finished windows from the journal; the result is that of an uninterrupted run.
@@ -117,7 +130,7 @@ def predict_scene(
         if journal:
             _append(journal, new.items())
     _warn_cut(done.values(), len(windows))
-    return _merge([done[i] for i in range(len(windows))], merge_threshold)
+    return _merge([done[i] for i in range(len(windows))], merge_threshold, across_classes=across_classes)
 
 
 def merge_tiles(
@@ -177,13 +190,12 @@ def _own(found: Detections, window: Window, spec: TileSpec) -> _Found:
     )
 
 
-def _merge(parts: Sequence[_Found], threshold: float) -> SceneDetections:
+def _merge(parts: Sequence[_Found], threshold: float, *, across_classes: bool = False) -> SceneDetections:
     boxes = np.array([box for part in parts for box in part.boxes], dtype=np.float64).reshape(-1, 5)
     scores = np.array([score for part in parts for score in part.scores], dtype=np.float64)
     labels = np.array([label for part in parts for label in part.labels], dtype=np.int64)
-    keep = rotated_nms(
-        torch.from_numpy(boxes), torch.from_numpy(scores), threshold, classes=torch.from_numpy(labels)
-    ).numpy()
+    classes = None if across_classes else torch.from_numpy(labels)
+    keep = rotated_nms(torch.from_numpy(boxes), torch.from_numpy(scores), threshold, classes=classes).numpy()
     return SceneDetections(boxes[keep], scores[keep], labels[keep])
 
 

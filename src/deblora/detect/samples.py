@@ -14,7 +14,8 @@ from deblora.data.dota import Labels
 from deblora.data.rasters import Scene
 from deblora.data.scene_tiles import TileSpec, read_tile
 from deblora.data.tiles import Window, tile_labels
-from deblora.detect.augment import augment
+from deblora.detect.augment import View, draw_view, lay
+from deblora.detect.map_store import MapStore
 from deblora.errors import DataError
 from deblora.train.samples import training_order
 
@@ -105,23 +106,26 @@ class TileOrder(Dataset[dict[str, torch.Tensor]]):
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        number = int(self.order[index])
-        tile = self.tiles[number]
-        entropy = np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-        pixels, boxes = augment(
-            self._pixels(number),
-            tile.boxes,
-            generator=torch.Generator().manual_seed(int(entropy)),
-            flips=self.flips,
-            turns=self.turns,
-        )
-        padded = torch.zeros(self.n_boxes, 5)
-        padded[: len(boxes)] = boxes
-        labels = torch.full((self.n_boxes,), -1, dtype=torch.int64)
-        labels[: len(boxes)] = tile.labels
-        return {"pixels": pixels.contiguous(), "boxes": padded, "labels": labels}
+        number, view = self.drawn(index)
+        pixels, boxes = lay(self.pixels(number), self.tiles[number].boxes, view)
+        return {"pixels": pixels.contiguous(), **self.padded(number, boxes)}
 
-    def _pixels(self, number: int) -> Float[torch.Tensor, "c t t"]:
+    def drawn(self, index: int) -> tuple[int, View]:
+        """Return the tile of a sample and how it is laid."""
+        entropy = np.random.SeedSequence([self.seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        generator = torch.Generator().manual_seed(int(entropy))
+        return int(self.order[index]), draw_view(generator, flips=self.flips, turns=self.turns)
+
+    def padded(self, number: int, boxes: Float[torch.Tensor, "n 5"]) -> dict[str, torch.Tensor]:
+        """Return boxes and labels of a tile with padding."""
+        rows = torch.zeros(self.n_boxes, 5)
+        rows[: len(boxes)] = boxes
+        labels = torch.full((self.n_boxes,), -1, dtype=torch.int64)
+        labels[: len(boxes)] = self.tiles[number].labels
+        return {"boxes": rows, "labels": labels}
+
+    def pixels(self, number: int) -> Float[torch.Tensor, "c t t"]:
+        """Return a tile as it lies in the image."""
         if self._cache is not None and number in self._cache:
             return self._cache[number]
         tile = self.tiles[number]
@@ -131,3 +135,35 @@ class TileOrder(Dataset[dict[str, torch.Tensor]]):
         if self._cache is not None:
             self._cache[number] = pixels
         return pixels
+
+
+class MapOrder(Dataset[dict[str, torch.Tensor]]):
+    """The same samples as a :class:`TileOrder`, as feature maps of a frozen extractor instead of pixels.
+
+    The maps of a view are those of the moved pixels, not moved maps: convolutions and position codes know up from
+    down. All maps of a sample lie in one row, finest first; their shapes are ``shapes``.
+    """
+
+    def __init__(self, tiles: TileOrder, store: MapStore) -> None:
+        self.tiles, self.store = tiles, store
+        self.shapes = [tuple(level.shape) for level in self._maps(*tiles.drawn(0))]
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        number, view = self.tiles.drawn(index)
+        _, boxes = lay(
+            torch.empty(0, self.tiles.spec.tile, self.tiles.spec.tile), self.tiles.tiles[number].boxes, view
+        )
+        maps = torch.cat([level.flatten() for level in self._maps(number, view)])
+        return {"maps": maps, **self.tiles.padded(number, boxes)}
+
+    def _maps(self, number: int, view: View) -> list[torch.Tensor]:
+        tile = self.tiles.tiles[number]
+        name = f"{tile.image}-{tile.window.x}-{tile.window.y}-{int(view.mirrored)}{view.quarters}"
+
+        def pixels() -> torch.Tensor:
+            return lay(self.tiles.pixels(number), tile.boxes, view)[0].contiguous()
+
+        return self.store.get(name, pixels)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
@@ -13,11 +14,13 @@ from torch import nn
 from deblora.artifacts import write_atomic
 from deblora.detect.assign import assign, background_ratio
 from deblora.detect.detector import OrientedFCOS
+from deblora.detect.fcos import Level
 from deblora.detect.points import grid_points
 from deblora.detect.samples import Tile
 from deblora.errors import ArtifactError
 
 FINEST_STRIDE = 8  # FCOS
+N_LOOKED_AT = 200  # tiles
 
 
 class Detect(nn.Module):
@@ -34,14 +37,47 @@ class Detect(nn.Module):
         labels: Int[torch.Tensor, "b m"],
     ) -> dict[str, Float[torch.Tensor, ""]]:
         """Return the loss; a label of -1 marks padding."""
-        outputs = self.detector(pixels)
-        real = labels >= 0
-        targets = self.detector.targets(
-            outputs,
-            [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
-            [rows[keep] for rows, keep in zip(labels, real, strict=True)],
-        )
-        return {"loss": self.detector.loss(outputs, targets)["loss"]}
+        return {"loss": _loss(self.detector, self.detector(pixels), boxes, labels)}
+
+
+class DetectOnMaps(nn.Module):
+    """The same loss from the maps of a frozen extractor, which has no part in the step.
+
+    Args:
+        detector: Its extractor is not called.
+        shapes: Of every map, finest first.
+        tile: Side of a tile, pixels.
+    """
+
+    def __init__(self, detector: OrientedFCOS, shapes: Sequence[tuple[int, ...]], *, tile: int) -> None:
+        super().__init__()
+        self.detector, self._shapes = detector, [torch.Size(shape) for shape in shapes]
+        self._strides = [tile // shape[-1] for shape in shapes]
+
+    def forward(
+        self,
+        maps: Float[torch.Tensor, "b n"],
+        boxes: Float[torch.Tensor, "b m 5"],
+        labels: Int[torch.Tensor, "b m"],
+    ) -> dict[str, Float[torch.Tensor, ""]]:
+        """Return the loss; a label of -1 marks padding."""
+        levels, start = [], 0
+        for shape in self._shapes:
+            levels.append(maps[:, start : start + shape.numel()].reshape(-1, *shape))
+            start += shape.numel()
+        return {"loss": _loss(self.detector, self.detector.from_maps(levels, self._strides), boxes, labels)}
+
+
+def _loss(
+    detector: OrientedFCOS, outputs: list[Level], boxes: torch.Tensor, labels: torch.Tensor
+) -> Float[torch.Tensor, ""]:
+    real = labels >= 0
+    targets = detector.targets(
+        outputs,
+        [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
+        [rows[keep] for rows, keep in zip(labels, real, strict=True)],
+    )
+    return detector.loss(outputs, targets)["loss"]
 
 
 def scales_for(stride: int) -> tuple[float, ...]:
@@ -67,12 +103,42 @@ def measured_background_ratio(
     Raises:
         DataError: If no location is assigned.
     """
-    cells = [math.ceil(tile / stride) for stride in strides]
-    points = [grid_points(n, n, stride) for n, stride in zip(cells, strides, strict=True)]
+    points = _points(strides, tile)
     return background_ratio(
         (assign(points, strides, entry.boxes, entry.labels, n_classes=n_classes) for entry in tiles),
         n_classes=n_classes,
     )
+
+
+def unassigned(
+    tiles: Sequence[Tile], strides: Sequence[float], *, tile: int, n_classes: int
+) -> tuple[Int[np.ndarray, " c"], Int[np.ndarray, " c"]]:
+    """Return how many objects of each class were looked at, and how many of these no location learns.
+
+    FCOS learns an object only from locations inside it, so objects narrower than the finest stride may teach nothing.
+    Looks at most at 200 tiles, evenly spaced.
+
+    Args:
+        tiles: Training tiles.
+        strides: Of every level.
+        tile: Side of a tile.
+        n_classes: Number of classes.
+    """
+    points = _points(strides, tile)
+    n_seen, n_lost = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
+    for number in np.unique(np.linspace(0, len(tiles) - 1, N_LOOKED_AT).round().astype(np.int64)).tolist():
+        boxes, labels = tiles[number].boxes, tiles[number].labels.numpy()
+        own = torch.arange(len(boxes))
+        learned = assign(points, strides, boxes, own, n_classes=len(boxes)).labels
+        lost = ~torch.isin(own, learned).numpy()
+        np.add.at(n_seen, labels, 1)
+        np.add.at(n_lost, labels, lost)
+    return n_seen, n_lost
+
+
+def _points(strides: Sequence[float], tile: int) -> list[Float[torch.Tensor, "p 2"]]:
+    cells = [math.ceil(tile / stride) for stride in strides]
+    return [grid_points(n, n, stride) for n, stride in zip(cells, strides, strict=True)]
 
 
 def save_weights(path: Path, detector: OrientedFCOS, *, with_extractor: bool) -> None:

@@ -17,6 +17,7 @@ from deblora.evaluate.detection import (
     evaluate_detections,
     map_over_groups,
 )
+from deblora.evaluate.detection_threshold import best_thresholds
 
 MEASURES = ("map50", "map50_area", "map50_95")
 N_CURVE = 101  # points kept of a curve
@@ -43,7 +44,8 @@ def summarize_detections(
 
     Returns:
         ``protocol``, ``n_images``, ``groups`` (per measure: ``map50`` is VOC07 at IoU .5 and the headline,
-        ``map50_area``, ``map50_95``), ``missing`` (classes without ground truth, in no mean) and ``classes``.
+        ``map50_area``, ``map50_95``), ``missing`` (classes without ground truth, in no mean) and ``classes``, of
+        which ``threshold`` is the score of the best F1.
     """
     curves = evaluate_detections(detections, ground_truth, class_names, protocol=protocol)
     voc = np.array([curves[name].ap for name in class_names])
@@ -61,6 +63,7 @@ def summarize_detections(
     for measure, values in zip(MEASURES, (voc, area, strict), strict=True):
         means, missing = map_over_groups(values, class_names, groups)
         per_group[measure] = {name: _plain(value) for name, value in means.items()}
+    thresholds = best_thresholds(curves)
     group_of = {i: name for name, members in groups.named().items() for i in members}
     return {
         "protocol": protocol,
@@ -77,6 +80,8 @@ def summarize_detections(
                 "ap50": _plain(voc[i]),
                 "ap50_area": _plain(area[i]),
                 "ap50_95": _plain(strict[i]),
+                "threshold": thresholds[name].score if name in thresholds else None,
+                "best_f1": thresholds[name].f1 if name in thresholds else None,
                 "curve": _curve(curves[name]),
             }
             for i, name in enumerate(class_names)

@@ -84,7 +84,8 @@ def render_detection_page(content: DetectionContent) -> str:
         Section(
             "overlays",
             "Detections on the images",
-            "Labels in green; detections in blue (head), white (middle) and orange (tail) with class and score.",
+            "Labels in thin green; detections in blue (head), white (middle) and orange (tail) with class and score. "
+            "Each class is drawn from the score of its best F1 on validation.",
             "No image was drawn.",
             _gallery(content.overlays, 26),
         ),

@@ -17,6 +17,8 @@ LARGEST_SIDE = 1600  # pixels of an overlay
 SMALL_SIDE = 600  # smaller images are enlarged toward this, so that names can be read
 SHOWN = {"head": "#4FC3FF", "middle": "#F4F4F4", "tail": "#FF9A3D", "": "#F4F4F4"}  # light, for dark scenes
 TRUTH = "#7CFC00"
+LINE, TRUTH_LINE = 3, 1  # pixels
+TEXT_SIZE = 14  # pixels; read when a page shows the picture at two thirds of its size
 
 
 def overlay(
@@ -24,7 +26,7 @@ def overlay(
     detections: QuadDetections,
     group_of: Mapping[str, str],
     *,
-    least_score: float,
+    least_score: Mapping[str, float],
     truth: Labels | None = None,
     largest_side: int = LARGEST_SIDE,
     names: bool = True,
@@ -35,30 +37,32 @@ def overlay(
         scene: Shrunk if it is larger than ``largest_side``; read in strips.
         detections: Of this scene.
         group_of: Class to group.
-        least_score: Detections below are not drawn.
+        least_score: By class; detections below are not drawn.
         truth: Labels to draw in green beneath.
         largest_side: Of the picture, pixels.
         names: Write class and score beside each box.
     """
-    from PIL import ImageDraw
+    from PIL import ImageDraw, ImageFont
 
     picture, factor = _picture(scene, largest_side)
-    draw = ImageDraw.Draw(picture)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=TEXT_SIZE)
     if truth is not None:
         for quad in truth.quads:
-            _outline(draw, quad * factor, TRUTH, 1)
-    shown = np.flatnonzero(detections.scores >= least_score)
+            _outline(draw, quad * factor, TRUTH, TRUTH_LINE)
+    floor = np.array([least_score[name] for name in detections.class_names], dtype=np.float64)
+    shown = np.flatnonzero(detections.scores >= floor)
     for row in shown[np.argsort(detections.scores[shown], kind="stable")].tolist():
         name = detections.class_names[row]
         color = SHOWN[group_of.get(name, "")]
         quad = detections.quads[row] * factor
-        _outline(draw, quad, color, 2 if largest_side > 700 else 1)
+        _outline(draw, quad, color, LINE)
         if names:
-            x, y = np.clip(quad[quad[:, 1].argmin()], (0, 11), (picture.width - 20, picture.height)).tolist()
             text = f"{name} {detections.scores[row]:.2f}"
-            box = draw.textbbox((x, y - 11), text)
-            draw.rectangle(box, fill="#000000")
-            draw.text((x, y - 11), text, fill=color)
+            left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+            room = max(0.0, picture.width - right), max(0.0, picture.height - bottom)
+            x, y = np.clip(quad[quad[:, 1].argmin()] - (0, bottom + LINE), (0, 0), room).tolist()
+            draw.rectangle((x + left - 2, y + top - 1, x + right + 2, y + bottom + 1), fill="#000000")
+            draw.text((x, y), text, fill=color, font=font)
     return picture
 
 

@@ -56,7 +56,7 @@ def train(
         learning_rate: Peak learning rate.
         checkpointing_steps: Steps between checkpoints.
         seed: Seed of dropout.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``.
+        mixed_precision: ``no``, ``bf16`` (also on CPUs) or ``fp16``.
         optimizer: AdamW, or SGD with momentum .9 and weight decay 5e-4 (LIFT, arXiv 2309.10019).
         after_step: Called with the number of the step before its gradients are set to zero. What it keeps to itself is
             in no checkpoint, so such a training starts over when it was killed.
@@ -71,8 +71,9 @@ def train(
     """
     from transformers import TrainingArguments
 
-    if mixed_precision != "no" and not torch.cuda.is_available():
-        raise ModelError(f"mixed precision {mixed_precision} needs a GPU and none is found; set it to 'no'")
+    on_cpu = not torch.cuda.is_available()
+    if mixed_precision == "fp16" and on_cpu:
+        raise ModelError("mixed precision fp16 needs a GPU and none is found; set it to 'no' or to 'bf16'")
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=n_steps,

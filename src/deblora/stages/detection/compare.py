@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deblora.detection_config import METHODS, DetectionRecipe
+from deblora.detection_config import METHODS, NO_ADAPTER, DetectionRecipe
 from deblora.errors import ArtifactError
 from deblora.report.detection_markdown import table_lines
 from deblora.report.tables import Cell, Table, percent
 from deblora.stages.detection import model
-from deblora.stages.detection.evaluate import evaluation_path
+from deblora.stages.detection.operating_point import evaluation_path
 from deblora.stages.detection.runs import open_run
 
 GROUPS = ("head", "middle", "tail", "all")
@@ -65,7 +65,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[str, list[Row]]:
                 f"{run.root} was judged on other images, classes, groups or another protocol than {runs[0][0].root}; "
                 "compare runs of the same data"
             )
-        found.setdefault(_name(recipe, facts), []).append((summary, facts))
+        found.setdefault(method_name(recipe, facts), []).append((summary, facts))
     rows = [_row(name, entries) for name, entries in found.items()]
     order: dict[str, int] = {name: i for i, name in enumerate(METHODS)}
     rows.sort(key=lambda row: order.get(row.method.split(",")[0], len(order)))
@@ -115,8 +115,9 @@ def _row(name: str, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> Row
     return Row(name, facts["n_extractor"], facts["n_extractor_trained"], scores, seeds)
 
 
-def _name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
-    adapter = {None: "", "joint": ", joint"}.get(facts["adapter"], ", from chips")
+def method_name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
+    """Return method, backbone and where the adapter comes from, in words."""
+    adapter = {None: "", "joint": ", joint", NO_ADAPTER: ", frozen"}.get(facts["adapter"], ", from chips")
     return f"{recipe.method.name}, {facts['backbone']}{adapter}"
 
 

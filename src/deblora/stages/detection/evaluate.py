@@ -19,13 +19,9 @@ from deblora.evaluate.detection_summary import summarize_detections
 from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names, groups_of
 from deblora.stages.detection.audit import open_split, train_counts
+from deblora.stages.detection.operating_point import evaluation_path
 from deblora.stages.detection.predict import predictions_path
 from deblora.stages.stage import Stage
-
-
-def evaluation_path(run: RunDir, split: str) -> Path:
-    """Scores of a split."""
-    return run.evaluation(f"{split}.json")
 
 
 def stage_for(split: str) -> Stage:

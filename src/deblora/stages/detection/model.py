@@ -11,7 +11,7 @@ from deblora.detect.detector import OrientedFCOS, build_detector
 from deblora.detect.extractor import start_afresh, train_all
 from deblora.detect.scoring import FocalScoring, MarginScoring, Scoring, class_balanced_weights
 from deblora.detect.training import load_weights, scales_for
-from deblora.detection_config import DetectionRecipe, MethodRecipe
+from deblora.detection_config import NO_ADAPTER, DetectionRecipe, MethodRecipe
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
 from deblora.models.lora import CONFIG, SIDECAR, attach_lora, load_adapter
@@ -58,12 +58,12 @@ def open_extractor(recipe: DetectionRecipe) -> Backbone:
     Random weights (``scratch``) are set by :func:`randomize`, which needs images.
     """
     backbone, method = open_backbone(recipe.backbone), recipe.method
-    if backbone.train_statistics and not method.adapter:
+    if backbone.train_statistics and (not method.adapter or method.adapter == NO_ADAPTER):
         raise ModelError(
             "backbone.normalize: train takes the statistics of chips, and detection has none; name the adapter of a "
             "`deblora run` in method.adapter, or set backbone.normalize to model and leave backbone.n_bands out"
         )
-    if method.name in WITH_LORA:
+    if method.name in WITH_LORA and method.adapter != NO_ADAPTER:
         if method.adapter:
             _load_adapters(backbone, method)
         else:
@@ -140,7 +140,9 @@ def adapter_settings(method: MethodRecipe) -> list[object]:
     """Return the hashes of the adapters that a method loads."""
     from deblora.models.lora import adapter_sha256
 
-    return [adapter_sha256(folder) for _, folder in _adapter_folders(method)] if method.adapter else []
+    if method.adapter in (None, NO_ADAPTER):
+        return []
+    return [adapter_sha256(folder) for _, folder in _adapter_folders(method)]
 
 
 def _load_adapters(backbone: Backbone, method: MethodRecipe) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from deblora.artifacts import file_sha256, write_atomic
-from deblora.data.detection_files import write_coco, write_geojson, write_pixel_table
 from deblora.data.detection_set import SceneFiles, list_images
-from deblora.data.rasters import Scene
+from deblora.data.rasters import BandScene, Scene
 from deblora.data.scene_tiles import TileSpec
 from deblora.data.task1 import QuadDetections, write_task1
 from deblora.data.tiles import parse_tile_name
@@ -26,16 +25,15 @@ from deblora.detect.predict import (
 from deblora.detection_config import DetectionRecipe
 from deblora.errors import DataError
 from deblora.models.backbone import Backbone
-from deblora.report.overlays import overlay
 from deblora.run_dir import RunDir, fingerprint
 from deblora.stages.chips import class_names, groups_of
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import open_split
+from deblora.stages.detection.operating_point import shown_from
+from deblora.stages.detection.outputs import FORMATS, write_all, write_image
 from deblora.stages.stage import Stage
 
 log = logging.getLogger("deblora")
-FORMATS = ("task1", "coco", "geojson", "csv", "overlay")
-OVERLAY_SCORE = 0.2  # ours: boxes below are not drawn
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,13 @@ class Predictor:
     key: str
 
     def scene(
-        self, scene: Scene, *, journal: Path | None = None, resume: bool = False, title: str = "windows"
+        self,
+        scene: Scene,
+        *,
+        journal: Path | None = None,
+        resume: bool = False,
+        title: str = "windows",
+        across_classes: bool = False,
     ) -> SceneDetections:
         """Return the detections of a scene."""
         settings = self.recipe.predict
@@ -67,6 +71,7 @@ class Predictor:
             self.spec,
             batch_size=settings.batch_size,
             merge_threshold=settings.merge_threshold,
+            across_classes=across_classes,
             journal=journal,
             key=fingerprint(self.key, {"scene": scene.digest if journal else ""}),
             resume=resume,
@@ -85,6 +90,7 @@ def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
         score_threshold=settings.score_threshold,
         nms_threshold=settings.nms_threshold,
         max_detections=settings.max_detections,
+        mixed_precision=recipe.mixed_precision,
     )
     weights = [
         file_sha256(model.weights_path(run)),
@@ -93,7 +99,7 @@ def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
     ]
     if model.is_joint(recipe):
         weights.append(file_sha256(run.adapter(model.JOINT) / "adapter_model.safetensors"))
-    key = fingerprint([settings.__dict__, spec.__dict__], {"weights": weights})
+    key = fingerprint([settings.__dict__, spec.__dict__, recipe.mixed_precision], {"weights": weights})
     return Predictor(detect, spec, class_names(run), recipe, key)
 
 
@@ -106,6 +112,8 @@ def predict_source(
     formats: Sequence[str] = ("task1", "coco", "overlay"),
     resume: bool = False,
     tiles: bool = False,
+    bands: Sequence[int] = (),
+    across_classes: bool = False,
 ) -> QuadDetections:
     """Predict an image, or every image of a folder or zip, and write what was asked for.
 
@@ -114,9 +122,11 @@ def predict_source(
         recipe: Its recipe.
         source: Image, folder or zip.
         out: Folder for the files; ``journal/`` in it keeps finished windows.
-        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``csv``, ``overlay``.
+        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``csv``, ``overlay``, ``thumbnails``.
         resume: Go on where a killed prediction stopped.
         tiles: The images are tiles of scenes: Task-1 and table speak of the scenes, in their pixels.
+        bands: Bands to take, counted from 1, in the order of the model (red, green, blue for pictures); none takes all.
+        across_classes: One class per object: detections of different classes suppress each other too.
 
     Raises:
         DataError: If a format is unknown or does not suit an image; nothing is predicted then.
@@ -132,61 +142,28 @@ def predict_source(
     predictor = open_predictor(run, recipe)
     found: dict[str, SceneDetections] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    groups = group_of(run)
+    groups, least_score = group_of(run), shown_from(run)
     for name in files.members:
         scene = files.open(name)
+        if bands:
+            scene = BandScene(scene, bands, name=name)
         log.info("predict %s (%d x %d px)", name, scene.width, scene.height)
         sizes[name] = scene.height, scene.width
         found[name] = predictor.scene(
-            scene, journal=out / "journal" / f"{name}.jsonl", resume=resume, title=name
+            scene,
+            journal=out / "journal" / f"{name}.jsonl",
+            resume=resume,
+            title=name,
+            across_classes=across_classes,
         )
         quads = as_quads({name: found[name]}, predictor.class_names)
-        _write_image(out, name, scene, quads, groups, formats)
+        write_image(out, name, scene, quads, groups, formats, least_score=least_score)
     if tiles:
         found = merge_tiles(found, merge_threshold=recipe.predict.merge_threshold)
     quads = as_quads(found, predictor.class_names)
     boxes = np.concatenate([np.zeros((0, 5)), *(entry.boxes for entry in found.values())])
-    _write_all(out, quads, boxes, predictor.class_names, sizes, formats)
+    write_all(out, quads, boxes, predictor.class_names, sizes, formats)
     return quads
-
-
-def _write_image(
-    out: Path,
-    name: str,
-    scene: Scene,
-    quads: QuadDetections,
-    groups: Mapping[str, str],
-    formats: Sequence[str],
-) -> None:
-    if "geojson" in formats:
-        write_geojson(
-            out / "geojson" / f"{name}.geojson",
-            quads,
-            crs=getattr(scene, "crs", None),
-            transform=getattr(scene, "transform", None),
-            group_of=groups,
-            origin=name,
-        )
-    if "overlay" in formats:
-        (out / "overlays").mkdir(parents=True, exist_ok=True)
-        picture = overlay(scene, quads, groups, least_score=OVERLAY_SCORE)
-        picture.save(out / "overlays" / f"{name}.png")
-
-
-def _write_all(
-    out: Path,
-    quads: QuadDetections,
-    boxes: np.ndarray,
-    names: Sequence[str],
-    sizes: Mapping[str, tuple[int, int]],
-    formats: Sequence[str],
-) -> None:
-    if "task1" in formats:
-        write_task1(out / "task1.zip", quads, class_names=names)
-    if "coco" in formats:
-        write_coco(out / "detections.json", quads, boxes, class_names=names, sizes=sizes)
-    if "csv" in formats:
-        write_pixel_table(out / "detections.csv", quads, boxes)
 
 
 def as_quads(found: dict[str, SceneDetections], names: Sequence[str]) -> QuadDetections:
@@ -214,7 +191,7 @@ def stage_for(split: str) -> Stage:
     """Return the stage that predicts ``val`` or ``test``."""
 
     def settings(recipe: Any) -> list[object]:
-        return [recipe.data, recipe.predict]
+        return [recipe.data, recipe.predict, recipe.mixed_precision]
 
     def work(run: RunDir, recipe: Any) -> None:
         from tqdm import tqdm

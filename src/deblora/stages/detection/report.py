@@ -17,8 +17,8 @@ from deblora.report.overlays import data_uri, overlay, thumbnail
 from deblora.run_dir import RunDir
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import Split, open_split
-from deblora.stages.detection.evaluate import evaluation_path
-from deblora.stages.detection.predict import OVERLAY_SCORE, group_of, predictions_path
+from deblora.stages.detection.operating_point import evaluation_path, shown_from
+from deblora.stages.detection.predict import group_of, predictions_path
 from deblora.stages.detection.train import NAME
 from deblora.stages.stage import Stage
 
@@ -51,7 +51,7 @@ def stage_for(split: str) -> Stage:
             facts=facts,
             history=_history(run),
             recipe_yaml=to_yaml(recipe),
-            overlays=_overlays(images, detections, groups),
+            overlays=_overlays(images, detections, groups, least_score=shown_from(run)),
             thumbnails=_thumbnails(images, detections, groups, summary),
             notes=NOTES,
         )
@@ -83,18 +83,20 @@ def _history(run: RunDir) -> list[tuple[int, float]]:
         return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
 
 
-def _overlays(images: Split, detections: QuadDetections, groups: Mapping[str, str]) -> list[Picture]:
+def _overlays(
+    images: Split, detections: QuadDetections, groups: Mapping[str, str], *, least_score: Mapping[str, float]
+) -> list[Picture]:
     pictures = []
     for name in _chosen(images.labels):
         picture = overlay(
             images.files.open(name),
             of_image(detections, name),
             groups,
-            least_score=OVERLAY_SCORE,
+            least_score=least_score,
             truth=images.labels[name],
             largest_side=OVERLAY_SIDE,
         )
-        pictures.append(Picture(data_uri(picture), f"{name} (scores from {OVERLAY_SCORE})"))
+        pictures.append(Picture(data_uri(picture), name))
     return pictures
 
 

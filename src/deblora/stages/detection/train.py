@@ -1,20 +1,27 @@
 """Stage ``train-detector``: pyramid and head on the extractor, and what the method trains inside it."""
 
 import json
+import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
-from deblora.artifacts import write_atomic
+from deblora.artifacts import file_sha256, write_atomic
 from deblora.detect.detector import OrientedFCOS
 from deblora.detect.extractor import n_parameters
-from deblora.detect.samples import Tile, TileOrder, plan_tiles
-from deblora.detect.training import Detect, measured_background_ratio, save_weights
+from deblora.detect.map_store import MapStore
+from deblora.detect.predict import precision
+from deblora.detect.samples import MapOrder, Tile, TileOrder, plan_tiles
+from deblora.detect.training import Detect, DetectOnMaps, measured_background_ratio, save_weights, unassigned
 from deblora.detection_config import DetectionRecipe
 from deblora.models.backbone import Backbone
 from deblora.models.lora import n_trainable, save_adapter
 from deblora.models.maps import feature_maps, map_strides
-from deblora.run_dir import RunDir
+from deblora.run_dir import RunDir, fingerprint
 from deblora.stages.chips import class_names
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import image_sizes, open_split, train_counts
@@ -23,7 +30,10 @@ from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
 
+log = logging.getLogger("deblora")
 NAME = "detector"
+MAPS = "maps"
+MANY_LOST = 0.05  # ours: share of unassigned objects from which the user is told
 TILING = ("tile", "overlap", "zoom", "min_inside", "keep_empty", "scale", "ignore", "classes")
 N_FIRST = 8  # tiles from which a network trained from scratch takes its batch-norm statistics
 
@@ -55,14 +65,16 @@ def _work(run: RunDir, recipe: Any) -> None:
     model.randomize(backbone, recipe, first)
     ratio = recipe.method.background_ratio if recipe.method.name == "ecm" else None
     detector = _build(recipe, backbone, run, ratio)
+    strides = _strides(detector, backbone, recipe.data.tile)
+    lost = _lost(tiles, strides, names, recipe.data.tile)
     if recipe.method.name == "ecm" and ratio is None:
-        strides = _strides(detector, backbone, recipe.data.tile)
         ratio = measured_background_ratio(tiles, strides, tile=recipe.data.tile, n_classes=len(names))
         detector = _build(recipe, backbone, run, ratio)
-    facts = _facts(recipe, backbone, detector, tiles, ratio)
+    facts = {**_facts(recipe, backbone, detector, tiles, ratio), "strides": strides, "share_unassigned": lost}
+    objective, order = _on_maps(run, recipe, detector, backbone, samples)
     records = train(
-        Detect(detector),
-        samples,
+        objective,
+        order,
         folder=run.checkpoints(NAME),
         n_steps=settings.max_train_steps,
         batch_size=settings.train_batch_size,
@@ -79,6 +91,32 @@ def _work(run: RunDir, recipe: Any) -> None:
     save_history(run, NAME, records)
     write_atomic(model.facts_path(run), json.dumps(facts, indent=1))
     forget_checkpoints(run.checkpoints(NAME))
+    forget_checkpoints(run.checkpoints(MAPS))
+
+
+def _on_maps(
+    run: RunDir, recipe: DetectionRecipe, detector: OrientedFCOS, backbone: Backbone, samples: TileOrder
+) -> tuple[nn.Module, Dataset[dict[str, torch.Tensor]]]:
+    """Return what is trained on which samples: maps of an extractor that is frozen are computed once, if wanted."""
+    settings = recipe.train
+    if not settings.map_cache_gb or any(p.requires_grad for p in backbone.parameters()):
+        return Detect(detector), samples
+    place = model.device()
+    backbone.to(place)
+
+    @torch.no_grad()
+    def extract(pixels: torch.Tensor) -> list[torch.Tensor]:
+        with precision(recipe.mixed_precision, place):
+            return [level[0] for level in feature_maps(backbone, pixels[None].to(place))]
+
+    key = fingerprint(
+        [model_settings(recipe.backbone), samples.spec.__dict__, recipe.mixed_precision],
+        {"adapters": model.adapter_settings(recipe.method), "images": file_sha256(run.samples)},
+    )
+    folder = Path(settings.map_cache) / key[:16] if settings.map_cache else run.checkpoints(MAPS)
+    store = MapStore(folder, extract, max_bytes=int(settings.map_cache_gb * 1e9))
+    order = MapOrder(samples, store)
+    return DetectOnMaps(detector, order.shapes, tile=recipe.data.tile), order
 
 
 def _build(recipe: DetectionRecipe, backbone: Backbone, run: RunDir, ratio: float | None) -> OrientedFCOS:
@@ -91,6 +129,24 @@ def _build(recipe: DetectionRecipe, backbone: Backbone, run: RunDir, ratio: floa
 def _strides(detector: OrientedFCOS, backbone: Backbone, tile: int) -> tuple[float, ...]:
     blank = torch.zeros(1, backbone.spec.n_bands, tile, tile)
     return detector.pyramid.strides(map_strides(blank, feature_maps(backbone, blank)))
+
+
+def _lost(
+    tiles: list[Tile], strides: tuple[float, ...], names: tuple[str, ...], tile: int
+) -> dict[str, float]:
+    """Return the share of objects that no location learns, by class, and warn of classes that lose many."""
+    n_seen, n_lost = unassigned(tiles, strides, tile=tile, n_classes=len(names))
+    shares = {name: n_lost[i] / n_seen[i] for i, name in enumerate(names) if n_seen[i]}
+    for name, share in shares.items():
+        if share > MANY_LOST:
+            log.warning(
+                "%.0f %% of the objects of class %s lie between the locations of the finest level (every %g px), so "
+                "nothing is learned from them; raise data.zoom or add a finer level (head.scales)",
+                100 * share,
+                name,
+                strides[0],
+            )
+    return {name: round(float(share), 4) for name, share in shares.items()}
 
 
 def _facts(
@@ -124,7 +180,7 @@ def _settings(recipe: Any) -> list[object]:
         recipe.method,
         model.adapter_settings(recipe.method),
         recipe.head,
-        recipe.train,
+        replace(recipe.train, map_cache=None),  # where maps lie changes nothing
         recipe.mixed_precision,
     ]
 

@@ -1,0 +1,30 @@
+"""From which score detections are drawn: chosen on the validation images of the run."""
+
+import json
+from pathlib import Path
+
+from deblora.run_dir import RunDir
+from deblora.stages.chips import class_names
+
+LEAST_SHOWN = 0.1  # ours: boxes below are not drawn, also where a weak detector is best without any threshold
+LEAST_F1 = 0.25  # ours: below, the boxes of a class are noise
+UNJUDGED, NEVER = 0.2, 1.0
+
+
+def evaluation_path(run: RunDir, split: str) -> Path:
+    """Scores of a split."""
+    return run.evaluation(f"{split}.json")
+
+
+def shown_from(run: RunDir) -> dict[str, float]:
+    """Return the score from which detections of each class are drawn: its best F1 on the validation images.
+
+    Never below .1; 1 (nothing is drawn) for a class of which validation showed no true detection or none worth it.
+    Before the validation images are judged, .2 for every class.
+    """
+    path = evaluation_path(run, "val")
+    if not path.is_file():
+        return dict.fromkeys(class_names(run), UNJUDGED)
+    rows = json.loads(path.read_text())["classes"]
+    worth = {row["class"]: row.get("threshold") for row in rows if (row.get("best_f1") or 0) >= LEAST_F1}
+    return {name: max(LEAST_SHOWN, worth.get(name, NEVER)) for name in class_names(run)}
