@@ -7,7 +7,8 @@ from deblora.data.dota import Labels
 from deblora.data.task1 import QuadDetections
 from deblora.evaluate.detection_summary import summarize_detections
 from deblora.report.detection_markdown import render_detection_markdown
-from deblora.report.detection_page import DetectionContent, Picture, render_detection_page
+from deblora.report.detection_page import DetectionContent, render_detection_page
+from deblora.report.pictures import Picture
 
 NAMES = ("ship", "car<b>", "crane")
 SQUARE = np.array([[0.0, 0], [10, 0], [10, 10], [0, 10]])

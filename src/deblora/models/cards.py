@@ -66,6 +66,7 @@ def _hub(
 
 IN21K, IN1K = "ImageNet-21k", "ImageNet-1k"
 CARD = "Apache-2.0 (model card)"
+MIT = "MIT (model card)"
 CARDS: tuple[Card, ...] = (
     Card(
         "embedded",
@@ -102,6 +103,27 @@ CARDS: tuple[Card, ...] = (
         "siglip", "google/siglip-base-patch16-224", 92_884_224, "WebLI (not public)", CARD, "arXiv 2303.15343"
     ),
     _hub("convnext", "facebook/convnext-tiny-224", 27_820_128, IN1K, CARD, "arXiv 2201.03545"),
+    _hub(
+        "clip",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        630_766_080,
+        "LAION-2B (OpenCLIP)",
+        MIT,
+        "arXiv 2212.07143",
+    ),
+    Card(
+        "stable-diffusion",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        859_520_964,
+        512,
+        "RGB",
+        "LAION, text to image; parameters are those of the UNet",
+        "CreativeML Open RAIL-M; read it before use",
+        "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include '*.json' '*.txt' '*.safetensors' "
+        "--local-dir weights/stable-diffusion-v1-5",
+        "weights/stable-diffusion-v1-5",
+        "arXiv 2112.10752",
+    ),
     Card(
         "satmae",
         "fmow_pretrain.pth",

@@ -26,22 +26,6 @@ TEMPLATES = (
     "a remote sensing image of a {class}.",
     "a {class} seen from above.",
 )
-CARD: dict[str, object] = {
-    "name": "clip-text",
-    "what": "CLIP's text side: the loss contrast and the rows clip-text; needs a whole CLIP folder and pool: cls",
-    "weights": "openai/clip-vit-base-patch16, laion/CLIP-ViT-H-14-laion2B-s32B-b79K or any folder of that layout",
-    "license": "MIT as their repositories say; read the model card before use",
-    "files": (
-        "config.json",
-        "preprocessor_config.json",
-        "vocab.json",
-        "merges.txt",
-        "tokenizer_config.json",
-        "model.safetensors",
-    ),
-    "settings": ("pool", "lora.templates"),
-    "paper": "arXiv 2103.00020, 2212.07143",
-}
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 
 

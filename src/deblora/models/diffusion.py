@@ -32,19 +32,6 @@ from deblora.models.diffusion_files import (
 )
 
 NAME = "stable-diffusion"
-CARD: dict[str, object] = {
-    "name": NAME,
-    "what": "Stable Diffusion v1 or v2: UNet features after one noising step",
-    "weights": "stable-diffusion-v1-5/stable-diffusion-v1-5 or any folder of that layout",
-    "license": "CreativeML Open RAIL-M (v1.5); read it before use",
-    "parameters": "about 860 million in the UNet and 84 million in the VAE (v1.5)",
-    "bands": 3,
-    "image_size": 512,
-    "feature_size": 1280,
-    "extra": "sd",
-    "settings": ("image_size", "timestep", "draws", "layer", "prompt"),
-    "paper": "arXiv 2112.10752",
-}
 ATTENTION = re.compile(r"\.(to_q|to_k|to_v|to_out\.0)$")  # the projections that diffusers' LoRA scripts adapt
 CELLS, LEVELS = 8, 32  # noise key: averages of 8 x 8 cells in steps of 1/32 of the model's input range
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from deblora.report.frame import Section, fill_template
+from deblora.report.pictures import Picture, gallery, picture_rows
 from deblora.report.svg import GROUP_COLORS, draw
 from deblora.report.tables import MISSING, Cell, Table, percent
 
@@ -15,19 +15,6 @@ MEASURES = {
     "map50_area": "AP50, area under the curve",
     "map50_95": "mAP 50:95, area",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the page.
-
-    Attributes:
-        uri: ``data:`` address.
-        caption: Below the picture.
-    """
-
-    uri: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -87,14 +74,14 @@ def render_detection_page(content: DetectionContent) -> str:
             "Labels in thin green; detections in blue (head), white (middle) and orange (tail) with class and score. "
             "Each class is drawn from the score of its best F1 on validation.",
             "No image was drawn.",
-            _gallery(content.overlays, 26),
+            gallery(content.overlays, 26),
         ),
         Section(
             "thumbnails",
             "Best detections by class",
             "By falling score; the number below is the score. Wrong ones are shown like right ones.",
             "There is no detection.",
-            _rows(content.thumbnails),
+            picture_rows(content.thumbnails),
         ),
         Section("loss", "Training", "Loss by step.", "Nothing was trained.", loss_figure(content.history)),
         Section("recipe", "Recipe", "The settings in full.", "No recipe.", text=content.recipe_yaml),
@@ -236,30 +223,6 @@ def _facts(content: DetectionContent) -> list[tuple[str, str]]:
         ("Neck and head (M)", f"{facts['n_head'] / 1e6:.2f}"),
         ("Seed", str(facts["seed"])),
     ]
-
-
-def _gallery(pictures: Sequence[Picture], width: int) -> str:
-    return "".join(
-        f'<figure style="display:inline-block;margin:0 .6rem .6rem 0;width:min(100%,{width}rem)">'
-        f'<img src="{escape(p.uri, quote=True)}" alt="{escape(p.caption, quote=True)}" style="width:100%">'
-        f'<figcaption style="font-size:.8rem;color:var(--muted)">{escape(p.caption)}</figcaption></figure>'
-        for p in pictures
-    )
-
-
-def _rows(thumbnails: Mapping[str, Sequence[Picture]]) -> str:
-    return "".join(
-        f'<div style="margin:.2rem 0"><div style="font-size:.85rem;font-weight:550">{escape(name)}</div>'
-        + "".join(
-            f'<span style="display:inline-block;margin-right:.35rem;text-align:center;font-size:.7rem">'
-            f'<img src="{escape(p.uri, quote=True)}" alt="{escape(name, quote=True)} {escape(p.caption, quote=True)}" '
-            f'width="72" height="72"><br>{escape(p.caption)}</span>'
-            for p in pictures
-        )
-        + "</div>"
-        for name, pictures in thumbnails.items()
-        if pictures
-    )
 
 
 def _number(value: float | None) -> float:

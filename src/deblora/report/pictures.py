@@ -1,4 +1,4 @@
-"""Rows of small pictures on a page."""
+"""Pictures on a page: large ones side by side, or rows of small ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,4 +33,14 @@ def picture_rows(pictures: Mapping[str, Sequence[Picture]], *, side: int = 72) -
         + "</div>"
         for name, row in pictures.items()
         if row
+    )
+
+
+def gallery(pictures: Sequence[Picture], width: int) -> str:
+    """Return HTML with large pictures side by side, each at most ``width`` rem wide, with its caption."""
+    return "".join(
+        f'<figure style="display:inline-block;margin:0 .6rem .6rem 0;width:min(100%,{width}rem)">'
+        f'<img src="{escape(p.uri, quote=True)}" alt="{escape(p.caption, quote=True)}" style="width:100%">'
+        f'<figcaption style="font-size:.8rem;color:var(--muted)">{escape(p.caption)}</figcaption></figure>'
+        for p in pictures
     )

@@ -12,8 +12,9 @@ from deblora.data.dota import Labels
 from deblora.data.task1 import QuadDetections, read_task1
 from deblora.detection_config import to_yaml
 from deblora.report.detection_markdown import render_detection_markdown
-from deblora.report.detection_page import DetectionContent, Picture, ordered, render_detection_page
+from deblora.report.detection_page import DetectionContent, ordered, render_detection_page
 from deblora.report.overlays import data_uri, overlay, thumbnail
+from deblora.report.pictures import Picture
 from deblora.run_dir import RunDir
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import Split, open_split
