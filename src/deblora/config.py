@@ -510,7 +510,7 @@ def _cross_checks(values: Mapping[str, Any]) -> list[str]:
 
 def _band_problems(values: Mapping[str, Any]) -> list[str]:
     """Check that as many bands are named as the model is to take."""
-    named = values["data"].get("band_names") or []
+    named = (values.get("data") or {}).get("band_names") or []
     backbone = values.get("backbone") or {}
     n_bands = backbone.get("n_bands") if isinstance(backbone, Mapping) else None
     if isinstance(named, list) and named and isinstance(n_bands, int) and len(named) != n_bands:

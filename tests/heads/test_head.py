@@ -63,7 +63,7 @@ def fitted(name: str, x: np.ndarray, y: np.ndarray, n_classes: int) -> Head:
     return getattr(heads, name)(x, y, n_classes, **settings)
 
 
-FITS = sorted(name for name in heads.__all__ if name.startswith("fit_"))
+FITS = sorted(name for name in heads.__all__ if name.startswith("fit_") and name != "fit_shared_gaussians")
 NEED_ALL_CLASSES = [name for name in FITS if name not in ("fit_cross_entropy", "fit_tau_normalized")]
 
 

@@ -13,7 +13,6 @@ from deblora.models.lora import (
     adapter_sha256,
     attach_lora,
     load_adapter,
-    merge_adapters,
     n_trainable,
     save_adapter,
     stack_adapter,
@@ -146,26 +145,6 @@ def test_a_stacked_adapter_starts_as_the_identity_and_leaves_the_first_alone(tmp
     load_adapter(loaded, tmp_path / "lora", adapter_name="stage0")
     load_adapter(loaded, tmp_path / "deblora", adapter_name="deblora")
     torch.testing.assert_close(loaded(X), model(X))
-
-
-def test_merged_adapters_give_the_same_features_from_plain_layers() -> None:
-    model = backbone()
-    with pytest.raises(ModelError, match="no adapter"):
-        merge_adapters(model)
-    base = model(X)
-    attach_lora(model, rank=2, alpha=2, seed=0)
-    randomize(model)
-    stack_adapter(model, rank=2, alpha=4, seed=1)
-    randomize(model, seed=4)
-    before = model(X)
-    calls: list[str] = []
-    for name, layer in model.named_modules():
-        if "lora_A" in name and not isinstance(layer, nn.ModuleDict):
-            layer.register_forward_hook(lambda *_, name=name: calls.append(name))
-    merge_adapters(model)
-    torch.testing.assert_close(model(X), before, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(before, base, rtol=1e-2)
-    assert not calls
 
 
 def test_foreign_damaged_and_pickled_adapters_are_refused(tmp_path: Path) -> None:

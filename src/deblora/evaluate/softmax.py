@@ -9,9 +9,6 @@ from scipy.optimize import minimize
 
 _LOG = logging.getLogger(__name__)
 
-# Ours: numbers in the curvatures of all classes, 240 MB; beyond, L-BFGS starts from the identity.
-MOST_CURVATURE = 30_000_000
-
 Objective = Callable[[Float[np.ndarray, " p"]], tuple[float, Float[np.ndarray, " p"]]]
 
 
@@ -73,8 +70,10 @@ def fit_cross_entropy(
 ) -> Float[np.ndarray, "e c"]:
     """Minimize ``sum_i w_i CE(z_i W + b + offset, y_i) + l2 / 2 ||W||^2`` with a free bias.
 
-    L-BFGS works on ``V_k = L_k^T (W_k, b_k)`` for each class ``k``, where ``L_k L_k^T`` is the curvature of the loss in
-    the parameters of that class at the start: this saves most iterations and moves no optimum.
+    L-BFGS works in coordinates in which the loss is about as curved in every direction: features are rotated to their
+    principal axes, and the parameters of axis ``i`` and class ``k`` are divided by ``sqrt(s_k lambda_i + l2)``, where
+    ``lambda_i`` is the second moment along the axis and ``s_k`` the mean of ``p_k (1 - p_k)`` at the start. This saves
+    most iterations and moves no optimum. Axes without a sample carry no weight at the optimum and are left out.
 
     Args:
         z: Features.
@@ -90,55 +89,51 @@ def fit_cross_entropy(
     Returns:
         The weights, the bias in the last row; each row sums to zero over the classes.
     """
-    inputs = np.hstack([z, np.ones((len(z), 1))])
+    axes, spread = principal_axes(z, weights)
+    inputs = np.hstack([z @ axes, np.ones((len(z), 1))])
     transposed = np.ascontiguousarray(inputs.T)
-    penalty = np.full((len(start), 1), l2)
+    penalty = np.full((len(spread) + 1, 1), l2)
     penalty[-1] = 0.0
-    factors = _inverse_factors(inputs, weights, inputs @ start + offset, l2)
+    origin = np.vstack([axes.T @ start[:-1], start[-1:]])
+    scale = step_scale(spread, _confusion(inputs @ origin + offset, weights), l2)
 
     def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
-        parameters = _from_steps(flat, factors, start)
+        parameters = origin + scale * flat.reshape(origin.shape)
         scores = inputs @ parameters
         scores += offset
         value, residual = weighted_cross_entropy(scores, y, weights)
         shrunk = penalty * parameters
         value += 0.5 * float(np.vdot(shrunk, parameters))
-        gradient = shrunk + transposed @ residual
-        if factors is not None:
-            gradient = (factors @ gradient.T[:, :, None])[:, :, 0]
-        return value, gradient.ravel()
+        return value, (scale * (shrunk + transposed @ residual)).ravel()
 
-    found = lbfgs(objective, np.zeros(start.size), max_iter=max_iter, tolerance=tolerance, name=name)
-    fitted = _from_steps(found, factors, start)
+    found = lbfgs(objective, np.zeros(origin.size), max_iter=max_iter, tolerance=tolerance, name=name)
+    fitted = origin + scale * found.reshape(origin.shape)
     # What all classes share cancels in the loss and only adds to the penalty.
-    return np.asarray(fitted - fitted.mean(axis=1, keepdims=True))
+    fitted -= fitted.mean(axis=1, keepdims=True)
+    return np.vstack([axes @ fitted[:-1], fitted[-1:]])
 
 
-def _from_steps(
-    flat: Float[np.ndarray, " p"], factors: Float[np.ndarray, "c e e"] | None, start: Float[np.ndarray, "e c"]
+def principal_axes(
+    z: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "d r"], Float[np.ndarray, " r"]]:
+    """Return the axes on which ``sum_i w_i z_i z_i^T`` is diagonal, and the second moment along each.
+
+    There are at most as many as samples; together they span all samples.
+    """
+    _, lengths, axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)
+    return np.ascontiguousarray(axes.T), lengths**2
+
+
+def step_scale(
+    spread: Float[np.ndarray, " r"], confusion: Float[np.ndarray, " c"], l2: float
 ) -> Float[np.ndarray, "e c"]:
-    """Return the parameters that lie the given steps away from the start."""
-    if factors is None:
-        return np.asarray(start + flat.reshape(start.shape))
-    steps = flat.reshape(len(factors), 1, -1) @ factors
-    return np.asarray(start + steps[:, 0].T)
+    """Return ``1 / sqrt(s_k lambda_i + l2)`` per axis and class, and ``1 / sqrt(s_k)`` for the bias in the last row."""
+    curvature = np.outer(spread, confusion) + l2
+    return np.asarray(1 / np.sqrt(np.vstack([curvature, confusion[None]])))
 
 
-def _inverse_factors(
-    inputs: Float[np.ndarray, "n e"],
-    weights: Float[np.ndarray, " n"],
-    scores: Float[np.ndarray, "n c"],
-    l2: float,
-) -> Float[np.ndarray, "c e e"] | None:
-    """Return the inverse Cholesky factors of the curvature per class; nothing where they would be too large."""
-    size, n_classes = inputs.shape[1], scores.shape[1]
-    if n_classes * size**2 > MOST_CURVATURE:
-        return None
+def _confusion(scores: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
+    """Return the weighted mean of ``p_k (1 - p_k)`` per class, bounded away from 0."""
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    curvature = np.empty((n_classes, size, size))
-    for k in range(n_classes):
-        share = probabilities[:, k]
-        curvature[k] = (inputs * (weights * share * (1 - share))[:, None]).T @ inputs
-        curvature[k].flat[:: size + 1] += l2
-    return np.asarray(np.linalg.inv(np.linalg.cholesky(curvature)))
+    return np.asarray(np.maximum(weights @ (probabilities * (1 - probabilities)), 1e-6))

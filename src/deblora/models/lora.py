@@ -202,17 +202,6 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
     _activate(backbone, [*here, adapter_name], trainable=adapter_name if trainable else None)
 
 
-def merge_adapters(backbone: Backbone) -> None:
-    """Add the active adapters to the weights they adapt, so that a forward pass costs what the bare model costs.
-
-    Features stay the same up to float rounding. Meant for extraction: a merged model is neither trained nor saved.
-
-    Raises:
-        ModelError: If the model carries no adapter.
-    """
-    _peft_model(backbone).merge_adapter()
-
-
 def n_trainable(module: nn.Module) -> int:
     """Count the numbers that training changes."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

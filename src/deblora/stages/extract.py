@@ -17,7 +17,7 @@ from deblora.config import ExtractRecipe, Recipe
 from deblora.data.chips import ChipSet, SubsetPixels
 from deblora.errors import ArtifactError
 from deblora.models.backbone import Backbone
-from deblora.models.lora import load_adapter, merge_adapters
+from deblora.models.lora import load_adapter
 from deblora.processes import device, gather_rows, is_first, rank, shares, world_size
 from deblora.row_blocks import blocks_of_rows
 from deblora.run_dir import RunDir
@@ -108,8 +108,6 @@ def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     ]
     for name in names:
         load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
-    if names:
-        merge_adapters(backbone)
     return backbone
 
 

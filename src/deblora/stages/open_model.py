@@ -15,6 +15,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands
 from deblora.stages.model_input import fit_input, uses_train_statistics
 
+OF_DIFFUSION = ("timestep", "draws", "layer", "prompt")  # other backbones do not read them
 FIRST_SETTINGS = ("name", "path", "image_size", "pool", "sensor", "l2_normalize")
 
 
@@ -48,11 +49,12 @@ def model_settings(recipe: BackboneRecipe) -> list[object]:
 
     Settings that came later are left out at their defaults, so that finished runs stay finished.
     """
-    default = BackboneRecipe()
+    default, read = BackboneRecipe(), PRESETS[recipe.name].options
     chosen = {
         key: value
         for key, value in recipe.__dict__.items()
-        if key in FIRST_SETTINGS or value != getattr(default, key)
+        if key in FIRST_SETTINGS
+        or (value != getattr(default, key) and (key in read or key not in OF_DIFFUSION))
     }
     if recipe.name == "stable-diffusion":
         return [chosen, pipeline_sha256(recipe.path or "")]

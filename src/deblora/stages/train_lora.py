@@ -26,7 +26,7 @@ from deblora.train.samples import TrainingOrder
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
 
-def sidecar(run: RunDir, recipe: Recipe, stage: str, *, train_statistics: bool = False) -> dict[str, object]:
+def sidecar(run: RunDir, recipe: Any, stage: str, *, train_statistics: bool = False) -> dict[str, object]:
     """Return what an adapter's ``base.json`` says beyond the model: classes, groups, bands, seed and settings."""
     from deblora.stages.chips import class_names
 
@@ -36,7 +36,7 @@ def sidecar(run: RunDir, recipe: Recipe, stage: str, *, train_statistics: bool =
         "classes": list(class_names(run)),
         "groups": groups,
         "normalize": "train" if train_statistics else "model",
-        "bands": list(recipe.data.band_names),
+        "bands": list(getattr(recipe.data, "band_names", ())),  # scenes of detection name none
         "seed": recipe.seed,
         "settings": tables(recipe),
     }
