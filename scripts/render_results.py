@@ -1,9 +1,14 @@
 """Write docs/results.md from the result files under results/.
 
-A result is what ``deblora compare`` or ``deblora study`` wrote: a folder ``results/<name>/`` with its ``summary.csv``
-and ``results.json`` (other files of the folder are not read), or the same two as ``results/<name>.csv`` and
-``results/<name>.json``. Folders without a ``results.json`` are not rendered. With ``--check`` nothing is written, and
-the exit code says whether the document is up to date.
+A result is a folder ``results/<name>/``, a section each, in the order of the names. What it holds is shown:
+
+- ``about.md``: heading and text, what was run and what it says;
+- ``summary.csv`` and ``results.json`` of ``deblora compare`` or ``deblora study`` (also as ``results/<name>.csv`` and
+  ``results/<name>.json``): the table of rows, choices, hashes and costs;
+- ``summary.csv`` of ``deblora merge``: one table per data set and backbone;
+- ``detection-*.csv`` of ``deblora detect compare --csv``: mAP50 of every method, with the value of each seed.
+
+With ``--check`` nothing is written, and the exit code says whether the document is up to date.
 """
 
 import argparse
@@ -33,18 +38,80 @@ def render(folder: Path) -> str:
         "not corrected for the number of comparisons, and the number of seeds in which the row is higher.",
     ]
     tables = _tables(folder)
-    for name, path, notes in tables:
-        if not notes.is_file():
-            raise SystemExit(f"{notes} is missing; copy the results.json that belongs to {path.name} there")
-        if not path.is_file():
-            raise SystemExit(f"{path} is missing; copy the summary.csv that belongs to {notes.name} there")
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        about = json.loads(notes.read_text(encoding="utf-8"))
-        parts += [f"## {name}", *(_study(rows, about) if "study" in about else _comparison(rows, about))]
-    if not tables:
+    sections = {name: _comparison_section(path, notes) for name, path, notes in tables}
+    for own in sorted(path for path in folder.glob("*") if path.is_dir()):
+        merged, detected = own / "summary.csv", sorted(own.glob("detection-*.csv"))
+        if own.name not in sections and merged.is_file() and (own / "about.md").is_file():
+            sections[own.name] = _merged(_rows(merged))
+        if detected:
+            sections[own.name] = [part for path in detected for part in _detection(path.stem, _rows(path))]
+        if (own / "about.md").is_file():
+            sections.setdefault(own.name, [])
+    for name in sorted(sections):
+        about = folder / name / "about.md"
+        text = about.read_text(encoding="utf-8").strip() if about.is_file() else f"## {name}"
+        parts += [text, *sections[name]]
+    if not sections:
         parts.append("There are no result files yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _merged(rows: list[Row]) -> list[str]:
+    """Return one table per data set and backbone of a merged report."""
+    parts = []
+    for study in dict.fromkeys((row["dataset"], row["backbone"]) for row in rows):
+        found: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in rows:
+            if (row["dataset"], row["backbone"]) == study and row["metric"] == "macro_f1":
+                found.setdefault((row["method"], row["probe"]), {})[row["group"]] = row
+        lines = [
+            [
+                *name,
+                *(_score(by_group[group]) for group in GROUPS),
+                _difference(by_group["tail"], "minus_lora_balanced_softmax_"),
+            ]
+            for name, by_group in found.items()
+        ]
+        header = ["features", "probe", *GROUPS, "tail - LoRA with balanced softmax"]
+        parts += [f"{study[0]} on {study[1]}:", _table(header, lines, 2)]
+    return parts
+
+
+def _detection(name: str, rows: list[Row]) -> list[str]:
+    """Return mAP50 by group of every method: the mean over seeds, and each seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["level"] == "group":
+            found.setdefault(row["method"], {}).setdefault(row["name"], []).append(float(row["map50"]))
+    lines = [
+        [method, *(_spread(by_group.get(group, [])) for group in GROUPS)]
+        for method, by_group in found.items()
+    ]
+    seeds = ", ".join(dict.fromkeys(row["seed"] for row in rows))
+    return [
+        f"{name}: mAP50 in percent, seeds {seeds}, in brackets each of them.",
+        _table(["method", *GROUPS], lines, 1),
+    ]
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    return f"{100 * sum(values) / len(values):.1f} [{', '.join(f'{100 * v:.1f}' for v in values)}]"
+
+
+def _comparison_section(path: Path, notes: Path) -> list[str]:
+    if not notes.is_file():
+        raise SystemExit(f"{notes} is missing; copy the results.json that belongs to {path.name} there")
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing; copy the summary.csv that belongs to {notes.name} there")
+    rows, about = _rows(path), json.loads(notes.read_text(encoding="utf-8"))
+    return _study(rows, about) if "study" in about else _comparison(rows, about)
 
 
 def _tables(folder: Path) -> list[tuple[str, Path, Path]]:

@@ -66,3 +66,11 @@ def test_architecture_names_every_module() -> None:
     modules = [path for path in source.rglob("*.py") if path.name != "__init__.py"]
     missing = [str(path.relative_to(source)) for path in modules if path.name not in text]
     assert not missing
+
+
+def test_the_document_of_results_is_what_the_files_say() -> None:
+    script = REPOSITORY_ROOT / "scripts" / "render_results.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
