@@ -83,7 +83,8 @@ def fit_sade(
 
         expert 1: CE(s, y)   expert 2: CE(s + log pi, y)   expert 3: CE(s + log pi - tau log pi_inv, y)
 
-    The losses are added in the paper; on fixed features they share no parameter, so each expert is fitted alone.
+    The losses are added in the paper; on fixed features they share no parameter, so each expert stands alone. As its
+    bias is free, ``CE(s + o, y)`` has the weights of ``CE(s, y)`` and its bias less ``o``: one fit gives all three.
 
     Args:
         x: Training features.
@@ -103,11 +104,9 @@ def fit_sade(
     standardizer = Standardizer.fit(x)
     z = standardizer(x)
     offsets = (np.zeros(n_classes), prior, prior - tau * inverse_log_prior(y, n_classes))
+    weights, bias = fit_softmax(z, y, n_classes, l2=l2)
     first, second, third = (
-        Probe(
-            *fit_softmax(z, y, n_classes, l2=l2, offset=offset), standardizer.mean, standardizer.scale, True
-        )
-        for offset in offsets
+        Probe(weights, bias - offset, standardizer.mean, standardizer.scale, True) for offset in offsets
     )
     return SadeHead((first, second, third))
 

@@ -42,6 +42,7 @@ def fit_softmax(
         raise ValueError(f"offset must be {n_classes} finite numbers, got {added.tolist()}")
     weights = per_class[y] / per_class[y].sum()
     start = np.zeros((z.shape[1] + 1, n_classes))
+    start[-1] = -added  # all classes equally likely at first, where the loss is well conditioned
     fitted = fit_cross_entropy(z, y, weights, added, l2, start, max_iter=max_iter, name="a linear head")
     return fitted[:-1].copy(), fitted[-1].copy()
 
