@@ -46,8 +46,8 @@ def test_experts_are_fitted_with_their_offsets(
     counts = np.array([60, 30, 15, 8])
     offset = np.log(counts / 113) - 2 * np.log(counts[::-1] / 113)
     weights, bias = fit_softmax(standardized, y, 4, l2=0.05, offset=offset)
-    np.testing.assert_allclose(head.experts[2].weights, weights, atol=1e-6)
-    np.testing.assert_allclose(head.experts[2].bias, bias, atol=1e-6)
+    np.testing.assert_allclose(head.experts[2].weights, weights, atol=1e-4)
+    np.testing.assert_allclose(head.experts[2].bias, bias, atol=1e-3)
 
 
 def test_without_reversed_prior_expert_3_is_expert_2(blobs: tuple[np.ndarray, np.ndarray]) -> None:

@@ -106,7 +106,8 @@ def fit_sade(
     offsets = (np.zeros(n_classes), prior, prior - tau * inverse_log_prior(y, n_classes))
     weights, bias = fit_softmax(z, y, n_classes, l2=l2)
     first, second, third = (
-        Probe(weights, bias - offset, standardizer.mean, standardizer.scale, True) for offset in offsets
+        Probe(weights, bias - (offset - offset.mean()), standardizer.mean, standardizer.scale, True)
+        for offset in offsets
     )
     return SadeHead((first, second, third))
 

@@ -54,7 +54,8 @@ def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
 
     A setting that came later is left out at its default, so that what was trained before it is still up to date.
     """
-    return {key: value for key, value in lora.__dict__.items() if (key, value) != ("adapter", "lora")}
+    later = {"adapter": "lora", "templates": None}
+    return {key: value for key, value in lora.__dict__.items() if key not in later or value != later[key]}
 
 
 def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:
