@@ -50,7 +50,7 @@ def test_audit_shows_the_long_tail(chips: Path, capsys: pytest.CaptureFixture[st
         (["audit", "nowhere"], "nowhere"),
         (["cluster", "nowhere"], "not a run folder"),
         (["merge", "nowhere", "--out", "merged"], "not a run folder"),
-        (["run", "nowhere.yaml", "--out", "x"], "nowhere.yaml cannot be read"),
+        (["run", "nowhere.yaml", "--out", "x"], "nowhere.yaml does not exist"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(

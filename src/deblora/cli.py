@@ -36,7 +36,7 @@ STAGES = {
 }
 
 
-LISTS = (".csv", ".tsv", ".parquet", ".pq")  # files of chips; other files are recipes
+LISTS = (".csv", ".tsv", ".parquet", ".pq", ".txt", ".npz", ".npy", ".zip")  # files of chips, not recipes
 _FULL = "free space, then go on with --resume"
 _DENIED = "check its permissions or name another folder"
 _ADVICE = {
@@ -51,8 +51,8 @@ _ADVICE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
-    arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
     try:
+        arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
         join()
         code = _run_command(arguments)
         leave()
@@ -107,6 +107,10 @@ def _recipe_first(arguments: list[str]) -> list[str]:
     if first and not first[0].startswith("-"):
         if Path(first[0]).is_dir() or Path(first[0]).suffix.lower() in LISTS:
             return ["run", "--data.source", first[0], "--choose", *rest]
+        if not Path(first[0]).exists():
+            raise RecipeError(
+                f"{first[0]} does not exist; give a recipe (YAML), or the folder or file of your chips"
+            )
         return ["run", "--config", first[0], *rest]
     given = {argument.partition("=")[0] for argument in arguments}
     if "--resume" in given and "--out" in arguments[:-1] and not given & {"--config", "--data.source"}:

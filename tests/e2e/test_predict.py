@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import deblora.stages.heads as heads
 from builders import write_chips
 from deblora.cli import main
+from deblora.data.reading import Reading
+from deblora.data.unlabeled import read_unlabeled
 from deblora.heads.trials import moved_heads
 
 
@@ -95,6 +98,35 @@ def test_bad_input(
     assert message in capsys.readouterr().err
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
     assert not (tmp_path / "found").exists()
+
+
+def test_chips_of_another_type_are_refused(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(new / "deep.png")
+    assert main(["predict", str(chosen), str(new), "--out", str(tmp_path / "found")]) == 2
+    message = capsys.readouterr().err
+    assert "deep.png: pixels are uint16, the model was trained on uint8" in message
+    assert not (tmp_path / "found").exists()
+
+
+def test_geotiffs_are_read_as_the_run_read_its_own(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    values = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6) * 20
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=5, width=6, count=4, dtype="uint16"
+    ) as file:
+        file.write(values)
+    ids, pixels = read_unlabeled(tmp_path, geotiff=Reading(bands=(3, 1)))
+    assert ids == ("a.tif",)
+    np.testing.assert_array_equal(pixels.read(0), np.moveaxis(values[[2, 0]], 0, 2))
+
+
+def test_what_is_neither_data_nor_recipe_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path / "nope"), "--out", str(tmp_path / "run")]) == 2
+    assert "nope does not exist; give a recipe (YAML), or the folder" in capsys.readouterr().err
 
 
 def test_a_run_without_a_choice_says_how_to_make_one(

@@ -1,6 +1,7 @@
 """Decode one chip from its bytes, judged by content and never by file name."""
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def _decode_image(content: bytes, name: str) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: too many pixels for a chip ({error}); cut the scene into chips") from error
     except damage as error:
-        reason = str(error).replace("\n", " ")
+        reason = re.sub(r" <[^>]*>", "", str(error).replace("\n", " "))
         advice = "restore it or leave the chip out"
         if content[:4] in TIFF_MAGIC:
             advice += ", or read GeoTIFFs with data.format: geotiff"

@@ -96,6 +96,13 @@ def read_chips(source: Path, *, format: str = "auto", reading: Reading | None = 
             f"{source} is not a {'folder' if reader.takes == 'folder' else 'list file'}; check data.format"
         )
     chips = reader.read(source, reading or Reading())
+    spelled: dict[str, str] = {}
+    for name in chips.class_names:
+        other = spelled.setdefault(name.strip().lower(), name)
+        if other != name:
+            raise DataError(
+                f"{source}: the classes {other} and {name} differ in spelling only; give them one name"
+            )
     if len(set(chips.ids)) < len(chips.ids):
         values, counts = np.unique(np.array(chips.ids), return_counts=True)
         raise DataError(f"{source}: the id {values[counts > 1][0]} appears more than once; make ids unique")

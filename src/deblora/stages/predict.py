@@ -15,7 +15,7 @@ from deblora.artifacts import FeatureTable, write_atomic
 from deblora.config import Recipe
 from deblora.data.chips import Pixels
 from deblora.data.longtail import class_counts
-from deblora.data.unlabeled import read_unlabeled
+from deblora.data.unlabeled import OfTypes, read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.heads.head import Head
 from deblora.processes import device
@@ -23,7 +23,7 @@ from deblora.report.found_page import Found, render_found_page
 from deblora.report.overlays import data_uri, to_rgb
 from deblora.report.pictures import Picture
 from deblora.run_dir import RunDir
-from deblora.stages.chips import as_audited, class_names, groups_of, open_chips
+from deblora.stages.chips import as_audited, class_names, groups_of, open_chips, reading_of
 from deblora.stages.choose import read_choice
 from deblora.stages.extract import open_adapted, residual_map
 from deblora.stages.heads import fitted_heads, kinds_of
@@ -31,6 +31,7 @@ from deblora.train.extract import extract_features
 
 N_SHOWN = 9  # chips per class on the page (ours)
 SIDE = 96
+WHITE = 255.0  # of 8-bit pixels
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ def predict(run: RunDir, recipe: Recipe, source: Path, out: Path) -> Path:
     _check_out(out, source)
     choice = read_choice(run)
     method, name = str(choice["method"]), str(choice["probe"])
-    ids, pixels = read_unlabeled(source)
+    geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
+    ids, pixels = read_unlabeled(source, geotiff=geotiff)
+    if recipe.data.scale is None or recipe.data.scale > WHITE:
+        pixels = OfTypes(pixels, ids, ("uint8",) if recipe.data.scale is None else ("uint16", "float32"))
     head = refit(run, recipe, method, name)
     seen = as_audited(run, pixels)
     features = np.hstack(

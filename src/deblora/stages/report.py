@@ -80,10 +80,9 @@ def _content(run: RunDir, recipe: Recipe) -> ReportContent:
             "Group F1 is the mean of per-class F1, each computed on all predictions.",
             "Penalty and tau were chosen on validation; the test split was read once.",
             "The row semi-supervised is also fitted to the validation chips, without their labels.",
-            *_cautions(run, frozen),
             "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
         ),
-        findings=tuple(say_choice(read_choice(run))) if choice_files(run) else (),
+        findings=(*_cautions(run, frozen), *(say_choice(read_choice(run)) if choice_files(run) else ())),
     )
 
 
