@@ -520,7 +520,7 @@ def test_a_bad_recipe_is_refused_before_anything_is_done(
         (["run", "RECIPE", "--out", "run", "--data.source=12"], ("12 does not exist",)),
         (["run", "RECIPE", "--out", "run", "--sed", "4"], ("--sed", "see deblora run --help")),
         (["run", "--out", "run", "--config", "RECIPE", "--cluster.n_cluster=4"], ("cluster.n_clusters?",)),
-        (["run", "nowhere.yaml", "--out", "run"], ("nowhere.yaml cannot be read",)),
+        (["run", "nowhere.yaml", "--out", "run"], ("nowhere.yaml does not exist",)),
         (["run", "RECIPE", "--out", "run", "--resume", "--overwrite"], ("give one of them",)),
         (["audit", "DATA", "--groups", "halves"], ("data.groups is 'halves', expected one of thirds",)),
         (["audit", "DATA", "--seed", "-1"], ("seed is -1, allowed are 0",)),
