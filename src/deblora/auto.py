@@ -1,8 +1,8 @@
 """``deblora run DATA``: the default recipe on somebody's own chips, and validation chooses among a short list.
 
 The short list (``stages.choose.SHORT_LIST``) is zero-shot, LoRA and de-biased features and the kernel-neighbor
-shift, each with every head that is known for them. What was chosen, why, and the gain to be expected are in
-``eval/choice.json``.
+shift, each with every head that is known for them, and the semi-supervised head. What was chosen, why, and the
+gain to be expected are in ``eval/choice.json``.
 """
 
 import logging

@@ -21,9 +21,9 @@ from deblora.models.lora import load_adapter
 from deblora.processes import device, gather_rows, is_first, rank, shares, world_size
 from deblora.row_blocks import blocks_of_rows
 from deblora.run_dir import RunDir
-from deblora.stages.chips import check_bands, open_chips
-from deblora.stages.model_input import adopt_input, fit_input
-from deblora.stages.open_model import model_settings, open_backbone
+from deblora.stages.chips import open_chips
+from deblora.stages.model_input import adopt_input
+from deblora.stages.open_model import model_settings, open_checked, open_for_chips
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES
 from deblora.train.extract import extract_features
@@ -96,17 +96,12 @@ def _shared_features(
 
 def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
     """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips."""
-    backbone = open_backbone(recipe.backbone, seed=recipe.seed)
-    check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
     if adapter == "base":
-        fit_input(backbone, open_chips(run, recipe))
-    else:
-        adopt_input(backbone, run.adapter("lora"))
+        return open_for_chips(run, recipe, open_chips(run, recipe))
+    backbone = open_checked(run, recipe)
+    adopt_input(backbone, run.adapter("lora"))
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
-    names = {"base": [], "lora": ["lora"], "deblora": ["lora", "deblora"] if stacked else ["deblora"]}[
-        adapter
-    ]
-    for name in names:
+    for name in ["lora", "deblora"] if stacked else [adapter]:
         load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])
     return backbone
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from deblora.artifacts import FeatureTable, write_atomic
@@ -135,12 +135,15 @@ def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
     test = open_chips(run, recipe).split("test")
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
-        heads = {}
+        heads: dict[str, dict[str, Any]] = {}
+        features: dict[tuple[str, ...], Float[np.ndarray, "m d"]] = {}
         for name, chosen, samples in fitted_heads(run, recipe, method):
-            features = side_by_side(run, kinds_of(method, name), test.ids)
+            kinds = kinds_of(method, name)
+            if kinds not in features:  # most heads of a row read the same table
+                features[kinds] = side_by_side(run, kinds, test.ids)
             heads[name] = {
                 "choice": dict(chosen.record),
-                "predicted": chosen.head.logits(features).argmax(axis=1).tolist(),
+                "predicted": chosen.head.logits(features[kinds]).argmax(axis=1).tolist(),
                 "predicted_val": _on_validation(method, name, chosen, samples).tolist(),
             }
     for path in _logits_of(run, method):

@@ -68,7 +68,17 @@ def open_for_chips(run: RunDir, recipe: Recipe, chips: ChipSet) -> Backbone:
     Raises:
         DataError: If chips have other bands than the model takes.
     """
+    backbone = open_checked(run, recipe)
+    fit_input(backbone, chips)
+    return backbone
+
+
+def open_checked(run: RunDir, recipe: Recipe) -> Backbone:
+    """Load the frozen model and check it against the bands of the run.
+
+    Raises:
+        DataError: If chips have other bands than the model takes.
+    """
     backbone = open_backbone(recipe.backbone, seed=recipe.seed)
     check_bands(run, backbone.spec.n_bands, backbone.name, named=recipe.data.band_names)
-    fit_input(backbone, chips)
     return backbone
