@@ -46,26 +46,37 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def paired_ratio(ours: list[float], peer: list[float]) -> float:
+    """Return the median of the ratios of neighbors in time, so that a change of the machine's speed cancels."""
+    return statistics.median(a / b for a, b in zip(ours, peer, strict=True))
+
+
 def in_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int) -> dict[str, Any]:
-    """Warm both up, time them alternately, and return every repeat and the ratios of the medians.
+    """Warm both up, time them alternately, and return every repeat and the medians of the ratios.
 
     The CPU seconds of all threads say what the work costs where other programs load the machine.
     """
     ours(), peer()
     times: dict[str, list[float]] = {"ours_s": [], "peer_s": [], "ours_cpu_s": [], "peer_cpu_s": []}
     load = os.getloadavg()[0]
-    for _ in range(repeats):
-        for name, work in (("peer", peer), ("ours", ours)):
+    for repeat in range(repeats):
+        pair = (("peer", peer), ("ours", ours))
+        for name, work in pair if repeat % 2 else pair[::-1]:
             cpu = time.process_time()
             times[f"{name}_s"].append(seconds(work))
             times[f"{name}_cpu_s"].append(time.process_time() - cpu)
-    wall = statistics.median(times["ours_s"]) / statistics.median(times["peer_s"])
-    cpu = statistics.median(times["ours_cpu_s"]) / statistics.median(times["peer_cpu_s"])
+    wall = paired_ratio(times["ours_s"], times["peer_s"])
+    cpu = paired_ratio(times["ours_cpu_s"], times["peer_cpu_s"])
     return {**times, "load": round(load, 2), "ours_over_peer": wall, "ours_over_peer_cpu": cpu}
 
 
-def extraction(backbone: Backbone, folder: Path, batch_size: int, repeats: int) -> dict[str, Any]:
-    """Compare extraction from files with the forward passes alone on tensors that are ready."""
+def extraction(
+    backbone: Backbone, folder: Path, batch_size: int, repeats: int, *, n_threads: int
+) -> dict[str, Any]:
+    """Compare extraction from files with the forward passes alone on tensors that are ready.
+
+    With as many threads as cores decoding takes time from the model; with one less it has a core, as beside a GPU.
+    """
     chips = read_folder(folder)
     starts = range(0, len(chips), batch_size)
     ready = [
@@ -77,12 +88,16 @@ def extraction(backbone: Backbone, folder: Path, batch_size: int, repeats: int) 
             for batch in ready:
                 backbone(batch)
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
     found = in_turns(
         lambda: extract_features(backbone, chips.pixels, chips.ids, batch_size=batch_size), bare, repeats
     )
+    torch.set_num_threads(threads)
     return {
         **found,
         "n_chips": len(chips),
+        "n_threads": n_threads,
         "throughput_of_bare": 1 / found["ours_over_peer"],
         "throughput_of_bare_per_cpu_second": 1 / found["ours_over_peer_cpu"],
     }
@@ -91,8 +106,11 @@ def extraction(backbone: Backbone, folder: Path, batch_size: int, repeats: int) 
 def lora_step(
     open_model: Callable[[], Backbone], folder: Path, batch_size: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Compare the time per step; what a training costs once cancels in the difference of two lengths."""
-    chips = read_folder(folder)
+    """Compare the time per step; what a training costs once cancels in the difference of two lengths.
+
+    Training decodes a chip once and keeps it, so few chips are taken, all of which the short training sees.
+    """
+    chips = read_folder(folder).subset(np.arange(steps * batch_size))
     labels = torch.from_numpy(chips.labels)
 
     def objective() -> Classify:
@@ -142,7 +160,7 @@ def lora_step(
             short, long = seconds(lambda w=work: w(steps)), seconds(lambda w=work: w(3 * steps))
             if repeat:  # the first round warms up
                 times[name].append((long - short) / (2 * steps))
-    ratio = statistics.median(times["ours_s"]) / statistics.median(times["peer_s"])
+    ratio = paired_ratio(times["ours_s"], times["peer_s"])
     return {**times, "batch_size": batch_size, "ours_over_peer": ratio}
 
 
@@ -170,11 +188,12 @@ def main() -> None:
     for name, (open_model, size) in models.items():
         with tempfile.TemporaryDirectory() as scratch:
             write_chips(Path(scratch), arguments.chips, size)
-            results["extraction"][name] = extraction(open_model(), Path(scratch), 64, arguments.repeats)
+            for n_threads in sorted({1, torch.get_num_threads()}):
+                results["extraction"][f"{name}, {n_threads} threads"] = extraction(
+                    open_model(), Path(scratch), 64, arguments.repeats, n_threads=n_threads
+                )
             results["lora_step"][name] = lora_step(open_model, Path(scratch), 32, 10, arguments.repeats)
-        print(
-            json.dumps({key: results[key][name] for key in ("extraction", "lora_step")}, indent=1), flush=True
-        )
+        print(json.dumps(results, indent=1), flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -10,6 +10,7 @@ from builders import write_vit
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, load_backbone
+from deblora.train import extract
 from deblora.train.extract import extract_features, read_batch
 
 N_CHIPS = 13
@@ -37,6 +38,16 @@ def test_batch_size_does_not_change_features(model: Backbone, chips: ChipSet, ba
     assert found.ids == expected.ids == chips.ids
     assert found.features.shape == (N_CHIPS, 16) and found.features.dtype == np.float32
     np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_threads", [2, 5, 40])
+def test_threads_that_read_parts_of_a_batch_keep_the_order(
+    model: Backbone, chips: ChipSet, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = extract_features(model, chips.pixels, chips.ids, batch_size=6)
+    monkeypatch.setattr(extract, "n_readers", lambda _device: n_threads)
+    found = extract_features(model, chips.pixels, chips.ids, batch_size=6)
+    assert np.array_equal(found.features, expected.features)
 
 
 def test_no_parameter_can_carry_a_label() -> None:

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, SequentialSampler, Subset
 
 from deblora.data.chips import ArrayPixels
 from deblora.models.backbone import InputSpec
+from deblora.train import samples
 from deblora.train.samples import FeatureOrder, TrainingOrder, training_order
 
 N_CHIPS, N_SAMPLES = 7, 24
@@ -118,3 +119,17 @@ def test_batches_come_in_order() -> None:
     assert torch.cat(batches).tolist() == data.order.tolist()
     tail = DataLoader(Subset(data, range(12, N_SAMPLES)), batch_size=4)
     assert torch.cat([batch["labels"] for batch in tail]).tolist() == data.order[12:].tolist()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_batches_of_a_large_set_are_read_ahead_and_the_same(flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [order(flip=flip)[i] for i in range(N_SAMPLES)]
+    monkeypatch.setattr(samples, "MAX_CACHED_BYTES", 0)
+    pixels = CountingPixels()
+    data = order(flip=flip, pixels=pixels)
+    loader = DataLoader(data, batch_size=5, sampler=SequentialSampler(data))
+    found = [(image, int(label)) for batch in loader for image, label in zip(*batch.values(), strict=True)]
+    assert len(found) == N_SAMPLES
+    for (image, label), sample in zip(found, expected, strict=True):
+        assert torch.equal(image, sample["pixels"]) and label == int(sample["labels"])
+    assert len(pixels.reads) == N_SAMPLES, "each sample is read once"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +46,20 @@ class ParquetPixels:
         self._files = files
         self._ids = ids
         self._ends = np.cumsum([len(file.ids) for file in files])
+        self._forget()
+
+    def _forget(self) -> None:
         self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._lock = threading.Lock()  # several threads read ahead of the model
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cache behind when a worker process gets a copy."""
-        return {**self.__dict__, "_cache": OrderedDict()}
+        """Leave cache and lock behind when a worker process gets a copy."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_cache", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start with an empty cache."""
+        self.__dict__.update(state)
+        self._forget()
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -73,14 +83,15 @@ class ParquetPixels:
     def _group(self, position: int, group: int) -> Any:
         """Return the image column of a row group, from the cache if it is there."""
         key = (position, group)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        column = _read_group(self._files[position].path, group, self._files[position].image_column)
-        self._cache[key] = column
-        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > _CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return column
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            column = _read_group(self._files[position].path, group, self._files[position].image_column)
+            self._cache[key] = column
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > _CACHE_BYTES:
+                self._cache.popitem(last=False)
+            return column
 
 
 def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:

@@ -1,7 +1,6 @@
 """Features of chips through a frozen model. No parameter of this module can carry a label to the model."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -14,6 +13,7 @@ from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.train.read_ahead import ReadAhead, n_readers
 
 
 def read_batch(pixels: Pixels, indices: Sequence[int], spec: InputSpec) -> Float[torch.Tensor, "b c h w"]:
@@ -46,7 +46,7 @@ def extract_features(
 ) -> FeatureTable:
     """Return one pooled feature per chip, in evaluation mode and without augmentation.
 
-    The next batch is decoded while the model works on the current one.
+    The next batch is decoded while the model works on the current one, by several threads where that is a GPU.
 
     Args:
         backbone: Frozen model, with any adapters already loaded; it is run on the device that it is on.
@@ -74,7 +74,7 @@ def extract_features(
         _products_in(precision, device),
         tqdm(total=len(ids), desc=title, unit="chip", disable=hidden) as bar,
     ):
-        for batch in _prefetch(pixels, len(ids), batch_size, backbone.spec):
+        for batch in _batches(pixels, len(ids), batch_size, backbone.spec, n_readers(device)):
             features[done : done + len(batch)] = backbone(batch.to(device)).float().cpu().numpy()
             done += len(batch)
             bar.update(len(batch))
@@ -93,17 +93,17 @@ def _products_in(precision: str, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
-def _prefetch(
-    pixels: Pixels, n_chips: int, batch_size: int, spec: InputSpec
+def _batches(
+    pixels: Pixels, n_chips: int, batch_size: int, spec: InputSpec, n_threads: int
 ) -> Iterator[Float[torch.Tensor, "b c h w"]]:
-    starts = range(0, n_chips, batch_size)
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        pending: Future[torch.Tensor] | None = None
-        for start in starts:
-            indices = range(start, min(start + batch_size, n_chips))
-            coming = reader.submit(read_batch, pixels, indices, spec)
-            if pending is not None:
-                yield pending.result()
-            pending = coming
-        if pending is not None:
-            yield pending.result()
+    """Yield the chips in order; each thread reads a part of a batch."""
+    part = -(-batch_size // n_threads)
+    batches = [range(start, min(start + batch_size, n_chips)) for start in range(0, n_chips, batch_size)]
+    parts = [batch[k : k + part] for batch in batches for k in range(0, len(batch), part)]
+    first = 0
+    with ReadAhead(lambda i: read_batch(pixels, parts[i], spec), len(parts), n_threads=n_threads) as reader:
+        for batch in batches:
+            n_parts = -(-len(batch) // part)
+            read = reader.take(range(first, first + n_parts))
+            first += n_parts
+            yield read[0] if n_parts == 1 else torch.cat(read)

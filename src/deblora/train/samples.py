@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from deblora.data.chips import Pixels
 from deblora.models.backbone import InputSpec
 from deblora.train.extract import read_batch
+from deblora.train.read_ahead import ReadAhead, n_readers
 
-MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once
+MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once, larger ones a batch ahead
 
 
 class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
@@ -40,6 +41,7 @@ class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         self.pixels, self.values, self.spec, self.seed, self.flip = pixels, values, spec, seed, flip
         self.order = training_order(len(pixels), n_samples, seed)
+        self.reader: ReadAhead[Float[torch.Tensor, "c h w"]] | None = None
         chip_bytes = 4 * len(spec.mean) * spec.image_size**2
         self.cache: dict[int, torch.Tensor] | None = (
             {} if chip_bytes * len(pixels) <= MAX_CACHED_BYTES else None
@@ -49,14 +51,27 @@ class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
         return len(self.order)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self._sample(index, self._image(index))
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        """Return a batch; torch's loader asks for this one, and the next batch is read meanwhile."""
+        if self.cache is not None:
+            return [self[index] for index in indices]
+        if self.reader is None:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self.reader = ReadAhead(self._image, len(self), n_threads=n_readers(device))
+        images = self.reader.take(indices)
+        return [self._sample(index, image) for index, image in zip(indices, images, strict=True)]
+
+    def _sample(self, index: int, image: Float[torch.Tensor, "c h w"]) -> dict[str, torch.Tensor]:
         chip = int(self.order[index])
-        image = self._image(chip)
         if self.flip:
             axes = np.flatnonzero(np.random.default_rng([self.seed, index]).random(2) < 0.5) + 1
             image = torch.flip(image, axes.tolist())
         return {"pixels": image, **{name: rows[chip] for name, rows in self.values.items()}}
 
-    def _image(self, chip: int) -> Float[torch.Tensor, "c h w"]:
+    def _image(self, index: int) -> Float[torch.Tensor, "c h w"]:
+        chip = int(self.order[index])
         if self.cache is None:
             return read_batch(self.pixels, [chip], self.spec)[0]
         if chip not in self.cache:
