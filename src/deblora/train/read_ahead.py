@@ -52,7 +52,10 @@ class ReadAhead(Generic[T]):
 
     def take(self, wanted: Sequence[int]) -> list[T]:
         """Return the wanted items; the next call is expected to want those as far ahead as these are of the last."""
-        futures = [self._coming.pop(i, None) or self._threads.submit(self._read, i) for i in wanted]
+        foreseen = [self._coming.pop(i) if i in self._coming else None for i in wanted]
+        futures = [
+            future or self._threads.submit(self._read, i) for i, future in zip(wanted, foreseen, strict=True)
+        ]
         step = len(wanted) if self._last is None else wanted[0] - self._last
         self._last = wanted[0]
         for unwanted in self._coming.values():
