@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deblora.config import Recipe, read_recipe, recipe_from, tables, to_yaml
+from deblora.config import Recipe, read_recipe, recipe_from, setting_from_text, tables, to_yaml
 from deblora.errors import RecipeError
 
 
@@ -77,3 +77,13 @@ def test_a_recipe_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="absent.yaml cannot be read"):
         read_recipe(tmp_path / "absent.yaml")
+
+
+def test_no_is_a_word_in_recipes_and_on_the_command_line(tmp_path: Path) -> None:
+    """YAML 1.1 would read it as false."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("mixed_precision: no\nextract: {precision: no}\nlora: {flip: True}\n")
+    values = read_recipe(path)
+    assert values == {"mixed_precision": "no", "extract": {"precision": "no"}, "lora": {"flip": True}}
+    assert setting_from_text("extract", "precision", "no") == "no"
+    assert setting_from_text("lora", "flip", "false") is False

@@ -37,6 +37,7 @@ STAGES = {
 
 
 LISTS = (".csv", ".tsv", ".parquet", ".pq", ".txt", ".npz", ".npy", ".zip")  # files of chips, not recipes
+RECIPE_YAML = "recipe"  # our name for the YAML of recipes, among the parsers of jsonargparse
 _FULL = "free space, then go on with --resume"
 _DENIED = "check its permissions or name another folder"
 _ADVICE = {
@@ -124,9 +125,13 @@ def _parse(arguments: list[str]) -> Any:
     import jsonargparse
 
     from deblora.config import Recipe
+    from deblora.recipe_tables import load_yaml
 
+    jsonargparse.set_loader(RECIPE_YAML, load_yaml)
     # Complaints become one message in main; the recipe is printed by deblora, so that run can read it again.
-    ArgumentParser = partial(jsonargparse.ArgumentParser, exit_on_error=False, print_config=None)
+    ArgumentParser = partial(
+        jsonargparse.ArgumentParser, exit_on_error=False, print_config=None, parser_mode=RECIPE_YAML
+    )
     parser = ArgumentParser(
         prog="deblora",
         description="De-biased LoRA adapters for long-tailed remote-sensing imagery.",

@@ -8,7 +8,7 @@ import yaml
 
 from deblora.errors import RecipeError
 from deblora.models.presets import PRESETS
-from deblora.recipe_tables import WRONG, as_float, fill_table, read_recipe, tables
+from deblora.recipe_tables import WRONG, as_float, fill_table, load_yaml, read_recipe, tables
 
 __all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables", "to_yaml"]
 
@@ -434,7 +434,7 @@ def setting_from_text(table: str, key: str, text: str) -> Any:
     section = Recipe.__dataclass_fields__.get(table)
     kind = getattr(section.type, "__dataclass_fields__", {}).get(key) if section else None
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except (yaml.YAMLError, RecursionError):
         return text
     takes_text = kind is not None and (kind.type is str or kind.type == (str | None))

@@ -304,8 +304,10 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     import yaml
 
+    from deblora.recipe_tables import load_yaml
+
     try:
-        return yaml.safe_load(text)
+        return load_yaml(text)
     except yaml.YAMLError:
         return text
 

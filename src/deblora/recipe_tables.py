@@ -1,6 +1,7 @@
 """Settings as nested tables: reading YAML, and building dataclasses from it with all problems named at once."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -14,6 +15,28 @@ from deblora.errors import RecipeError
 Ranges = Mapping[str, tuple[float, float]]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose only truth values are true and false, as in YAML 1.2: ``precision: no`` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:bool"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML as recipes are written; no Python object is ever built from it.
+
+    Raises:
+        yaml.YAMLError: If it is not valid.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a YAML recipe as nested tables; no Python object is ever built from it.
 
@@ -21,7 +44,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         RecipeError: If the file is absent or not a YAML table.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:

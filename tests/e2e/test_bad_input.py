@@ -548,7 +548,9 @@ def test_the_printed_recipe_is_one_that_runs(recipe: Path, tmp_path: Path, capsy
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["lora"]["rank"] == 4
     again = tmp_path / "again.yaml"
-    again.write_text(text)
+    as_people_write = text.replace("mixed_precision: 'no'", "mixed_precision: no")
+    assert as_people_write != text
+    again.write_text(as_people_write)
     assert main(["run", str(again), "--print_config"]) == 0
     assert capsys.readouterr().out == text
 

@@ -122,7 +122,9 @@ def test_batches_come_in_order() -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_batches_of_a_large_set_are_read_ahead_and_the_same(flip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_of_a_large_set_are_read_ahead_and_the_same(
+    flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = [order(flip=flip)[i] for i in range(N_SAMPLES)]
     monkeypatch.setattr(samples, "MAX_CACHED_BYTES", 0)
     pixels = CountingPixels()
