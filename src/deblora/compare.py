@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -23,6 +25,8 @@ from deblora.stages.stage import Stage, run_stage, stage_key
 
 FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
 SHORT_ROAD = ("audit", "train-lora", "extract-base", "extract-lora")
+
+PARENT_CHECK_S = 0.5
 
 T = TypeVar("T")
 
@@ -141,15 +145,32 @@ def is_finished(root: Path, recipe: Recipe, stages: Sequence[Stage]) -> bool:
 def in_parallel(function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], *, n_jobs: int) -> list[T]:
     """Call a function on every tuple of arguments, up to ``n_jobs`` at a time.
 
-    Each call has a process with its share of the cores; results keep the order of the arguments.
+    Each call has a process with its share of the cores, which ends with this one; results keep the order of the
+    arguments.
     """
     if n_jobs == 1 or len(arguments) < 2:
         return [function(*given) for given in arguments]
     n_jobs = min(n_jobs, len(arguments))
     # Read by the math libraries when a process starts; more threads than cores slow all of them down.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
-    with ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        n_jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with,
+        initargs=(os.getpid(),),
+    ) as pool:
         return [future.result() for future in [pool.submit(function, *given) for given in arguments]]
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end when its parent is gone: a killed comparison must not go on writing its run folders."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_out(out: Path, files: Sequence[str], source: Path, *, folders: str = "seed-*") -> None:
