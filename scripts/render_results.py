@@ -6,6 +6,7 @@ A result is a folder ``results/<name>/``, a section each, in the order of the na
 - ``summary.csv`` and ``results.json`` of ``deblora compare`` or ``deblora study`` (also as ``results/<name>.csv`` and
   ``results/<name>.json``): the table of rows, choices, hashes and costs;
 - ``summary.csv`` of ``deblora merge``: one table per data set and backbone;
+- ``regime.csv`` of ``scripts/simulate_regime.py``: one table per coverage;
 - ``detection-*.csv`` of ``deblora detect compare --csv``: mAP50 of every method, with the value of each seed.
 
 With ``--check`` nothing is written, and the exit code says whether the document is up to date.
@@ -18,6 +19,10 @@ import math
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from deblora.evaluate.seeds import paired_spread, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = ("head", "middle", "tail", "all")
@@ -41,6 +46,8 @@ def render(folder: Path) -> str:
     sections = {name: _comparison_section(path, notes) for name, path, notes in tables}
     for own in sorted(path for path in folder.glob("*") if path.is_dir()):
         merged, detected = own / "summary.csv", sorted(own.glob("detection-*.csv"))
+        if (own / "regime.csv").is_file():
+            sections[own.name] = _regime(_rows(own / "regime.csv"))
         if own.name not in sections and merged.is_file() and (own / "about.md").is_file():
             sections[own.name] = _merged(_rows(merged))
         if detected:
@@ -79,6 +86,37 @@ def _merged(rows: list[Row]) -> list[str]:
         ]
         header = ["features", "probe", *GROUPS, "tail - LoRA with balanced softmax"]
         parts += [f"{study[0]} on {study[1]}:", _table(header, lines, 2)]
+    return parts
+
+
+def _regime(rows: list[Row]) -> list[str]:
+    """Return one table per coverage; differences are paired draw by draw with the same probe on unmoved features."""
+    parts = []
+    for coverage in dict.fromkeys(row["coverage"] for row in rows):
+        found: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in rows:
+            if row["coverage"] == coverage:
+                found.setdefault((row["features"], row["probe"]), {})[row["seed"]] = row
+        lines = []
+        for (features, probe), by_seed in found.items():
+            unmoved = {seed: float(row["tail"]) for seed, row in found["none", probe].items()}
+            paired = paired_spread({seed: float(row["tail"]) for seed, row in by_seed.items()}, unmoved)
+            tail = paired.spread
+            means = [spread(np.array([float(row[group]) for row in by_seed.values()])) for group in GROUPS]
+            lines.append(
+                [
+                    features,
+                    probe,
+                    *(f"{own.mean:.1f} \N{PLUS-MINUS SIGN} {own.sd:.1f}" for own in means),
+                    "-"
+                    if features == "none"
+                    else f"{tail.mean:+.1f} [{tail.ci_lower:+.1f}, {tail.ci_upper:+.1f}], {paired.n_wins} wins",
+                ]
+            )
+        parts += [
+            f"Coverage {coverage}:",
+            _table(["moved by", "probe", *GROUPS, "tail - unmoved, same probe"], lines, 2),
+        ]
     return parts
 
 
