@@ -31,6 +31,11 @@ SHOWN = (
     ("deblora", "balanced_softmax"),
     ("shift", "balanced_softmax"),
 )
+_CONSEQUENCE = {
+    "deblora": ": the second adapter had nothing to learn, and its rows are those of lora; calibrate.numerator below "
+    "the largest imbalance ratio would move some.",
+    "shift": ", so its rows repeat those of lora.",
+}
 Row = TypeVar("Row")
 FEW_TEST_CHIPS = 10  # ours
 MAX_POINTS = 1500  # t-SNE beyond that takes minutes and shows no more
@@ -113,10 +118,8 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     """Say what a reader could miss: that nothing was moved, or that a class has hardly any test chip."""
     found = [f"Data: {line}." for line in (frozen.get("skipped_summary"), *frozen.get("notes", ())) if line]
     for name in ("deblora", "shift"):
-        if np.all(Targets.load(run.targets(name)).alpha_per_class == 1.0):
-            found.append(
-                f"Calibration of {name} moved no class (all alpha are 1), so its rows repeat those of lora."
-            )
+        if Targets.load(run.targets(name)).moved_nothing:
+            found.append(f"Calibration of {name} moved no class (all alpha are 1){_CONSEQUENCE[name]}")
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(

@@ -14,6 +14,7 @@ from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.progress import titled
 
 
 def read_batch(pixels: Pixels, indices: Sequence[int], spec: InputSpec) -> Float[torch.Tensor, "b c h w"]:
@@ -72,7 +73,7 @@ def extract_features(
     with (
         torch.inference_mode(),
         _products_in(precision, device),
-        tqdm(total=len(ids), desc=title, unit="chip", disable=hidden) as bar,
+        tqdm(total=len(ids), desc=titled(title or ""), unit="chip", disable=hidden) as bar,
     ):
         for batch in _prefetch(pixels, len(ids), batch_size, backbone.spec):
             features[done : done + len(batch)] = backbone(batch.to(device)).float().cpu().numpy()
