@@ -28,17 +28,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     moved = move(features, chips.labels, centers.centers, centers.classes, alpha)
     still = np.setdiff1d(np.arange(chips.n_classes), centers.classes)
     alpha[still] = 1.0
-    targets = Targets(chips.ids, moved, alpha)
-    targets.save(run.targets("deblora"))
-    if targets.moved_nothing:
-        largest = counts.max() / counts[centers.classes].min()
-        log.warning(
-            "calibrate: no class moves, for the largest imbalance ratio among %s is %.1f and calibrate.numerator %g; "
-            "the second adapter has nothing to learn. Lower calibrate.numerator below the ratio",
-            settings.classes,
-            largest,
-            settings.numerator,
-        )
+    Targets(chips.ids, moved, alpha).save(run.targets("deblora"))
 
     unit = unit_rows(features)
     kappa = fit_kappa(

@@ -44,7 +44,11 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     targets = Targets.load(run.targets("deblora"))
     if targets.moved_nothing:
         if is_first():
-            log.info("train-deblora: no class moved, so deblora is the first adapter and nothing is trained")
+            log.warning(
+                "train-deblora: calibration moved no class, so nothing is trained and deblora is the first adapter; "
+                "calibrate.numerator (%g) below the largest imbalance ratio would move some",
+                recipe.calibrate.numerator,
+            )
             _save(run, recipe, _unchanged(run, recipe))
             save_history(run, "deblora", [])
             forget_checkpoints(run.checkpoints("deblora"))
