@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
-from deblora.data_cli import add_audit
+from deblora.data_cli import add_audit, hide_appending
 from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
 from deblora.processes import (
     is_first,
@@ -146,6 +146,7 @@ def _parse(arguments: list[str]) -> Any:
     )
     _add_out(run)
     run.add_class_arguments(Recipe, fail_untyped=False)
+    hide_appending(run)
     commands.add_subcommand("run", run, help="all stages in order, from a recipe")
     demo = ArgumentParser(description="The whole method on simulated SAR chips, offline, in a few minutes.")
     _add_out(demo, default="runs/demo")
