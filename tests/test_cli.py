@@ -27,7 +27,7 @@ def test_help_shows_every_setting_once(command: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = capsys.readouterr().out
-    assert "--data.classes CLASSES" in text and "classes+" not in text
+    assert "  --data.classes [ITEM" in text and "+ [ITEM" not in text
 
 
 def test_a_list_is_given_whole(capsys: pytest.CaptureFixture[str]) -> None:
