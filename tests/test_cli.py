@@ -22,6 +22,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert "train-deblora" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "audit"])
+def test_help_shows_every_setting_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "  --data.classes [ITEM" in text and "+ [ITEM" not in text
+
+
+def test_a_list_is_given_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--data.source", "x", "--lora.targets+", "qkv", "--out", "y"]) == 2
+    assert "lora.targets+ is not a setting; did you mean lora.targets?" in capsys.readouterr().err
+
+
 def test_the_method_imports_without_torch() -> None:
     code = "import sys, deblora.debias as d\nd.SizeConstrainedKMeans\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

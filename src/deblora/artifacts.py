@@ -156,6 +156,11 @@ class Targets:
     features: Float[np.ndarray, "n d"]
     alpha_per_class: Float[np.ndarray, " c"]
 
+    @property
+    def moved_nothing(self) -> bool:
+        """True when every class keeps its features: all weights are 1."""
+        return bool(np.all(self.alpha_per_class == 1.0))
+
     def rows(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
         """Return the calibrated features of ``ids`` in that order.
 

@@ -8,13 +8,11 @@ gain to be expected are in ``eval/choice.json``.
 import logging
 from dataclasses import replace
 
-from deblora.compare import run_heads
+from deblora.compare import judge_rows
 from deblora.config import Recipe
 from deblora.run_dir import RunDir
-from deblora.stages import report
-from deblora.stages.choose import SHORT_LIST, read_choice, say_choice
+from deblora.stages.choose import SHORT_LIST
 from deblora.stages.selection import select_chips
-from deblora.stages.stage import run_stage
 
 MIN_PER_CLUSTER = 8
 """Training chips per cluster that the default number of clusters is lowered to (ours)."""
@@ -39,8 +37,6 @@ def fit_to_data(recipe: Recipe) -> Recipe:
     return replace(recipe, cluster=replace(recipe.cluster, n_clusters=most))
 
 
-def choose_head(run: RunDir, recipe: Recipe) -> list[str]:
-    """Fit the heads of the short list on a finished run, choose one, and say so in sentences."""
-    run_heads(run, recipe, SHORT_LIST)
-    run_stage(report.STAGE, run, recipe)  # the page shows the choice
-    return say_choice(read_choice(run))
+def judge_short_list(run: RunDir, recipe: Recipe) -> None:
+    """Fit the heads of the short list on the features of a run, and choose one of them."""
+    judge_rows(run, recipe, SHORT_LIST)

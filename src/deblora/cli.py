@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
-from deblora.data_cli import add_audit
+from deblora.data_cli import add_audit, hide_appending
 from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
 from deblora.processes import (
     is_first,
@@ -151,6 +151,7 @@ def _parse(arguments: list[str]) -> Any:
     )
     _add_out(run)
     run.add_class_arguments(Recipe, fail_untyped=False)
+    hide_appending(run)
     commands.add_subcommand("run", run, help="all stages in order, from a recipe")
     demo = ArgumentParser(description="The whole method on simulated SAR chips, offline, in a few minutes.")
     _add_out(demo, default="runs/demo")
@@ -302,13 +303,12 @@ def _run(options: Any) -> int:
 
         recipe = fit_to_data(recipe)
     run = RunDir(Path(options.out))
-    _run_road(run, recipe, resume=options.resume, overwrite=options.overwrite)
-    if not is_first():
-        return 0
-    return _finish(run, choose=recipe if options.choose else None)
+    _run_road(run, recipe, resume=options.resume, overwrite=options.overwrite, choose=options.choose)
+    return _finish(run, chosen=options.choose) if is_first() else 0
 
 
-def _run_road(run: Any, recipe: Any, *, resume: bool, overwrite: bool) -> None:
+def _run_road(run: Any, recipe: Any, *, resume: bool, overwrite: bool, choose: bool) -> None:
+    from deblora.auto import judge_short_list
     from deblora.pipeline import check_inputs, run_all
 
     def prepare() -> None:
@@ -318,7 +318,7 @@ def _run_road(run: Any, recipe: Any, *, resume: bool, overwrite: bool) -> None:
 
     on_first(prepare)
     try:
-        run_all(run, recipe)
+        run_all(run, recipe, before_report=judge_short_list if choose else None)
     except (DebloraError, OSError):
         if is_first():
             run.forget_start()  # nothing is left behind where not even the audit finished
@@ -341,12 +341,12 @@ def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
         )
 
 
-def _finish(run: Any, *, choose: Any = None) -> int:
+def _finish(run: Any, *, chosen: bool = False) -> int:
     print("\n" + "\n".join(_score_table(run.evaluation("results.csv"))))
-    if choose is not None:
-        from deblora.auto import choose_head
+    if chosen:
+        from deblora.stages.choose import read_choice, say_choice
 
-        print("\n" + "\n".join(choose_head(run, choose)))
+        print("\n" + "\n".join(say_choice(read_choice(run))))
         print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
     print(f"\nreport: {run.report('index.html')}")
     return 0

@@ -14,11 +14,13 @@ from deblora.artifacts import write_atomic
 from deblora.config import ROWS, Recipe, to_yaml
 from deblora.errors import ArtifactError, DataError
 from deblora.pipeline import ROAD, check_inputs, start_log
+from deblora.processes import on_first
 from deblora.run_dir import MANIFEST, RunDir
+from deblora.stages import report
 from deblora.stages.chips import read_source
 from deblora.stages.choose import judging_stages
 from deblora.stages.costs import write_costs
-from deblora.stages.heads import DEFAULT_METHODS, EVERY_METHOD, features_of
+from deblora.stages.heads import DEFAULT_METHODS, EVERY_METHOD, features_of, with_current
 from deblora.stages.merge_heads import merge_heads
 from deblora.stages.rows import row_stages
 from deblora.stages.stage import Stage, run_stage, stage_key
@@ -63,17 +65,17 @@ def compare(
     """
     if n_seeds < 1 or n_jobs < 1:
         raise ValueError(f"n_seeds and n_jobs must be at least 1, got {n_seeds} and {n_jobs}")
-    stages = (*road, *trained_rows(methods), *judging_stages(methods))
+    stages = stages_of(road, methods)
     check_out(out, FILES, Path(recipe.data.source))
     recipes = [replace(recipe, seed=recipe.seed + k) for k in range(n_seeds)]
     roots = [out / f"seed-{own.seed}" for own in recipes]
-    names = tuple(stage.name for stage in stages)
+    names = tuple(stage.name for stage in road)
     todo = [
-        (own, root, names)
+        (own, root, names, tuple(methods))
         for own, root in zip(recipes, roots, strict=True)
         if not is_finished(root, own, stages)
     ]
-    for own, _, _ in todo[:1]:
+    for own, *_ in todo[:1]:
         check_inputs(own)
     in_parallel(run_seed, todo, n_jobs=n_jobs)
     merge_heads([(RunDir.open(root), own) for root, own in zip(roots, recipes, strict=True)], out)
@@ -100,27 +102,49 @@ def trained_rows(methods: Sequence[str]) -> tuple[Stage, ...]:
     return row_stages([name for name in methods if name in ROWS])
 
 
-def run_seed(recipe: Recipe, root: Path, names: Sequence[str]) -> None:
-    """Run the named stages of the road and of the heads in a run folder, finished ones skipped."""
+def stages_of(road: Sequence[Stage], methods: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages of a run whose rows are judged by every head: the report, which shows the choice, is last."""
+    before = [stage for stage in road if stage.name != report.STAGE.name]
+    last = [stage for stage in road if stage.name == report.STAGE.name]
+    stages = (*before, *trained_rows(methods), *judging_stages(methods), *last)
+    return tuple(
+        {stage.name: stage for stage in stages}.values()
+    )  # the road has the semi-supervised row as well
+
+
+def run_seed(recipe: Recipe, root: Path, road: Sequence[str], methods: Sequence[str]) -> None:
+    """Run the named stages of the road, and the rows with their heads, in a run folder; finished stages are skipped."""
     run = RunDir.create(root, resume=True, overwrite=False)
-    start_log(run)
+    start_log(run, name=root.name)
     read_source.cache_clear()
     write_atomic(run.recipe, to_yaml(recipe))
-    methods = [name.removeprefix("heads-") for name in names if name.startswith("heads-")]
-    heads = judging_stages(methods) if "heads" in names else ()
-    for stage in (*ROAD, *trained_rows(methods), *heads):
-        if stage.name in names:
-            run_stage(stage, run, recipe)
+    for stage in stages_of([stage for stage in ROAD if stage.name in road], methods):
+        run_stage(stage, run, recipe)
     write_costs(run, recipe)
 
 
-def run_heads(run: RunDir, recipe: Recipe, methods: Sequence[str] = (*DEFAULT_METHODS, *ROWS)) -> None:
-    """Fit every head on the features that a run has; those of the second adapter and of trained rows may be missing."""
+def run_heads(run: RunDir, recipe: Recipe) -> None:
+    """Fit every head on the features that a run has, and show the choice on its page if it has one."""
     start_log(run)
     read_source.cache_clear()
-    optional = ("deblora", *ROWS)
-    there = [name for name in methods if name not in optional or features_of(run, name).is_file()]
-    for stage in judging_stages(there):
+    judge_rows(run, recipe, (*DEFAULT_METHODS, *ROWS))
+    if run.record(report.STAGE.name):
+        run_stage(report.STAGE, run, recipe)
+
+
+def judge_rows(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
+    """Fit and judge the heads of rows whose features are there; rows that were fitted before stay in the tables.
+
+    The features of the second adapter and of rows with their own training may be missing. Whichever rows are asked
+    for first, tables and choice end up the same.
+    """
+
+    def there() -> list[str]:
+        optional = ("deblora", *ROWS)
+        found = [name for name in methods if name not in optional or features_of(run, name).is_file()]
+        return list(with_current(run, recipe, found))
+
+    for stage in judging_stages(on_first(there)):
         run_stage(stage, run, recipe)
 
 

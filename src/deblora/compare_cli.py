@@ -46,7 +46,8 @@ def add_commands(commands: Any, parser: Any) -> None:
     study.add_argument("--seeds", type=int, default=None, help="number of seeds instead of the study's")
     commands.add_subcommand("study", study, help="one or more settings varied, over seeds")
     heads = parser(
-        description="Every long-tail head on the features of a run. Reads and writes a run folder."
+        description="Every long-tail head on the features of a run, and the choice among them on validation. Reads and "
+        "writes a run folder; rows that were judged before stay in its tables."
     )
     heads.add_argument("run_dir", type=str, help="run folder")
     commands.add_subcommand("heads", heads, help="every long-tail head on the features of a run")

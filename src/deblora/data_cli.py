@@ -115,7 +115,14 @@ def add_audit(commands: Any, parser: Any) -> None:
         "--decode", action="store_true", help="decode every chip and name those that cannot be read"
     )
     audit.add_class_arguments(DataRecipe, "data", skip={"source"}, fail_untyped=False)
+    hide_appending(audit)
     commands.add_subcommand("audit", audit, help="class counts and groups of a data set or a run")
+
+
+def hide_appending(parser: Any) -> None:
+    """Leave ``--table.key+`` of jsonargparse out of the help: a list is given whole, as in a recipe."""
+    for action in parser._actions:
+        action.option_strings = [name for name in action.option_strings if not name.endswith("+")]
 
 
 def audit_source(options: Any) -> None:

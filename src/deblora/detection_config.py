@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import yaml
 
-from deblora.config import BackboneRecipe, backbone_problems
+from deblora.config import BackboneRecipe
 from deblora.errors import RecipeError
+from deblora.recipe_checks import backbone_problems
 from deblora.recipe_tables import fill_table, tables
 
 MethodName = Literal["zero-shot", "fine-tune", "lora", "reweight", "ecm", "deblora", "scratch"]

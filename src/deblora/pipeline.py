@@ -2,20 +2,23 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from deblora.artifacts import write_atomic
 from deblora.config import Recipe, to_yaml
 from deblora.errors import RecipeError
 from deblora.processes import device, is_first, on_first, world_size
+from deblora.progress import name_bars, titled
 from deblora.run_dir import RunDir
-from deblora.stages import audit, calibrate, center, cluster, probe, report, train_deblora, train_lora
+from deblora.stages import audit, calibrate, center, cluster, heads, probe, report, train_deblora, train_lora
 from deblora.stages.chips import read_source
 from deblora.stages.costs import write_costs
 from deblora.stages.extract import stage_for
 from deblora.stages.open_model import model_settings
 from deblora.stages.selection import choose_groups, select_chips
 from deblora.stages.stage import Stage, check_current, run_stage
+from deblora.stages.unlabeled_rows import SEMI_SUPERVISED
 from deblora.train.extract import check_precision
 
 ROAD: tuple[Stage, ...] = (
@@ -28,6 +31,7 @@ ROAD: tuple[Stage, ...] = (
     calibrate.STAGE,
     train_deblora.STAGE,
     stage_for("deblora"),
+    heads.stage_for(SEMI_SUPERVISED),
     probe.STAGE,
     report.STAGE,
 )
@@ -55,11 +59,21 @@ def check_inputs(recipe: Recipe) -> None:
             )
 
 
-def run_all(run: RunDir, recipe: Recipe) -> None:
-    """Run every stage that is not finished, in order."""
+def run_all(
+    run: RunDir, recipe: Recipe, *, before_report: Callable[[RunDir, Recipe], None] | None = None
+) -> None:
+    """Run every stage that is not finished, in order.
+
+    Args:
+        run: Where.
+        recipe: Its settings.
+        before_report: Makes what else the page is to show, after the probe.
+    """
     start_log(run)
     on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
     for stage in ROAD:
+        if stage is report.STAGE and before_report is not None:
+            before_report(run, recipe)
         run_stage(stage, run, recipe)
     write_costs(run, recipe)
 
@@ -70,11 +84,9 @@ def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     read_source.cache_clear()
     if command != "extract":
         on_first(lambda: _check_before(command, run, recipe))
-        run_stage(next(stage for stage in ROAD if stage.name == command), run, recipe)
-        return
     for stage in ROAD:
-        if stage.name.startswith("extract-"):
-            if on_first(partial(_has_inputs, stage, run)):
+        if stage.run_by == command:
+            if command != "extract" or on_first(partial(_has_inputs, stage, run)):
                 run_stage(stage, run, recipe)
             else:
                 logging.getLogger("deblora").info("%s: its adapter is not trained yet", stage.name)
@@ -88,15 +100,21 @@ def _check_before(command: str, run: RunDir, recipe: Recipe) -> None:
     """Check that the stages before a command are current, up to the first one with a damaged file."""
     intact = True
     for stage in ROAD:
-        if stage.name == command:
+        if stage.run_by == command:
             return
         if intact:
             check_current(stage, run, recipe)
             intact = run.is_intact(stage.name)  # of a damaged file the stage that reads it tells more
 
 
-def start_log(run: RunDir) -> None:
-    """Log to the terminal and to the run folder, from the first process."""
+def start_log(run: RunDir, *, name: str = "") -> None:
+    """Log to the terminal and to the run folder, from the first process.
+
+    Args:
+        run: Where.
+        name: What lines and bars on the terminal begin with, where it shows several runs.
+    """
+    name_bars(name)
     log = logging.getLogger("deblora")
     for handler in list(log.handlers):
         log.removeHandler(handler)
@@ -108,6 +126,8 @@ def start_log(run: RunDir) -> None:
     file = logging.FileHandler(run.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
-    log.addHandler(logging.StreamHandler(sys.stderr))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter(titled("").replace("%", "%%") + "%(message)s"))
+    log.addHandler(terminal)
     if world_size() > 1:
         log.info("%d processes share training and extraction, on %s", world_size(), device().type)

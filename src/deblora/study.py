@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblora.artifacts import write_atomic
-from deblora.compare import check_out, in_parallel, is_finished, short_road, trained_rows
+from deblora.compare import check_out, in_parallel, is_finished, short_road
+from deblora.compare import stages_of as rows_and_heads
 from deblora.config import Recipe, to_yaml
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import RunDir
 from deblora.simulated import Simulation, draw_chips
 from deblora.stages.chips import read_source
-from deblora.stages.choose import judging_stages
 from deblora.stages.merge_study import merge_study
 from deblora.stages.stage import Stage, run_stage
 from deblora.study_recipe import Study, read_study, with_seed
@@ -90,7 +90,7 @@ def run_variants(tasks: Sequence[Task], chips: Path, judge: str, methods: Sequen
             draw_chips(chips, task.simulation, seed=task.recipe.seed)
         if not is_finished(task.root, task.recipe, stages):
             run = RunDir.create(task.root, resume=True, overwrite=False)
-            start_log(run)
+            start_log(run, name="/".join(task.root.parts[-2:]))
             read_source.cache_clear()
             write_atomic(run.recipe, to_yaml(task.recipe))
             for stage in stages:
@@ -100,12 +100,10 @@ def run_variants(tasks: Sequence[Task], chips: Path, judge: str, methods: Sequen
 
 def stages_of(judge: str, methods: Sequence[str]) -> tuple[Stage, ...]:
     """Return the stages of a study: the road to the probe, or the short one to the heads."""
-    if judge == "probe" or "deblora" in methods:
-        last = [stage.name for stage in ROAD].index("probe")
-        road = ROAD[: last + 1]
-    else:
-        road = short_road()
-    return (*road, *((*trained_rows(methods), *judging_stages(methods)) if judge == "heads" else ()))
+    to_probe = ROAD[: [stage.name for stage in ROAD].index("probe") + 1]
+    if judge == "probe":
+        return to_probe
+    return rows_and_heads(to_probe if "deblora" in methods else short_road(), methods)
 
 
 def _root(out: Path, variant: str, seed: int) -> Path:

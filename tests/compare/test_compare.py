@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from deblora.cli import main
+from deblora.compare import short_road, stages_of
+from deblora.pipeline import ROAD
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,14 @@ def test_damaged_fits_are_named(
 
     with pytest.raises(ArtifactError, match="column dataset is missing"):
         read_lines(RunDir.open(run), "heads.csv", RESULT_COLUMNS)
+
+
+def test_the_report_comes_after_the_choice_and_no_stage_twice() -> None:
+    names = [stage.name for stage in stages_of(ROAD, ("lora", "semi-supervised", "sade"))]
+    assert names[-2:] == ["choose", "report"] and len(set(names)) == len(names)
+    assert names.index("train-row-sade") < names.index("heads-sade") < names.index("heads")
+    short = [stage.name for stage in stages_of(short_road(), ("shift-kernel",))]
+    assert short[:4] == ["audit", "train-lora", "extract-base", "extract-lora"] and short[-1] == "choose"
 
 
 @pytest.mark.parametrize(

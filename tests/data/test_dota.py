@@ -50,6 +50,8 @@ def test_header_flags_and_names() -> None:
     assert labels.difficult.tolist() == [1, 0, 0]
     assert labels.quads[0].tolist() == [[1, 2], [5, 2], [5, 4], [1, 4]]
     assert (labels.gsd, labels.source) == (0.25, "GoogleEarth")
+    assert [labels.place(row) for row in range(3)] == ["here:4", "here:5", "here:6"]
+    assert labels.select(np.array([2])).place(0) == "here:6"
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def test_list_with_names_splits_and_integers(tmp_path: Path) -> None:
         ("path,label\n1.png,a,b\n", r"l\.csv:2: 3 cells"),
         ("path,label,split\n1.png,a,dev\n", r"l\.csv:2: unknown split 'dev'"),
         ("file,label\n1.png,a\n", r"l\.csv:1: the header"),
-        ("path,label\n1.png,-1\n", "negative"),
+        ("path,label\n1.png,0\n2.png,-1\n", r"l\.csv:3: negative labels \(-1\)"),
+        ("path,label\n1.png,1\n\n2.png,01\n", r"l\.csv:4: the label 01 is also written 1"),
         ("path,label\n", "no rows"),
         ("", "header"),
         (b"path,label\n\xff\xfe,a\n", "not a readable list"),
@@ -126,6 +127,7 @@ def test_list_with_names_splits_and_integers(tmp_path: Path) -> None:
 def test_lists_that_are_refused(tmp_path: Path, rows: str | bytes, message: str) -> None:
     put(tmp_path / "out.png", png(1))
     put(tmp_path / "root" / "1.png", png(1))
+    put(tmp_path / "root" / "2.png", png(2))
     (tmp_path / "root" / "link.png").symlink_to(tmp_path / "out.png")
     with pytest.raises(DataError, match=message):
         read_chips(put(tmp_path / "root" / "l.csv", rows))

@@ -66,6 +66,14 @@ def test_bad_lists_are_named_with_their_line(tmp_path: Path, content: str, messa
         read_chips(root / "l.txt")
 
 
+def test_a_label_without_a_chip_is_named_with_its_line(tmp_path: Path) -> None:
+    put_image(tmp_path / "1.png")
+    put_image(tmp_path / "2.png")
+    (tmp_path / "l.txt").write_text("1.png 3\n\n2.png -1\n")
+    with pytest.raises(DataError, match=r"l\.txt:3: negative labels \(-1\)"):
+        read_chips(tmp_path / "l.txt")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -38,6 +38,40 @@ def test_the_choice_is_the_best_on_validation(chosen: Path) -> None:
     assert record["ci_lower"] <= record["gain"] <= record["ci_upper"]
 
 
+def test_each_piece_of_a_run_is_made_once(chosen: Path) -> None:
+    log = (chosen / "run.log").read_text()
+    assert log.count("heads-semi-supervised: done") == 1
+    assert log.count("have fewer than 10 validation chips") == 1
+    assert log.count("report: done") == 2  # without the choice, and with it
+    with (chosen / "eval" / "results.csv").open(newline="") as file:
+        probed = {r["group"]: r["value"] for r in csv.DictReader(file) if r["method"] == "semi-supervised"}
+    fitted = json.loads((chosen / "eval" / "heads" / "semi-supervised.json").read_text())["heads"]
+    best = max(fitted, key=lambda name: fitted[name]["choice"]["macro_f1"])
+    with (chosen / "eval" / "heads.csv").open(newline="") as file:
+        judged = {
+            r["group"]: r["value"]
+            for r in csv.DictReader(file)
+            if (r["method"], r["probe"], r["metric"]) == ("semi-supervised", best, "macro_f1")
+        }
+    assert probed == judged
+
+
+def test_rows_stay_in_the_tables_whoever_asks_last(
+    chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "every_head", moved_heads)
+    run = Path(shutil.copytree(chosen, tmp_path / "run"))
+    tables = [run / "eval" / name for name in ("heads.csv", "heads_predictions.csv", "choice.json")]
+    few = json.loads(tables[-1].read_text())["candidates"]
+    assert main(["heads", str(run)]) == 0
+    after = [path.read_bytes() for path in tables]
+    many = json.loads(tables[-1].read_text())["candidates"]
+    assert {(c["method"], c["probe"]) for c in few} < {(c["method"], c["probe"]) for c in many}
+    assert f"among {len(many)} candidates" in (run / "report" / "report.md").read_text()
+    assert main(["run", "--resume", "--out", str(run), "--choose"]) == 0
+    assert [path.read_bytes() for path in tables] == after
+
+
 def test_without_a_recipe_the_data_get_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

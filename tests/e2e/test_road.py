@@ -25,6 +25,7 @@ STAGES = (
     "calibrate",
     "train-deblora",
     "extract-deblora",
+    "heads-semi-supervised",
     "probe",
     "report",
 )
@@ -150,7 +151,7 @@ def test_resume_skips_all_but_the_audit(recipe: Path, run: Path) -> None:
 
 def test_other_clusters_rerun_only_what_depends_on_them(recipe: Path, run: Path) -> None:
     ran, skipped = resume(recipe, run, "--cluster.n_clusters", "5")
-    assert skipped == {"train-lora", "extract-base", "extract-lora"}
+    assert skipped == {"train-lora", "extract-base", "extract-lora", "heads-semi-supervised"}
     assert ran == set(STAGES) - skipped
     assert yaml.safe_load((run / "recipe.yaml").read_text())["cluster"]["n_clusters"] == 5
 

@@ -3,11 +3,14 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
+from deblora.artifacts import FeatureTable
 from deblora.cli import main
+from deblora.run_dir import RunDir
 
 
 def test_a_stage_refuses_what_is_out_of_date(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +43,19 @@ def test_a_balanced_set_is_told_that_nothing_moves(tmp_path: Path, caplog: pytes
         assert (
             main(["run", str(write_recipe(tmp_path / "r.yaml", values)), "--out", str(tmp_path / "run")]) == 0
         )
-    assert "moves no class" in (tmp_path / "run" / "run.log").read_text()
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "moves no class" in log and "nothing is trained and deblora is the first adapter" in log
+    assert (tmp_path / "run" / "adapters" / "deblora.history.csv").read_text() == "step,loss\n"
     page = (tmp_path / "run" / "report" / "report.md").read_text()
-    assert "Calibration of deblora moved no class" in page
-    assert "The rarest class has" in page
+    assert "Calibration of deblora moved no class" in page and "was not trained" in page
+    assert page.count("The rarest class has") == 1
+    run = RunDir.open(tmp_path / "run")
+    lora = FeatureTable.load(run.features("lora")).features
+    np.testing.assert_array_equal(FeatureTable.load(run.features("deblora")).features, lora)
+    recipe = yaml.safe_load(run.recipe.read_text())
+    for placement in ("continue", "fresh", "residual"):
+        recipe["deblora"]["placement"] = placement
+        run.recipe.write_text(yaml.safe_dump(recipe))
+        run.features("deblora").unlink()
+        assert main(["train-deblora", str(run.root)]) == main(["extract", str(run.root)]) == 0
+        np.testing.assert_array_equal(FeatureTable.load(run.features("deblora")).features, lora)

@@ -33,8 +33,22 @@ def test_by_hand() -> None:
 def test_interval_agrees_with_scipy(values: list[float]) -> None:
     found, x = spread(np.array(values)), np.array(values)
     half = scipy.stats.t.ppf(0.975, len(x) - 1) * scipy.stats.sem(x)
-    assert found.ci_lower == pytest.approx(x.mean() - half, abs=1e-12)
-    assert found.ci_upper == pytest.approx(x.mean() + half, abs=1e-12)
+    assert found.ci_lower == pytest.approx(max(0, x.mean() - half), abs=1e-12)
+    assert found.ci_upper == pytest.approx(min(1, x.mean() + half), abs=1e-12)
+
+
+@given(values_over_seeds, values_over_seeds)
+def test_no_interval_leaves_what_a_score_can_be(one: list[float], other: list[float]) -> None:
+    found = spread(np.array(one))
+    assert 0 <= found.ci_lower <= found.mean + 1e-12 and found.mean - 1e-12 <= found.ci_upper <= 1
+    pairs = paired_spread(dict(zip(units(12), one, strict=False)), dict(zip(units(12), other, strict=False)))
+    assert -1 <= pairs.spread.ci_lower <= pairs.spread.ci_upper <= 1
+
+
+def test_two_seeds_at_the_ends_say_that_nothing_is_known() -> None:
+    a, b = units(2)
+    found = paired_spread({a: 0.9, b: 0.2}, {a: 0.1, b: 0.8})
+    assert (found.spread.ci_lower, found.spread.ci_upper, found.verdict) == (-1.0, 1.0, "open")
 
 
 @given(values_over_seeds, st.floats(-1, 1))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deblora.errors import DataError
-from deblora.evaluate.probe import fit_probe
+from deblora.evaluate.probe import ProbeFits, fit_probe
 from deblora.heads.distribution import (
     Calibration,
     calibrated_gaussians,
@@ -73,11 +73,13 @@ def test_rare_classes_are_filled_to_the_largest(
 ) -> None:
     seen: dict[str, np.ndarray] = {}
 
-    def record(x: np.ndarray, y: np.ndarray, n_classes: int, **settings: object) -> object:
-        seen.update(x=x, y=y, statistics_of=settings["statistics_of"])
-        return fit_probe(x, y, n_classes, **settings)
+    class Recorded(ProbeFits):
+        @classmethod
+        def of(cls, x: np.ndarray, y: np.ndarray, n_classes: int, **settings: object) -> ProbeFits:
+            seen.update(x=x, y=y, statistics_of=settings["statistics_of"])
+            return ProbeFits.of(x, y, n_classes, **settings)
 
-    monkeypatch.setattr("deblora.heads.distribution.fit_probe", record)
+    monkeypatch.setattr("deblora.heads.distribution.ProbeFits", Recorded)
     fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=np.random.default_rng(0), base_count=20)
     assert np.bincount(seen["y"]).tolist() == [60, 30, 60, 60]
     assert len(seen["statistics_of"]) == 113

@@ -65,9 +65,15 @@ def test_an_adapter_brings_its_statistics(tmp_path: Path) -> None:
     record = {"normalize": "train", "mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}
     for change, expected in (({}, (0.1, 0.2, 0.3)), ({"normalize": "model"}, (0.5,) * 3)):
         model = backbone()
+        model.train_statistics = False
         (tmp_path / "base.json").write_text(json.dumps({**record, **change}))
         adopt_input(model, tmp_path)
         assert model.spec.mean == expected
+    asked = (
+        backbone()
+    )  # a model that takes the statistics of the chips finds them, whatever the sidecar calls them
+    adopt_input(asked, tmp_path)
+    assert asked.spec.mean == (0.1, 0.2, 0.3)
     (tmp_path / "base.json").write_text(json.dumps({**record, "std": [0, 1, 1]}))
     with pytest.raises(ModelError, match="damaged"):
         adopt_input(model, tmp_path)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from deblora.data.chips import ChipSet
 from deblora.errors import DataError
+from deblora.progress import titled
 
 _BAR_FROM = 2000  # chips
 
@@ -40,7 +41,9 @@ def read_contents(chips: ChipSet) -> Contents:
     bands: dict[str, str] = {}
     types: dict[str, str] = {}
     lowest, highest = np.inf, -np.inf
-    for i, chip_id in enumerate(tqdm(chips.ids, desc="audit", unit="chip", disable=len(chips) < _BAR_FROM)):
+    for i, chip_id in enumerate(
+        tqdm(chips.ids, desc=titled("audit"), unit="chip", disable=len(chips) < _BAR_FROM)
+    ):
         try:
             pixels = np.ascontiguousarray(chips.pixels.read(i))
         except DataError as error:

@@ -3,6 +3,7 @@
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,29 +128,39 @@ def _bands(image: object, name: str) -> np.ndarray:
     return np.array(source.convert("RGB"))
 
 
-def class_indices(values: list[str], source: str) -> tuple[tuple[str, ...], np.ndarray]:
+def class_indices(
+    values: list[str], source: str, *, places: Sequence[str] = ()
+) -> tuple[tuple[str, ...], np.ndarray]:
     """Name the classes of free labels: sorted by name, or by value when all of them are integers.
 
     Args:
         values: One label per chip, none empty.
         source: What the messages call the list.
+        places: File and line of each label, where labels have one; messages then name it instead.
 
     Returns:
         Class names and the class index of each chip.
 
     Raises:
-        DataError: If an integer label is negative, the usual sign of a chip without a label.
+        DataError: If an integer label is negative, the usual sign of a chip without a label, or written in two ways.
     """
+
+    def where(label: str) -> str:
+        return places[values.index(label)] if places else source
+
     names = set(values)
     if all(name.lstrip("-").isascii() and name.lstrip("-").isdigit() for name in names):
-        if any(name.startswith("-") for name in names):
+        negative = next((name for name in values if name.startswith("-")), None)
+        if negative is not None:
             raise DataError(
-                f"{source}: negative labels ({min(names, key=int)}); leave chips without a label out"
+                f"{where(negative)}: negative labels ({negative}); leave chips without a label out"
             )
-        if len({int(name) for name in names}) < len(names):
-            raise DataError(
-                f"{source}: the same integer label is written in several ways; write it in one way"
-            )
+        spelled: dict[int, str] = {}
+        for name in dict.fromkeys(values):
+            if spelled.setdefault(int(name), name) != name:
+                raise DataError(
+                    f"{where(name)}: the label {name} is also written {spelled[int(name)]}; write it in one way"
+                )
         ordered = tuple(sorted(names, key=int))
     else:
         ordered = tuple(sorted(names))

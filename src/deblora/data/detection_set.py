@@ -173,16 +173,17 @@ def restrict(labels: Mapping[str, Labels], class_names: Sequence[str], *, where:
     Classes of which every object is difficult (regions nobody cares about) are left out silently.
 
     Raises:
-        DataError: If another class occurs with an object that counts; names the image.
+        DataError: If another class occurs with an object that counts; names file and line where they are known,
+            else ``where``, and the image.
     """
     known = set(class_names)
     kept: dict[str, Labels] = {}
     for image, entry in labels.items():
-        for name, flag in zip(entry.class_names, entry.difficult.tolist(), strict=True):
+        for i, (name, flag) in enumerate(zip(entry.class_names, entry.difficult.tolist(), strict=True)):
             if name not in known and flag == 0:
                 raise DataError(
-                    f"{where}: the image {image} has an object of the class {name!r}, which is not trained; "
-                    f"the classes are {', '.join(class_names)}. Set data.classes, or data.ignore"
+                    f"{entry.place(i) or where}: the image {image} has an object of the class {name!r}, which "
+                    f"is not trained; the classes are {', '.join(class_names)}. Set data.classes, or data.ignore"
                 )
         rows = np.array([i for i, name in enumerate(entry.class_names) if name in known], dtype=np.int64)
         kept[image] = entry.select(rows)

@@ -71,6 +71,7 @@ class Labels:
 
     ``quads`` are vertices in pixels, y down, clockwise on the screen; ``difficult`` is 0, 1 or 2 (cut by a
     tile). ``gsd`` is meters per pixel and ``source`` the origin of the image; None where the file is silent.
+    ``file`` and ``lines`` are where the objects were read, for messages.
     """
 
     quads: Float[np.ndarray, "n 4 2"]
@@ -78,11 +79,18 @@ class Labels:
     difficult: Int[np.ndarray, " n"]
     gsd: float | None = None
     source: str | None = None
+    file: str = ""
+    lines: Int[np.ndarray, " n"] | None = None
+
+    def place(self, row: int) -> str:
+        """Return file and line of an object, or as much of it as is known."""
+        return self.file if self.lines is None else f"{self.file}:{self.lines[row]}"
 
     def select(self, rows: Int[np.ndarray, " k"]) -> "Labels":
         """Return the objects of the given rows."""
         names = tuple(self.class_names[row] for row in rows)
-        return Labels(self.quads[rows], names, self.difficult[rows], self.gsd, self.source)
+        lines = None if self.lines is None else self.lines[rows]
+        return Labels(self.quads[rows], names, self.difficult[rows], self.gsd, self.source, self.file, lines)
 
 
 def reference_groups(
@@ -132,6 +140,7 @@ def parse_labels(text: str, *, origin: str) -> Labels:
     quads: list[list[float]] = []
     names: list[str] = []
     difficult: list[int] = []
+    lines: list[int] = []
     for number, line in enumerate(text.splitlines(), start=1):
         tokens = line.split()
         if not tokens:
@@ -144,12 +153,15 @@ def parse_labels(text: str, *, origin: str) -> Labels:
         quads.append(quad)
         names.append(name)
         difficult.append(flag)
+        lines.append(number)
     return Labels(
         np.asarray(quads, dtype=np.float64).reshape(-1, 4, 2),
         tuple(names),
         np.asarray(difficult, dtype=np.int64),
         _parse_gsd(header.get("gsd", ""), origin),
         header.get("imagesource") or None,
+        origin,
+        np.asarray(lines, dtype=np.int64),
     )
 
 

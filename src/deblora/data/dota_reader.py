@@ -79,11 +79,12 @@ def _of_version(labels: Mapping[str, Labels], version: str, path: Path) -> tuple
         return dict(labels), 0
     known, kept, n_foreign = set(CLASSES[version]), {}, 0
     for image, entry in labels.items():
-        unknown = [name for name in entry.class_names if name not in CLASSES_V2_0]
+        unknown = [i for i, name in enumerate(entry.class_names) if name not in CLASSES_V2_0]
         if unknown:
             raise DataError(
-                f"{path}: {image} has an object of the class {unknown[0]!r}, which no version of DOTA has; correct the "
-                "label, or set data.version to any"
+                f"{entry.place(unknown[0]) or path}: the image {image} has an object of the class "
+                f"{entry.class_names[unknown[0]]!r}, which no version of DOTA has; correct the label, or set "
+                "data.version to any"
             )
         rows = np.array([i for i, name in enumerate(entry.class_names) if name in known], dtype=np.int64)
         n_foreign += len(entry.class_names) - len(rows)

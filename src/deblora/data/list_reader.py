@@ -43,7 +43,7 @@ def read_list(source: Path, *, unit: str | None = None) -> ChipSet:
         splits.append(SPLIT_NAMES[split.lower()] if split else "")
     if not files:
         raise DataError(f"{source}: the list has no rows")
-    class_names, indices = class_indices(labels, str(source))
+    class_names, indices = class_indices(labels, str(source), places=[f"{source}:{line}" for line, _ in rows])
     return ChipSet(
         ids=tuple(path.relative_to(root).as_posix() for path in files),
         labels=indices,

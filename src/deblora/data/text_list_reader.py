@@ -53,7 +53,7 @@ def read_text_lists(source: Path, reading: Reading) -> ChipSet:
             labels.append(label)
             splits.append(split)
     if names is None:
-        class_names, indices = class_indices(labels, str(source))
+        class_names, indices = class_indices(labels, str(source), places=list(seen.values()))
     else:
         class_names = tuple(names[number] for number in names)
         position = {number: i for i, number in enumerate(names)}

@@ -91,6 +91,8 @@ def read_voc(path: Path) -> Labels:
         np.asarray(quads, dtype=np.float64).reshape(-1, 4, 2),
         tuple(_name(entry, f"{path}:{entry.line}") for entry in collector.objects),
         np.array([entry.texts.get("difficult", "0") == "1" for entry in collector.objects], dtype=np.int64),
+        file=str(path),
+        lines=np.array([entry.line for entry in collector.objects], dtype=np.int64),
     )
 
 

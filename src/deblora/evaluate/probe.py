@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from deblora.errors import DataError
 from deblora.evaluate.metrics import check_labels, macro_f1
-from deblora.evaluate.softmax import fit_cross_entropy
+from deblora.evaluate.softmax import Rotated, fit_cross_entropy
 
 Loss = Literal["cross_entropy", "balanced_softmax"]
 
@@ -72,6 +72,70 @@ def log_prior(y: Int[np.ndarray, " n"], n_classes: int) -> Float[np.ndarray, " c
     return np.asarray(np.log(counts / counts.sum()))
 
 
+@dataclass(frozen=True)
+class ProbeFits:
+    """Samples that are prepared once for fits at any number of penalties.
+
+    Attributes:
+        rotated: Standardized features on their principal axes.
+        y: Their classes.
+        offset: Added to the logits while fitting.
+        mean: Of the features that standardize.
+        scale: Likewise.
+        l2_normalize: Whether features are divided by their norm first.
+    """
+
+    rotated: Rotated
+    y: Int[np.ndarray, " n"]
+    offset: Float[np.ndarray, " c"]
+    mean: Float[np.ndarray, " d"]
+    scale: float
+    l2_normalize: bool
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[np.ndarray, "n d"],
+        y: Int[np.ndarray, " n"],
+        n_classes: int,
+        *,
+        loss: Loss,
+        statistics_of: Float[np.ndarray, "m d"] | None = None,
+        l2_normalize: bool = True,
+    ) -> "ProbeFits":
+        """Check, standardize and rotate samples; arguments and errors are those of :func:`fit_probe`."""
+        _check_samples(x, y, n_classes, loss)
+        offset = log_prior(y, n_classes) if loss == "balanced_softmax" else np.zeros(n_classes)
+        mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
+        if len(mean) != x.shape[1]:
+            raise ValueError(f"statistics_of has feature size {len(mean)}, x has {x.shape[1]}")
+        rotated = Rotated.of(standardize(x, mean, scale, l2_normalize), _equal(len(y)))
+        return cls(rotated, y, offset, mean, scale, l2_normalize)
+
+    def fit(
+        self,
+        l2: float,
+        *,
+        start: Probe | None = None,
+        max_iter: int = MAX_ITER,
+        tolerance: float = FINAL_TOLERANCE,
+    ) -> Probe:
+        """Fit at one penalty; see :func:`fit_probe`."""
+        _check_penalty(l2)
+        fitted = fit_cross_entropy(
+            self.rotated,
+            self.y,
+            _equal(len(self.y)),
+            self.offset,
+            l2,
+            _initial(start, (len(self.mean) + 1, len(self.offset))),
+            max_iter=max_iter,
+            tolerance=tolerance,
+            name=f"the probe with l2={l2:g}",
+        )
+        return Probe(fitted[:-1].copy(), fitted[-1].copy(), self.mean, self.scale, self.l2_normalize)
+
+
 def fit_probe(
     x: Float[np.ndarray, "n d"],
     y: Int[np.ndarray, " n"],
@@ -107,24 +171,9 @@ def fit_probe(
             has no sample under ``balanced_softmax``.
         DataError: If features are not finite or are all the same.
     """
-    _check_fit(x, y, n_classes, loss, l2)
-    offset = _offset(y, n_classes, loss)
-    mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
-    if len(mean) != x.shape[1]:
-        raise ValueError(f"statistics_of has feature size {len(mean)}, x has {x.shape[1]}")
-    initial = _initial(start, (x.shape[1] + 1, n_classes))
-    fitted = fit_cross_entropy(
-        standardize(x, mean, scale, l2_normalize),
-        y,
-        np.full(len(y), 1 / len(y)),
-        offset,
-        l2,
-        initial,
-        max_iter=max_iter,
-        tolerance=tolerance,
-        name=f"the probe with l2={l2:g}",
-    )
-    return Probe(fitted[:-1].copy(), fitted[-1].copy(), mean, scale, l2_normalize)
+    _check_penalty(l2)
+    fits = ProbeFits.of(x, y, n_classes, loss=loss, statistics_of=statistics_of, l2_normalize=l2_normalize)
+    return fits.fit(l2, start=start, max_iter=max_iter, tolerance=tolerance)
 
 
 def select_probe(
@@ -163,46 +212,17 @@ def select_probe(
         raise ValueError(f"l2_grid is empty: {l2_grid!r}")
     if not len(y_val):
         raise DataError("the validation set is empty, so no penalty can be chosen; give it at least one chip")
-    _check_fit(x, y, n_classes, loss, min(l2_grid))
-    offset = _offset(y, n_classes, loss)
-    mean, scale = feature_statistics(x if statistics_of is None else statistics_of, l2_normalize)
-    standardized = standardize(x, mean, scale, l2_normalize)
-    # The optimum is a combination of the training rows: with fewer rows than dimensions, search among those only.
-    basis = np.linalg.qr(standardized.T)[0] if len(x) < x.shape[1] else None
-    reduced = standardized if basis is None else standardized @ basis
-    weights = np.full(len(y), 1 / len(y))
-
-    def fit(l2: float, initial: Float[np.ndarray, "e c"], tolerance: float) -> Float[np.ndarray, "e c"]:
-        return fit_cross_entropy(
-            reduced,
-            y,
-            weights,
-            offset,
-            l2,
-            initial,
-            max_iter=MAX_ITER,
-            tolerance=tolerance,
-            name=f"the probe with l2={l2:g}",
-        )
-
-    def lifted(fitted: Float[np.ndarray, "e c"]) -> Probe:
-        lifted_weights = fitted[:-1] if basis is None else basis @ fitted[:-1]
-        return Probe(lifted_weights.copy(), fitted[-1].copy(), mean, scale, l2_normalize)
-
-    scored: list[tuple[float, float, Float[np.ndarray, "e c"]]] = []
-    fitted = np.zeros((reduced.shape[1] + 1, n_classes))
+    _check_penalty(min(l2_grid))
+    fits = ProbeFits.of(x, y, n_classes, loss=loss, statistics_of=statistics_of, l2_normalize=l2_normalize)
+    scored: list[tuple[float, float, Probe]] = []
+    probe: Probe | None = None
     for l2 in sorted(l2_grid, reverse=True):
-        fitted = fit(l2, fitted, SELECTION_TOLERANCE)
-        score = macro_f1(y_val, lifted(fitted).logits(x_val).argmax(axis=1), n_classes)
-        scored.append((score, float(l2), fitted))
+        probe = fits.fit(l2, start=probe, tolerance=SELECTION_TOLERANCE)
+        score = macro_f1(y_val, probe.logits(x_val).argmax(axis=1), n_classes)
+        scored.append((score, float(l2), probe))
     best_score, best_l2, nearly = max(scored, key=lambda entry: entry[:2])
-    best = lifted(fit(best_l2, nearly, FINAL_TOLERANCE))
     per_point = {f"macro_f1_at_{l2:g}": score for score, l2, _ in scored}
-    return best, {"l2": best_l2, "macro_f1": best_score, **per_point}
-
-
-def _offset(y: Int[np.ndarray, " n"], n_classes: int, loss: Loss) -> Float[np.ndarray, " c"]:
-    return log_prior(y, n_classes) if loss == "balanced_softmax" else np.zeros(n_classes)
+    return fits.fit(best_l2, start=nearly), {"l2": best_l2, "macro_f1": best_score, **per_point}
 
 
 def adjust_logits(
@@ -281,15 +301,20 @@ def _initial(start: Probe | None, shape: tuple[int, int]) -> Float[np.ndarray, "
     return stacked
 
 
-def _check_fit(
-    x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], n_classes: int, loss: str, l2: float
-) -> None:
+def _equal(n: int) -> Float[np.ndarray, " n"]:
+    return np.full(n, 1 / n)
+
+
+def _check_penalty(l2: float) -> None:
+    if not l2 > 0:
+        raise ValueError(f"l2 must be positive, got {l2}")
+
+
+def _check_samples(x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], n_classes: int, loss: str) -> None:
     check_labels(y, n_classes, name="y")
     if x.ndim != 2 or len(x) != len(y) or not len(y):
         raise ValueError(f"x has shape {x.shape}, y has {len(y)} labels")
     if not np.isfinite(x).all():
         raise DataError("the training features hold values that are not finite; extract them again")
-    if not l2 > 0:
-        raise ValueError(f"l2 must be positive, got {l2}")
     if loss not in ("cross_entropy", "balanced_softmax"):
         raise ValueError(f"loss must be cross_entropy or balanced_softmax, got {loss!r}")

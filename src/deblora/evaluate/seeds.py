@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 LEVEL = 0.95
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"))
+SCORES, DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""What a share (F1, precision, accuracy) can be, and the difference of two of them."""
 _TIE = 1e-12  # rounding of a mean of F1 values; smaller differences are none
 
 
@@ -81,15 +83,17 @@ class SpreadRow:
     against: dict[tuple[str, str], PairedSpread]
 
 
-def spread(values: Float[np.ndarray, " n"]) -> Spread:
+def spread(values: Float[np.ndarray, " n"], *, within: tuple[float, float] = SCORES) -> Spread:
     """Return mean, standard deviation and the 95 % t interval of the mean.
 
-    ``sd = sqrt(sum (x - mean)^2 / (n - 1))`` and ``mean +- t(0.975, n - 1) sd / sqrt(n)``. The interval is about the
-    mean over seeds; it holds for scores that are near normal over seeds, and may reach beyond the range of the score.
-    Equal values give an interval without width.
+    ``sd = sqrt(sum (x - mean)^2 / (n - 1))`` and ``mean +- t(0.975, n - 1) sd / sqrt(n)``, cut to the values a mean
+    can have: with two seeds the quantile is 12.7, and the interval would often reach beyond them. The interval is
+    about the mean over seeds; it holds for scores that are near normal over seeds. Equal values give an interval
+    without width.
 
     Args:
         values: One score per run; NaN (an empty group) is left out.
+        within: Least and largest possible value.
     """
     defined = np.asarray(values, dtype=np.float64)
     defined = defined[~np.isnan(defined)]
@@ -99,7 +103,8 @@ def spread(values: Float[np.ndarray, " n"]) -> Spread:
         return Spread(n, mean, math.nan, math.nan, math.nan)
     sd = float(defined.std(ddof=1))
     half = _t_quantile(n - 1) * sd / math.sqrt(n)
-    return Spread(n, mean, sd, mean - half, mean + half)
+    low, high = within
+    return Spread(n, mean, sd, max(low, mean - half), min(high, mean + half))
 
 
 def _t_quantile(degrees: int) -> float:
@@ -126,7 +131,7 @@ def paired_spread(values: Mapping[Unit, float], baseline: Mapping[Unit, float]) 
     }
     found = np.array(list(differences.values()), dtype=np.float64)
     n_wins, n_ties = int((found > _TIE).sum()), int((np.abs(found) <= _TIE).sum())
-    return PairedSpread(differences, spread(found), n_wins, n_ties)
+    return PairedSpread(differences, spread(found, within=DIFFERENCES), n_wins, n_ties)
 
 
 def summarize_runs(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -56,8 +57,32 @@ def lbfgs(
     return np.asarray(result.x)
 
 
+@dataclass(frozen=True)
+class Rotated:
+    """Features on their principal axes, and a constant for the bias; fits that differ in penalty or loss share it.
+
+    Attributes:
+        axes: See :func:`principal_axes`.
+        spread: Second moment along each.
+        inputs: Rotated features, and a column of ones.
+        transposed: The same, the other way round in memory.
+    """
+
+    axes: Float[np.ndarray, "d r"]
+    spread: Float[np.ndarray, " r"]
+    inputs: Float[np.ndarray, "n e"]
+    transposed: Float[np.ndarray, "e n"]
+
+    @classmethod
+    def of(cls, z: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> "Rotated":
+        """Rotate features; ``weights`` are those of the samples in the loss."""
+        axes, spread = principal_axes(z, weights)
+        inputs = np.hstack([z @ axes, np.ones((len(z), 1))])
+        return cls(axes, spread, inputs, np.ascontiguousarray(inputs.T))
+
+
 def fit_cross_entropy(
-    z: Float[np.ndarray, "n d"],
+    z: Float[np.ndarray, "n d"] | Rotated,
     y: Int[np.ndarray, " n"],
     weights: Float[np.ndarray, " n"],
     offset: Float[np.ndarray, " c"],
@@ -76,7 +101,7 @@ def fit_cross_entropy(
     most iterations and moves no optimum. Axes without a sample carry no weight at the optimum and are left out.
 
     Args:
-        z: Features.
+        z: Features, or what :meth:`Rotated.of` made of them.
         y: Classes.
         weights: One per sample, with sum 1.
         offset: Added to the scores while fitting.
@@ -89,13 +114,12 @@ def fit_cross_entropy(
     Returns:
         The weights, the bias in the last row; each row sums to zero over the classes.
     """
-    axes, spread = principal_axes(z, weights)
-    inputs = np.hstack([z @ axes, np.ones((len(z), 1))])
-    transposed = np.ascontiguousarray(inputs.T)
-    penalty = np.full((len(spread) + 1, 1), l2)
+    rotated = z if isinstance(z, Rotated) else Rotated.of(z, weights)
+    axes, inputs, transposed = rotated.axes, rotated.inputs, rotated.transposed
+    penalty = np.full((inputs.shape[1], 1), l2)
     penalty[-1] = 0.0
     origin = np.vstack([axes.T @ start[:-1], start[-1:]])
-    scale = step_scale(spread, _confusion(inputs @ origin + offset, weights), l2)
+    scale = step_scale(rotated.spread, _confusion(inputs @ origin + offset, weights), l2)
 
     def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
         parameters = origin + scale * flat.reshape(origin.shape)
@@ -120,6 +144,9 @@ def principal_axes(
 
     There are at most as many as samples; together they span all samples.
     """
+    if len(z) >= z.shape[1]:  # all directions are kept, so that the squared condition number costs nothing
+        moments, vectors = np.linalg.eigh((z * weights[:, None]).T @ z)
+        return np.ascontiguousarray(vectors[:, ::-1]), np.maximum(moments[::-1], 0.0)
     _, lengths, axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)
     return np.ascontiguousarray(axes.T), lengths**2
 

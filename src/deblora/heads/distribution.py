@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from deblora.debias.centers import class_means
 from deblora.errors import DataError
-from deblora.evaluate.probe import Probe, fit_probe, unit_rows
+from deblora.evaluate.probe import Probe, ProbeFits, unit_rows
 from deblora.heads.head import checked_counts
 
 POWER = 0.5
@@ -132,6 +132,74 @@ def sample_gaussian(
     return drawn
 
 
+@dataclass(frozen=True)
+class CalibratedFits:
+    """Training samples and draws of one power, prepared once for fits at any number of penalties."""
+
+    fits: ProbeFits
+    power: float
+
+    @classmethod
+    def of(
+        cls,
+        x: Float[np.ndarray, "n d"],
+        y: Int[np.ndarray, " n"],
+        n_classes: int,
+        *,
+        rng: np.random.Generator,
+        power: float = POWER,
+        n_nearest: int = N_NEAREST,
+        spread: float = SPREAD,
+        base_count: int | None = None,
+    ) -> "CalibratedFits":
+        """Transform and draw; arguments and errors are those of :func:`fit_distribution_calibrated`."""
+        counts = checked_counts(x, y, n_classes)
+        if not (np.isfinite(spread) and spread >= 0):
+            raise ValueError(f"spread must not be negative, got {spread}")
+        z = tukey(unit_rows(x), power)
+        threshold = max(2, int(np.median(counts)) if base_count is None else base_count)
+        drawn = _draws(z, y, counts, threshold, n_nearest=n_nearest, spread=spread, rng=rng)
+        features, labels = np.concatenate([z, *drawn.values()]), [y]
+        labels += [np.full(len(own), c, dtype=y.dtype) for c, own in drawn.items()]
+        fits = ProbeFits.of(
+            features, np.concatenate(labels), n_classes, loss="cross_entropy", statistics_of=z
+        )
+        return cls(fits, power)
+
+    def fit(self, l2: float, *, start: TukeyHead | None = None) -> TukeyHead:
+        """Fit the probe at one penalty; ``start`` changes the path, not the optimum."""
+        return TukeyHead(self.fits.fit(l2, start=None if start is None else start.probe), self.power)
+
+
+def _draws(
+    z: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    counts: Int[np.ndarray, " c"],
+    threshold: int,
+    *,
+    n_nearest: int,
+    spread: float,
+    rng: np.random.Generator,
+) -> dict[int, Float[np.ndarray, "s d"]]:
+    """Return what fills each class below the threshold up to the count of the largest."""
+    base = np.flatnonzero(counts >= threshold)
+    in_base = np.isin(y, base)
+    base_z, base_y = z[in_base], np.searchsorted(base, y[in_base])
+    rare = np.flatnonzero(~in_base)
+    calibration = calibrated_gaussians(z[rare], base_z, base_y, n_nearest=n_nearest)
+    centered = [base_z[base_y == b] - base_z[base_y == b].mean(axis=0) for b in range(len(base))]
+    drawn = {}
+    for c in np.flatnonzero(counts < threshold).tolist():
+        members = np.flatnonzero(y[rare] == c)
+        turns = np.diff(np.linspace(0, counts.max() - counts[c], len(members) + 1).astype(np.int64))
+        own = [
+            sample_gaussian(calibration, index, centered, n_samples=n_samples, spread=spread, rng=rng)
+            for index, n_samples in zip(members.tolist(), turns.tolist(), strict=True)
+        ]
+        drawn[c] = np.concatenate(own)
+    return drawn
+
+
 def fit_distribution_calibrated(
     x: Float[np.ndarray, "n d"],
     y: Int[np.ndarray, " n"],
@@ -166,31 +234,7 @@ def fit_distribution_calibrated(
         DataError: If a class has no sample, none is frequent, or features are not finite or all the same.
         ValueError: If shapes or labels do not fit or a setting is out of range.
     """
-    counts = checked_counts(x, y, n_classes)
-    if not (np.isfinite(spread) and spread >= 0):
-        raise ValueError(f"spread must not be negative, got {spread}")
-    z = tukey(unit_rows(x), power)
-    threshold = max(2, int(np.median(counts)) if base_count is None else base_count)
-    base = np.flatnonzero(counts >= threshold)
-    in_base = np.isin(y, base)
-    base_z, base_y = z[in_base], np.searchsorted(base, y[in_base])
-    rare = np.flatnonzero(~in_base)
-    calibration = calibrated_gaussians(z[rare], base_z, base_y, n_nearest=n_nearest)
-    centered = [base_z[base_y == b] - base_z[base_y == b].mean(axis=0) for b in range(len(base))]
-    features, labels = [z], [y]
-    for c in np.flatnonzero(counts < threshold):
-        members = np.flatnonzero(y[rare] == c)
-        turns = np.diff(np.linspace(0, counts.max() - counts[c], len(members) + 1).astype(np.int64))
-        for index, n_samples in zip(members.tolist(), turns.tolist(), strict=True):
-            drawn = sample_gaussian(calibration, index, centered, n_samples=n_samples, spread=spread, rng=rng)
-            features.append(drawn)
-            labels.append(np.full(n_samples, c, dtype=y.dtype))
-    probe = fit_probe(
-        np.concatenate(features),
-        np.concatenate(labels),
-        n_classes,
-        loss="cross_entropy",
-        l2=l2,
-        statistics_of=z,
+    fits = CalibratedFits.of(
+        x, y, n_classes, rng=rng, power=power, n_nearest=n_nearest, spread=spread, base_count=base_count
     )
-    return TukeyHead(probe, power)
+    return fits.fit(l2)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from deblora.evaluate.probe import Probe, fit_probe
+from deblora.evaluate.probe import Probe, ProbeFits
 from deblora.heads.cosine import fit_ldam_drw, fit_lift
-from deblora.heads.distribution import POWER, fit_distribution_calibrated
+from deblora.heads.distribution import POWER, CalibratedFits, TukeyHead
 from deblora.heads.head import Head, select
 from deblora.heads.nearest_mean import fit_nearest_mean_cosine, fit_nearest_mean_euclidean
 from deblora.heads.prior import adjust_probe
@@ -95,20 +95,15 @@ def prior_heads(samples: Samples) -> Iterator[tuple[str, Chosen]]:
         DataError: If there is no validation sample, or features are not finite or all the same.
         ValueError: If shapes or labels do not fit.
     """
+    fits = ProbeFits.of(
+        samples.x, samples.y, samples.n_classes, loss="cross_entropy", statistics_of=samples.statistics_of
+    )
     fitted: dict[float, Probe] = {}
 
     def probe(l2: float) -> Probe:
         if l2 not in fitted:
             warmer = min((known for known in fitted if known > l2), default=None)
-            fitted[l2] = fit_probe(
-                samples.x,
-                samples.y,
-                samples.n_classes,
-                loss="cross_entropy",
-                l2=l2,
-                statistics_of=samples.statistics_of,
-                start=None if warmer is None else fitted[warmer],
-            )
+            fitted[l2] = fits.fit(l2, start=None if warmer is None else fitted[warmer])
         return fitted[l2]
 
     def adjusted(l2: float, tau: float) -> Head:
@@ -193,10 +188,18 @@ def distribution_head(samples: Samples) -> Chosen:
         ValueError: If shapes or labels do not fit.
     """
 
-    def fit(l2: float, power: float) -> Head:
+    def prepared(power: float) -> CalibratedFits:
         rng = np.random.default_rng(samples.seed)
-        return fit_distribution_calibrated(
-            samples.x, samples.y, samples.n_classes, l2=l2, power=power, rng=rng
-        )
+        return CalibratedFits.of(samples.x, samples.y, samples.n_classes, power=power, rng=rng)
+
+    default = prepared(POWER)
+    last: TukeyHead | None = None
+
+    def fit(l2: float, power: float) -> Head:
+        nonlocal last
+        if power != POWER:
+            return prepared(power).fit(l2)
+        last = default.fit(l2, start=last)  # the largest penalty comes first
+        return last
 
     return try_two(samples, "power", POWERS, fit)

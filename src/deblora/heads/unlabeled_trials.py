@@ -1,6 +1,5 @@
 """Choosing the shared Gaussians on validation: as many trials as every other head has."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +14,10 @@ TEMPERATURES = (2.0, 1.0, 4.0, 8.0, 16.0)
 ENOUGH = 10
 """Unlabeled chips of each class from which on the head gained on our real data; with five of each it lost (ours)."""
 
-_LOG = logging.getLogger(__name__)
+
+def n_short(y_val: Int[np.ndarray, " v"], n_classes: int) -> int:
+    """Return how many classes have fewer than ``ENOUGH`` validation chips; their validation score says little."""
+    return int((np.bincount(y_val, minlength=n_classes) < ENOUGH).sum())
 
 
 def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None) -> Chosen:
@@ -34,16 +36,6 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
         ValueError: If shapes or labels do not fit.
     """
     start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val, sizes=sizes)
-    counts = np.bincount(samples.y_val, minlength=samples.n_classes)
-    n_few = int((counts < ENOUGH).sum())
-    if n_few:
-        _LOG.warning(
-            "%d of %d classes have fewer than %d validation chips: too few unlabeled ones for the semi-supervised "
-            "head, do not trust its validation score",
-            n_few,
-            samples.n_classes,
-            ENOUGH,
-        )
     shares = _shares(samples.y_val, samples.n_classes)
 
     def fit(shrinkage: float, temperature: float) -> SharedGaussians:

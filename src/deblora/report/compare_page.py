@@ -11,6 +11,7 @@ from deblora.report.compare_summary import summarize_comparison
 from deblora.report.cost_table import costs
 from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
+from deblora.report.origin_sections import origin_sections
 from deblora.report.tables import MISSING, Cell, Table, percent
 
 __all__ = ["render_comparison_markdown", "render_comparison_page"]
@@ -123,20 +124,7 @@ def _sections(content: CompareContent, *, drawn: bool) -> list[Section]:
             "No runs were given.",
             table=merged_tables.runs(content.runs),
         ),
-        Section(
-            "recipe",
-            "Recipe",
-            "The settings that all seeds share; paths are cut to their last part.",
-            "No recipe was given.",
-            text=content.recipe_yaml,
-        ),
-        Section(
-            "provenance",
-            "Provenance",
-            "Versions and machine.",
-            "No provenance was recorded.",
-            table=merged_tables.provenance(content.provenance),
-        ),
+        *origin_sections("The settings that all seeds share", content.recipe_yaml, content.provenance),
     ]
 
 

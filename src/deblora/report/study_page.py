@@ -1,11 +1,11 @@
 """The page of a study and its Markdown twin, pure functions."""
 
 from deblora.evaluate.seeds import PairedSpread, Spread
-from deblora.report import merged_tables
 from deblora.report.cost_table import study_costs
 from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
 from deblora.report.merged_tables import word
+from deblora.report.origin_sections import origin_sections
 from deblora.report.study_content import GROUPS, StudyContent, StudyPoint
 from deblora.report.study_figures import curves
 from deblora.report.tables import MISSING, Cell, Table, between, percent, points
@@ -101,20 +101,7 @@ def _sections(content: StudyContent, *, drawn: bool) -> list[Section]:
             table=study_costs(content.costs, [method for method, _ in content.rows]),
             folded="Cost by variant",
         ),
-        Section(
-            "recipe",
-            "Recipe",
-            "The settings of the first variant; paths are cut to their last part.",
-            "No recipe was given.",
-            text=content.recipe_yaml,
-        ),
-        Section(
-            "provenance",
-            "Provenance",
-            "Versions and machine.",
-            "No provenance was recorded.",
-            table=merged_tables.provenance(content.provenance),
-        ),
+        *origin_sections("The settings of the first variant", content.recipe_yaml, content.provenance),
     ]
 
 

@@ -1,5 +1,7 @@
 """Stage ``calibrate``: move the training features of rare classes toward their centers."""
 
+import logging
+
 import numpy as np
 
 from deblora.artifacts import Centers, FeatureTable, Targets
@@ -11,6 +13,8 @@ from deblora.evaluate.probe import unit_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.stage import Stage
+
+log = logging.getLogger("deblora")
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
@@ -39,7 +43,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     neighbors = Centers.load(run.centers("shift"))
     shifted = shift(unit, chips.labels, neighbors.centers, neighbors.classes, pull)
     pull[np.setdiff1d(np.arange(chips.n_classes), neighbors.classes)] = 1.0
-    Targets(chips.ids, unit_rows(shifted), pull).save(run.targets("shift"))
+    targets = Targets(chips.ids, unit_rows(shifted), pull)
+    targets.save(run.targets("shift"))
+    if targets.moved_nothing:
+        log.info("calibrate: the shift moves no class (kappa %.3g), so its row repeats that of lora", kappa)
 
 
 STAGE = Stage(

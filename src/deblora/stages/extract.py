@@ -55,6 +55,7 @@ def stage_for(adapter: str) -> Stage:
         outputs=lambda run: run.feature_files(adapter),
         work=work,
         shared=True,
+        command="extract",
     )
 
 

@@ -28,7 +28,7 @@ from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
 from deblora.stages.rows.settings import JOINT, LOGITS, OWN
-from deblora.stages.stage import Stage
+from deblora.stages.stage import Stage, stage_key
 from deblora.stages.unlabeled_rows import (
     KINDS,
     SEMI_SUPERVISED,
@@ -39,6 +39,7 @@ from deblora.stages.unlabeled_rows import (
     table_of,
     unlabeled_head,
     unseen_predictions,
+    warn_of_few,
 )
 
 EXTRACTED = {"zero-shot": "base", "lora": "lora", "deblora": "deblora"}
@@ -61,7 +62,7 @@ def head_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...]:
         raise RecipeError(f"{unknown[0]} is no row of the comparison; known are {', '.join(EVERY_METHOD)}")
     chosen = [name for name in EVERY_METHOD if name in methods or name == "lora"]
     described = [(name, features_of(RunDir(Path()), name)) for name in chosen if name in (*EXTRACTED, *ROWS)]
-    return (*(_stage_for(name) for name in chosen), mismatch.stage_for(described), _table_stage(chosen))
+    return (*(stage_for(name) for name in chosen), mismatch.stage_for(described), _table_stage(chosen))
 
 
 def fitted_path(run: RunDir, method: str) -> Path:
@@ -78,7 +79,9 @@ def _logits_of(run: RunDir, method: str) -> list[Path]:
     return [run.row(method) / LOGITS] if method in JOINT else []
 
 
-def _stage_for(method: str) -> Stage:
+def stage_for(method: str) -> Stage:
+    """Return the stage that fits the heads of a row."""
+
     def work(run: RunDir, recipe: Recipe) -> None:
         _fit(run, recipe, method)
 
@@ -96,7 +99,23 @@ def _stage_for(method: str) -> Stage:
         ],
         outputs=lambda run: [fitted_path(run, method)],
         work=work,
+        command="probe" if method == SEMI_SUPERVISED else "heads",  # the probe shows it too
     )
+
+
+def with_current(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> tuple[str, ...]:
+    """Return these rows and all whose heads are fitted already and up to date, so that tables only grow."""
+    return tuple(name for name in EVERY_METHOD if name in methods or _is_current(run, recipe, name))
+
+
+def _is_current(run: RunDir, recipe: Recipe, method: str) -> bool:
+    stage = stage_for(method)
+    if not run.record(stage.name):
+        return False
+    try:
+        return run.is_done(stage.name, stage_key(stage, run, recipe))
+    except ArtifactError:  # its features are gone
+        return False
 
 
 def kinds_of(method: str, head: str) -> tuple[str, ...]:
@@ -133,7 +152,10 @@ def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str
 
 
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:
-    test = open_chips(run, recipe).split("test")
+    chips = open_chips(run, recipe)
+    test = chips.split("test")
+    if method in UNLABELED:
+        warn_of_few(method, chips.split("val").labels, chips.n_classes)
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
         heads: dict[str, dict[str, Any]] = {}
         features: dict[tuple[str, ...], Float[np.ndarray, "m d"]] = {}

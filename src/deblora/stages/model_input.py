@@ -54,7 +54,7 @@ def adopt_input(backbone: Backbone, adapter: Path) -> None:
         record = json.loads((adapter / SIDECAR).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # loading the adapter says what is wrong with it
-    if not isinstance(record, dict) or record.get("normalize") != "train":
+    if not isinstance(record, dict) or not (backbone.train_statistics or record.get("normalize") == "train"):
         return
     try:
         mean, std = (tuple(map(float, record[key])) for key in ("mean", "std"))

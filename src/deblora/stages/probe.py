@@ -16,18 +16,14 @@ from deblora.evaluate.metrics import filtered_group_f1, group_scores, per_class_
 from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select_probe, select_tau, unit_rows
 from deblora.evaluate.separation import separation
 from deblora.evaluate.sgd_probe import fit_sgd_probe
+from deblora.progress import titled
 from deblora.run_dir import RunDir
 from deblora.stages import text_row
 from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
+from deblora.stages.heads import fitted_path, read_fitted
 from deblora.stages.stage import Stage
-from deblora.stages.unlabeled_rows import (
-    KINDS,
-    SEMI_SUPERVISED,
-    samples_of,
-    side_by_side,
-    unlabeled_head,
-)
+from deblora.stages.unlabeled_rows import SEMI_SUPERVISED
 
 PROBES = ("cross_entropy", "balanced_softmax", "logit_adjustment")
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"))
@@ -101,20 +97,16 @@ def fit_probes(
 
 
 def _semi_supervised(
-    run: RunDir, splits: dict[str, ChipSet], groups: Groups, recipe: Recipe
+    run: RunDir, n_test: int, n_classes: int
 ) -> tuple[Int[np.ndarray, " m"], dict[str, object]]:
     """Return test predictions and choices of the head that also sees validation features without labels.
 
-    Validation chooses between LoRA features alone and those of the base model beside them.
+    It is fitted in a stage of its own, which ``heads`` reads as well. Validation chooses between LoRA features alone
+    and those of the base model beside them.
     """
-    tried = []
-    for name, kinds in KINDS.items():
-        samples = samples_of(run, kinds, splits, groups, seed=recipe.seed)
-        with threadpool_limits(limits=1, user_api="blas"):
-            chosen = unlabeled_head(samples, n_kinds=len(kinds))
-        tried.append((name, chosen, side_by_side(run, kinds, splits["test"].ids)))
-    name, chosen, test = max(tried, key=lambda own: float(own[1].record["macro_f1"]))
-    return chosen.head.logits(test).argmax(axis=1), {**chosen.record, "features": name}
+    fitted = read_fitted(run, SEMI_SUPERVISED, n_test, n_classes)
+    name = max(fitted, key=lambda own: float(fitted[own]["choice"]["macro_f1"]))
+    return np.array(fitted[name]["predicted"], dtype=np.int64), {**fitted[name]["choice"], "features": name}
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
@@ -126,7 +118,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     scores: dict[tuple[str, str], dict[str, Float[np.ndarray, " b"]]] = {}
     choices: list[dict[str, object]] = []
     distances: list[dict[str, object]] = []
-    for row in tqdm(rows_of(run, splits), desc="probe", unit="row"):
+    for row in tqdm(rows_of(run, splits), desc=titled("probe"), unit="row"):
         with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
             fitted = fit_probes(row, splits, recipe.probe)
         for probe, (predicted, choice) in fitted.items():
@@ -142,7 +134,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
                 {"method": row.method, "split": split, "metric": key, "value": value}
                 for key, value in found.items()
             ]
-    own, record = _semi_supervised(run, splits, groups, recipe)
+    own, record = _semi_supervised(run, len(y), n_classes)
     predictions[SEMI_SUPERVISED, GAUSSIANS] = own
     scores[SEMI_SUPERVISED, GAUSSIANS] = bootstrap_scores(y, own, n_classes, groups, draws)
     choices += [
@@ -257,6 +249,7 @@ STAGE = Stage(
         run.features("deblora"),
         run.targets("deblora"),
         run.targets("shift"),
+        fitted_path(run, SEMI_SUPERVISED),
     ],
     outputs=lambda run: [
         run.evaluation(name)

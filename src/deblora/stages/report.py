@@ -112,11 +112,19 @@ def _difference(row: dict[str, str]) -> DifferenceRow:
 def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     """Say what a reader could miss: that nothing was moved, or that a class has hardly any test chip."""
     found = [f"Data: {line}." for line in (frozen.get("skipped_summary"), *frozen.get("notes", ())) if line]
-    for name in ("deblora", "shift"):
-        if np.all(Targets.load(run.targets(name)).alpha_per_class == 1.0):
-            found.append(
-                f"Calibration of {name} moved no class (all alpha are 1), so its rows repeat those of lora."
+    if Targets.load(run.targets("deblora")).moved_nothing:
+        trained = _curve(run.history("deblora"))
+        found.append(
+            "Calibration of deblora moved no class (all alpha are 1): its second adapter "
+            + (
+                "was trained toward the features of lora"
+                if trained
+                else "was not trained, its rows are lora's"
             )
+            + ". calibrate.numerator below the largest imbalance ratio would move some."
+        )
+    if Targets.load(run.targets("shift")).moved_nothing:
+        found.append("The shift moved no class (all alpha are 1), so its rows repeat those of lora.")
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(

@@ -31,6 +31,7 @@ class Stage:
         always_runs: True where what it depends on lies outside the run folder, so that only running it can tell.
         shared: True where all processes of a run work on it; the work then writes in the first one only. The first
             one runs all other stages, while the others wait.
+        command: Command that runs it, where that is not its name.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Stage:
     work: Callable[[RunDir, Recipe], None]
     always_runs: bool = False
     shared: bool = False
+    command: str = ""
+
+    @property
+    def run_by(self) -> str:
+        """Name of the command that runs it."""
+        return self.command or self.name
 
 
 def stage_key(stage: Stage, run: RunDir, recipe: Recipe) -> str:
@@ -67,9 +74,8 @@ def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
     if stage.always_runs or not record:
         return
     if record["fingerprint"] != stage_key(stage, run, recipe):
-        command = "extract" if stage.name.startswith("extract-") else stage.name
         raise ArtifactError(
-            f"{stage.name} is out of date, its settings or inputs have changed: run deblora {command} {run.root} "
+            f"{stage.name} is out of date, its settings or inputs have changed: run deblora {stage.run_by} {run.root} "
             "first, or all that is out of date with deblora run and --resume"
         )
 

@@ -1,4 +1,10 @@
-"""Stage ``train-deblora``: teach a second adapter to produce the calibrated features."""
+"""Stage ``train-deblora``: teach a second adapter to produce the calibrated features.
+
+Where calibration moved no class there is nothing to learn, and steps of AdamW would only follow rounding: the adapter
+that is written then leaves the features of the first one as they are, and its history is empty.
+"""
+
+import logging
 
 import numpy as np
 import torch
@@ -25,6 +31,8 @@ from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder, TrainingOrder
 
+log = logging.getLogger("deblora")
+
 
 def sample_weights(is_moved: np.ndarray, settings: DebloraRecipe) -> Float[np.ndarray, " n"]:
     """Return the weight of every training chip: 1 for moved classes, and for the others 1, the anchor or 0."""
@@ -33,10 +41,21 @@ def sample_weights(is_moved: np.ndarray, settings: DebloraRecipe) -> Float[np.nd
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
+    targets = Targets.load(run.targets("deblora"))
+    if targets.moved_nothing:
+        if is_first():
+            log.warning(
+                "train-deblora: calibration moved no class, so nothing is trained and deblora is the first adapter; "
+                "calibrate.numerator (%g) below the largest imbalance ratio would move some",
+                recipe.calibrate.numerator,
+            )
+            _save(run, recipe, _unchanged(run, recipe))
+            save_history(run, "deblora", [])
+            forget_checkpoints(run.checkpoints("deblora"))
+        return
     settings = recipe.deblora
     chips = open_chips(run, recipe).split("train")
     before = FeatureTable.load(run.features("lora")).rows(chips.ids)
-    targets = Targets.load(run.targets("deblora"))
     goal = targets.rows(chips.ids)
     weights = sample_weights(np.isin(chips.labels, moved_classes(groups_of(run), recipe.calibrate)), settings)
     used = np.flatnonzero(weights > 0)
@@ -47,10 +66,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     module: nn.Module
     samples: TrainingOrder | FeatureOrder
     if settings.placement == "residual":
-        module = ResidualMap(before.shape[1], settings.rank or recipe.lora.rank, seed=recipe.seed)
+        module = _residual(recipe, before.shape[1])
         samples = FeatureOrder(torch.from_numpy(before[used]), values, n_samples=n_samples, seed=recipe.seed)
     else:
-        module = _adapted(run, recipe)
+        module = _adapted(run, recipe, settings.placement)
         pixels: Pixels = SubsetPixels(chips.pixels, tuple(int(i) for i in used))
         samples = TrainingOrder(pixels, values, spec=module.spec, n_samples=n_samples, seed=recipe.seed)
     records = train(
@@ -69,16 +88,28 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         forget_checkpoints(run.checkpoints("deblora"))
 
 
-def _adapted(run: RunDir, recipe: Recipe) -> Backbone:
+def _unchanged(run: RunDir, recipe: Recipe) -> nn.Module:
+    """Return what leaves the features of the first adapter as they are: a fresh map or adapter on it, or itself."""
+    placement = recipe.deblora.placement
+    if placement == "residual":
+        return _residual(recipe, FeatureTable.load(run.features("lora")).features.shape[1])
+    return _adapted(run, recipe, "stack" if placement == "stack" else "continue")
+
+
+def _residual(recipe: Recipe, feature_size: int) -> ResidualMap:
+    return ResidualMap(feature_size, recipe.deblora.rank or recipe.lora.rank, seed=recipe.seed)
+
+
+def _adapted(run: RunDir, recipe: Recipe, placement: str) -> Backbone:
     settings, lora = recipe.deblora, recipe.lora
     backbone = open_backbone(recipe.backbone, seed=recipe.seed)
     adopt_input(backbone, run.adapter("lora"))
     rank = settings.rank or lora.rank
     targets = tuple(lora.targets) if lora.targets else None
     kind = second_kind(lora.adapter)
-    if settings.placement == "continue":
+    if placement == "continue":
         load_adapter(backbone, run.adapter("lora"), adapter_name=PEFT_NAMES["deblora"], trainable=True)
-    elif settings.placement == "fresh":
+    elif placement == "fresh":
         attach_lora(
             backbone,
             rank=rank,

@@ -1,5 +1,6 @@
 """Rows of the comparison whose heads also see features without labels: of validation chips, or of the test chips."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +11,17 @@ from deblora.artifacts import FeatureTable, Groups
 from deblora.config import ROWS
 from deblora.data.chips import ChipSet
 from deblora.heads.search import Chosen, Samples
-from deblora.heads.unlabeled_trials import held_out_predictions, semi_supervised_head, transductive_head
+from deblora.heads.unlabeled_trials import (
+    ENOUGH,
+    held_out_predictions,
+    n_short,
+    semi_supervised_head,
+    transductive_head,
+)
 from deblora.run_dir import RunDir
 from deblora.stages.rows.settings import FEATURES
+
+log = logging.getLogger("deblora")
 
 SEMI_SUPERVISED = "semi-supervised"
 TRANSDUCTIVE = "transductive"
@@ -56,6 +65,20 @@ def samples_of(
         statistics_of=features,
         seed=seed,
     )
+
+
+def warn_of_few(method: str, y_val: Int[np.ndarray, " v"], n_classes: int) -> None:
+    """Log it if a class has so few validation chips that the validation score of these rows says little."""
+    n_few = n_short(y_val, n_classes)
+    if n_few:
+        log.warning(
+            "%s: %d of %d classes have fewer than %d validation chips, too few unlabeled ones; do not trust its "
+            "validation score",
+            method,
+            n_few,
+            n_classes,
+            ENOUGH,
+        )
 
 
 def unlabeled_head(samples: Samples, *, n_kinds: int, test: Float[np.ndarray, "m d"] | None = None) -> Chosen:

@@ -13,6 +13,7 @@ from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.progress import titled
 from deblora.train.read_ahead import ReadAhead, n_readers
 
 
@@ -72,7 +73,7 @@ def extract_features(
     with (
         torch.inference_mode(),
         _products_in(precision, device),
-        tqdm(total=len(ids), desc=title, unit="chip", disable=hidden) as bar,
+        tqdm(total=len(ids), desc=titled(title or ""), unit="chip", disable=hidden) as bar,
     ):
         for batch in _batches(pixels, len(ids), batch_size, backbone.spec, n_readers(device)):
             features[done : done + len(batch)] = backbone(batch.to(device)).float().cpu().numpy()

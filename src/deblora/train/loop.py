@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from deblora.artifacts import write_atomic
 from deblora.errors import ModelError
+from deblora.progress import titled
 from deblora.train.shared_batches import SharedBatches, loss_of_whole_batch
 
 WEIGHTS = "trainable.safetensors"
@@ -169,7 +170,13 @@ def _quiet(trainer: Any) -> None:
 
 def _silent_progress(base: type) -> type:
     class Progress(base):
-        """A progress bar that does not print every log record."""
+        """A progress bar that names its run and does not print every log record."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """Name the bar."""
+            super().on_train_begin(args, state, control, **kwargs)
+            if self.training_bar is not None:
+                self.training_bar.set_description(titled("train"))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
             """Show the loss on the bar."""

@@ -18,10 +18,11 @@ from deblora.config import Recipe
 from deblora.data.chips import ChipSet
 from deblora.models.backbone import Backbone
 from deblora.models.lora import n_trainable, save_adapter
+from deblora.progress import titled
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.first_objective import first_objective, first_samples
-from deblora.stages.open_model import open_for_chips
+from deblora.stages.open_model import open_checked, open_for_chips
 from deblora.stages.rows.settings import (
     ADAPTERS,
     CLASSIFICATION,
@@ -50,9 +51,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     n_steps, unfinished = n_steps_of(NAME, recipe), run.checkpoints(f"row-{NAME}")
     done = unfinished / ADAPTERS  # finished classes outlive a kill, as long as nothing they depend on changes
     records: list[tuple[int, float]] = []
-    n_trained = 0
-    for label in tqdm(range(chips.n_classes), desc=f"train {NAME}", unit="class"):
-        backbone = open_for_chips(run, recipe, chips)
+    n_trained, spec = 0, open_for_chips(run, recipe, chips).spec
+    for label in tqdm(range(chips.n_classes), desc=titled(f"train {NAME}"), unit="class"):
+        backbone = open_checked(run, recipe)
+        backbone.spec = spec
         attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
         n_trained += n_trainable(backbone)
         if adapter_folder(done, label).is_dir():
@@ -63,9 +65,8 @@ def _work(run: RunDir, recipe: Recipe) -> None:
             objective, samples, backbone, folder=folder, **loop_options(recipe, NAME, n_steps)
         )
         records += [(label * n_steps + step, loss) for step, loss in own]
-        save_adapter(
-            backbone, PEFT_NAMES["lora"], adapter_folder(done, label), sidecar(run, recipe, f"{NAME} {label}")
-        )
+        record = sidecar(run, recipe, f"{NAME} {label}", train_statistics=backbone.train_statistics)
+        save_adapter(backbone, PEFT_NAMES["lora"], adapter_folder(done, label), record)
         shutil.rmtree(folder, ignore_errors=True)
     home = run.row(NAME) / ADAPTERS
     shutil.rmtree(home, ignore_errors=True)

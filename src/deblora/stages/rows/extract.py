@@ -19,7 +19,8 @@ from deblora.models.lora import load_adapter
 from deblora.models.whole import load_whole
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
-from deblora.stages.open_model import model_settings, open_for_chips
+from deblora.stages.model_input import adopt_input
+from deblora.stages.open_model import model_settings, open_checked, open_for_chips
 from deblora.stages.rows.settings import (
     ADAPTER,
     ADAPTERS,
@@ -76,16 +77,23 @@ def _extract(run: RunDir, recipe: Recipe, name: str) -> None:
     if name == "clora":
         table = _mean_over_classes(run, recipe, chips)
     else:
-        backbone = open_for_chips(run, recipe, chips)
-        if name in WHOLE:
+        if name in WHOLE:  # whole weights come without the statistics of the training chips
+            backbone = open_for_chips(run, recipe, chips)
             load_whole(backbone, run.row(name) / WEIGHTS)
         else:
-            load_adapter(backbone, run.row(name) / ADAPTER, adapter_name=PEFT_NAMES["lora"])
+            backbone = _adapted(run, recipe, run.row(name) / ADAPTER)
         table = _features(backbone, chips, recipe, f"extract {name}")
     table = FeatureTable(table.ids, table.features, {"row": name})
     table.save(run.row(name) / FEATURES)
     if name in JOINT:
         _own_logits(run, recipe, name, chips, table).save(run.row(name) / LOGITS)
+
+
+def _adapted(run: RunDir, recipe: Recipe, folder: Path) -> Backbone:
+    backbone = open_checked(run, recipe)
+    adopt_input(backbone, folder)
+    load_adapter(backbone, folder, adapter_name=PEFT_NAMES["lora"])
+    return backbone
 
 
 def _features(backbone: Backbone, chips: ChipSet, recipe: Recipe, title: str) -> FeatureTable:
@@ -103,8 +111,7 @@ def _mean_over_classes(run: RunDir, recipe: Recipe, chips: ChipSet) -> FeatureTa
         )
     total: np.ndarray | None = None
     for i, folder in enumerate(folders):
-        backbone = open_for_chips(run, recipe, chips)
-        load_adapter(backbone, folder, adapter_name=PEFT_NAMES["lora"])
+        backbone = _adapted(run, recipe, folder)
         table = _features(backbone, chips, recipe, f"extract clora {i + 1}/{len(folders)}")
         own = table.features.astype(np.float64)
         total = own if total is None else total + own

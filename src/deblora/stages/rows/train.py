@@ -96,7 +96,12 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
     if name in WHOLE:
         save_whole(backbone, run.row(name) / WEIGHTS)
     else:
-        save_adapter(backbone, PEFT_NAMES["lora"], run.row(name) / ADAPTER, sidecar(run, recipe, name))
+        save_adapter(
+            backbone,
+            PEFT_NAMES["lora"],
+            run.row(name) / ADAPTER,
+            sidecar(run, recipe, name, train_statistics=backbone.train_statistics),
+        )
     if isinstance(objective, Supervised):
         save_head(run, name, objective.classifier)
     save_facts(run, name, records, n_trained=n_trained, n_chips=len(chips), n_steps=n_steps)
