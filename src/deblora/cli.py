@@ -174,7 +174,10 @@ def _parse(arguments: list[str]) -> Any:
     )
     export.add_argument("source", type=str, help="run folder or adapter folder")
     export.add_argument(
-        "--format", type=Literal["diffusers", "peft"], default="diffusers", help="layout of the export"
+        "--format",
+        type=Literal["diffusers", "peft"] | None,
+        default=None,
+        help="layout of the export; left out: diffusers for adapters of Stable Diffusion, else peft",
     )
     export.add_argument(
         "--adapter", type=Literal["lora", "deblora"], default="deblora", help="of a run: which one"

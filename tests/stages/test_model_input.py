@@ -80,7 +80,7 @@ def test_settings_that_came_later_leave_finished_runs_finished() -> None:
 
 
 def test_unit_features_keep_what_the_run_decided() -> None:
-    model = open_backbone(BackboneRecipe(n_bands=5, l2_normalize=True, image_size=16))
+    model = open_backbone(BackboneRecipe(n_bands=5, l2_normalize=True, image_size=16), seed=0)
     assert model.train_statistics and model.spec.n_bands == 5 and model.open_decoder is not None
 
 

@@ -1,6 +1,7 @@
 """Where weights lie: a local folder or file, or a model of the Hugging Face hub that is cached or can be fetched."""
 
 import re
+import shlex
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,6 +9,15 @@ from deblora.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+WITH_TEXT = (*FILES[:-1], *TOKENIZER_FILES, FILES[-1])
+"""Of a model that may have a text tower; of the tokenizer whatever there is."""
 
 
 def is_hub_id(text: str) -> bool:
@@ -55,6 +65,8 @@ def _snapshot(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path
         if (folder / files[0]).is_file() and (folder / files[-1]).is_file():
             return folder
         reason = f"it has no {files[-1] if (folder / files[0]).is_file() else files[0]}"
+        if reason.endswith(".safetensors"):
+            reason += "; a copy in that format may lie under a revision refs/pr/N, see its discussions on the hub"
     raise ModelError(_advice(hub_id, revision, files, reason))
 
 
@@ -64,6 +76,6 @@ def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: s
     return (
         f"{hub_id} is neither a folder here nor in the local cache of the Hugging Face hub, and it cannot be fetched "
         f"({reason}); where there is a network, run\n"
-        f"  hf download {hub_id} {' '.join(files)}{chosen} --local-dir {target}\n"
+        f"  hf download {hub_id} {' '.join(map(shlex.quote, files))}{chosen} --local-dir {target}\n"
         f"bring the folder here and set backbone.path to it; it must hold {files[0]} and {files[-1]}"
     )

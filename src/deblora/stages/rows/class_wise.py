@@ -33,7 +33,7 @@ from deblora.stages.rows.settings import (
 )
 from deblora.stages.rows.train import loop_options
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, attach_first, sidecar, train_adapter
+from deblora.stages.train_lora import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.train.one_vs_rest import OneVsRest, alternating_order
 from deblora.train.samples import TrainingOrder
 
@@ -64,7 +64,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         )
         records += [(label * n_steps + step, loss) for step, loss in own]
         save_adapter(
-            backbone, PEFT_NAMES["lora"], adapter_folder(done, label), sidecar(run, recipe, f"{NAME} {label}")
+            backbone,
+            PEFT_NAMES["lora"],
+            adapter_folder(done, label),
+            chips_sidecar(run, recipe, f"{NAME} {label}", backbone),
         )
         shutil.rmtree(folder, ignore_errors=True)
     home = run.row(NAME) / ADAPTERS
