@@ -165,7 +165,18 @@ def _parse(arguments: list[str]) -> Any:
         "all probabilities, and a page with the best chips of every class, rare ones first."
     )
     predict.add_argument("run_dir", type=str, help="run folder")
-    predict.add_argument("chips", type=str, help="folder of images at any depth, or one image")
+    predict.add_argument(
+        "chips",
+        type=str,
+        help="folder of images at any depth, one image, a list (.csv, .tsv, .txt), arrays (.npz, .npy) or Parquet; "
+        "labels in them are not read",
+    )
+    predict.add_argument(
+        "--on-error",
+        type=Literal["stop", "skip"],
+        default="stop",
+        help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
+    )
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     export = ArgumentParser(
@@ -270,8 +281,10 @@ def _dispatch(arguments: Any) -> int:
     if command == "predict":
         from deblora.stages.predict import predict
 
-        page = predict(run, recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out))
-        print(f"page: {page}")
+        recipe, chips, out = recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out)
+        found = predict(run, recipe, chips, out, on_error=options.on_error)
+        skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
+        print(f"{len(found.ids)} chips classified{skipped}\npage: {out / 'index.html'}")
         return 0
     from deblora.pipeline import run_named
 

@@ -66,7 +66,9 @@ def _snapshot(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path
             return folder
         reason = f"it has no {files[-1] if (folder / files[0]).is_file() else files[0]}"
         if reason.endswith(".safetensors"):
-            reason += "; a copy in that format may lie under a revision refs/pr/N, see its discussions on the hub"
+            reason += (
+                "; a copy in that format may lie under a revision refs/pr/N, see its discussions on the hub"
+            )
     raise ModelError(_advice(hub_id, revision, files, reason))
 
 
