@@ -131,7 +131,11 @@ def test_unusable_chips_are_skipped_counted_and_named(
     assert main(call) == 2
     message = capsys.readouterr().err
     assert message.startswith("deblora: 3 of 9 chips cannot be used:\n")
-    for words in ("999.png: unreadable", "deep.npy: pixels are uint16", "four.npy: 4 bands, the model takes 1 or"):
+    for words in (
+        "999.png: unreadable",
+        "deep.npy: pixels are uint16",
+        "four.npy: 4 bands, the model takes 1 or",
+    ):
         assert words in message
     assert "--on-error skip" in message and not (tmp_path / "found").exists()
     assert main([*call, "--on-error", "skip"]) == 0

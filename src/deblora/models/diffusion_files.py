@@ -11,7 +11,7 @@ from typing import Any
 
 from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
-from deblora.models.hub import find_weights, is_hub_id
+from deblora.models.hub import PIPELINE, find_weights, is_hub_id
 
 UNET, VAE = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
 WEIGHTS = (UNET, VAE, "text_encoder/model")
@@ -23,8 +23,6 @@ SETTINGS = (
     "scheduler/scheduler_config.json",
 )
 TOKENIZER = "tokenizer/tokenizer_config.json"
-# What is read of a pipeline on the hub; the first and the last have to be there.
-HUB_FILES = (*SETTINGS, "tokenizer/*", *(f"{name}.safetensors" for name in reversed(WEIGHTS)))
 EXTRA = "Stable Diffusion needs the package diffusers: pip install 'deblora[sd]'"
 
 
@@ -42,7 +40,7 @@ def pipeline_folder(path: str | Path) -> Path:
     name, _, revision = text.partition("@")
     if Path(text).exists() or not is_hub_id(name):
         return Path(text)
-    return find_weights(name, revision=revision or None, files=HUB_FILES)
+    return find_weights(name, revision=revision or None, files=PIPELINE)
 
 
 def pipeline_files(folder: Path) -> tuple[Path, ...]:
