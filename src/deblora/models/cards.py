@@ -6,6 +6,7 @@ hub's pages, the repository or the package gave when this was last checked; read
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from deblora.models import hub
@@ -182,6 +183,13 @@ CARDS: tuple[Card, ...] = (
         "the package; arXiv 1905.11946",
     ),
 )
+
+
+def how_to_get(preset: str, path: str) -> str | None:
+    """Return how to get the weights that a recipe expects at a path, where it is the one that a card names."""
+    where = Path(path)
+    cards = [card for card in CARDS if card.path and card.preset == preset]
+    return next((card.get for card in cards if where == Path(str(card.path))), None)
 
 
 def as_rows() -> list[dict[str, Any]]:

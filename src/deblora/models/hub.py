@@ -33,8 +33,9 @@ PIPELINE = (
 
 
 def is_hub_id(text: str) -> bool:
-    """Tell whether a text that names no local file has the form ``owner/name``."""
-    return not Path(text).exists() and _HUB_ID.fullmatch(text) is not None
+    """Tell whether a text has the form ``owner/name`` and names nothing here, nor anything in a folder that is here."""
+    path = Path(text)
+    return not path.exists() and not path.parent.is_dir() and _HUB_ID.fullmatch(text) is not None
 
 
 def find_weights(

@@ -8,8 +8,10 @@ from pathlib import Path
 from deblora.artifacts import file_sha256
 from deblora.config import BackboneRecipe, Recipe, tables
 from deblora.data.chips import ChipSet
+from deblora.errors import ModelError
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.bands import with_bands
+from deblora.models.cards import how_to_get
 from deblora.models.diffusion_files import pipeline_folder, pipeline_sha256
 from deblora.models.hub import find_weights
 from deblora.models.presets import PRESETS
@@ -29,11 +31,14 @@ def weights_path(recipe: BackboneRecipe) -> Path | None:
     """Return where the weights of the recipe lie, fetched from the hub if need be; ``None`` for the embedded model.
 
     Raises:
-        ModelError: If a model of the hub is not here and cannot be fetched.
+        ModelError: If the weights are not here and cannot be fetched; says how to get them.
     """
     preset = PRESETS.get(recipe.name)
     if not recipe.path or preset is None:
         return Path(recipe.path) if recipe.path else None
+    get = how_to_get(recipe.name, recipe.path)
+    if get and not Path(recipe.path).exists():
+        raise ModelError(f"{recipe.path} does not exist; where there is a network, get it with\n  {get}")
     if recipe.name == DIFFUSION:
         chosen = f"{recipe.path}@{recipe.revision}" if recipe.revision else recipe.path
         return pipeline_folder(recipe.path if Path(recipe.path).exists() else chosen)
