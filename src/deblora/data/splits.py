@@ -79,8 +79,8 @@ def _too_few(tiny: dict[str, tuple[int, int]]) -> str:
     counts = ", ".join(f"{name} has {n} of {needed}" for name, (n, needed) in list(tiny.items())[:_N_NAMED])
     more = f" and {len(tiny) - _N_NAMED} more" if len(tiny) > _N_NAMED else ""
     return (
-        f"too few chips to give some to train, val and test in {len(tiny)} classes: {counts}{more}; add chips, give the "
-        f"splits, or leave the classes out with data.ignore: [{', '.join(tiny)}]"
+        f"too few chips to give some to train, val and test in {len(tiny)} classes: {counts}{more}; add chips, give "
+        f"the splits, or leave the classes out with data.ignore: [{', '.join(tiny)}]"
     )
 
 
