@@ -70,10 +70,10 @@ def read_array_images(source: Path) -> tuple[tuple[str, ...], ArrayPixels]:
     Raises:
         DataError: If there are no images, or they are no stack of them.
     """
+    names, load = _opened(source)
     if source.suffix.lower() == ".npy":
-        keys, load = {"": source.stem}, lambda name: _load(source, name)
+        keys = {"": source.stem}
     else:
-        names, load = _opened(source)
         keys = {split: f"{split}_images" for split in _SPLITS if f"{split}_images" in names}
         keys = {"": "images"} if "images" in names else keys
     images: list[np.ndarray] = []
@@ -100,6 +100,8 @@ def _opened(source: Path) -> tuple[set[str], Callable[[str], np.ndarray]]:
     """Return the names of the arrays and a function that loads one."""
     if source.is_dir():
         return {path.stem for path in source.glob("*.npy")}, lambda name: _load(source / f"{name}.npy", name)
+    if source.suffix.lower() == ".npy":
+        return {source.stem}, lambda name: _load(source, name)
     if source.suffix.lower() != ".npz":
         raise DataError(f"{source}: give an .npz file, or a folder with images.npy and labels.npy")
     try:

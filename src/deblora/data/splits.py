@@ -127,8 +127,9 @@ def unit_split(
             continue
         taken = _draw_units(chips.labels, units, pool, fraction, quota, rng)
         if not taken.any():
+            n_units = len(np.unique(units[pool]))
             raise DataError(
-                f"no image or scene can be spared for {name}: each holds the last chips of a class; add some, give "
+                f"no image or scene can be spared for {name} (there are {n_units}): each holds the last chips of a class; add some, give "
                 "the splits, or set data.split_by to chip and expect chips of one image on both sides"
             )
         splits[taken] = name
