@@ -129,8 +129,9 @@ def unit_split(
         if not taken.any():
             n_units = len(np.unique(units[pool]))
             raise DataError(
-                f"no image or scene can be spared for {name} (there are {n_units}): each holds the last chips of a class; add some, give "
-                "the splits, or set data.split_by to chip and expect chips of one image on both sides"
+                f"no image or scene can be spared for {name} (there are {n_units}): each holds the last chips of a "
+                "class; add some, give the splits, or set data.split_by to chip and expect chips of one image on both "
+                "sides"
             )
         splits[taken] = name
         absent = [c for c in np.unique(chips.labels[pool]) if not (taken & (chips.labels == c)).any()]
@@ -138,6 +139,18 @@ def unit_split(
             some = ", ".join(chips.class_names[c] for c in absent[:5])
             notes.append(f"{len(absent)} classes are in too few units to be in {name} too: {some}")
     return replace(chips, splits=tuple(str(split) for split in splits), notes=(*chips.notes, *notes))
+
+
+def note_shared_units(chips: ChipSet) -> ChipSet:
+    """Return chips with a note if some of one image or scene stand in training and others in the test."""
+    if not chips.units:
+        return chips
+    units, splits = np.array(chips.units), np.array(chips.splits)
+    n_shared = len(np.intersect1d(units[splits == "train"], units[splits == "test"]))
+    if not n_shared:
+        return chips
+    note = f"chips of {n_shared} images or scenes stand in training and in the test: scores say little about new images"
+    return replace(chips, notes=(*chips.notes, note))
 
 
 def _draw_units(
