@@ -335,7 +335,7 @@ def test_lists_survive_byte_order_marks_and_empty_lines(tmp_path: Path, capsys: 
             {"data": {"largest": 40, "imbalance_factor": 2}},
             ("the class ", "needs", "training chips and has", "lower the largest"),
         ),
-        ({"data": {"val_per_class": 6}}, ("the class slope has 6 chips", "6 of val")),
+        ({"data": {"val_per_class": 6}}, ("slope has 6 of 8", "data.ignore: [")),
         ({"data": {"format": "list"}}, ("is not a list file", "data.format")),
     ],
 )
