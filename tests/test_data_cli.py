@@ -13,6 +13,7 @@ from data_builders import huge_png, write_dota
 from deblora.cli import main
 from deblora.data.catalog import UNKNOWN, matching, read_catalog
 from deblora.data.readers import READERS
+from deblora.data_cli import NOT_DECODED
 
 Capture = pytest.CaptureFixture[str]
 
@@ -85,7 +86,8 @@ def test_audit_takes_every_setting_of_the_data(capsys: Capture, tmp_path: Path) 
     }
     for name, expected in groups.items():
         settings = ["--data.head_above", "29", "--data.tail_below", "5", "--data.test_fraction", "0.3"]
-        lines = out(capsys, "audit", source, "--data.groups", name, *settings).splitlines()[1:]
+        *lines, last = out(capsys, "audit", source, "--data.groups", name, *settings).splitlines()[1:]
+        assert last == NOT_DECODED
         assert [line.split()[1] for line in lines] == expected
         assert lines[0].split()[4] == "45"
     assert out(capsys, "audit", source, "--groups", "shots") == out(
@@ -95,6 +97,7 @@ def test_audit_takes_every_setting_of_the_data(capsys: Capture, tmp_path: Path) 
     assert (
         "60 chips left out as asked, of the classes rows" in some
         and "162 chips decoded, bands 3, uint8" in some
+        and "not decoded" not in some
     )
     assert "data.context is 0.5" in out(capsys, "audit", source, "--data.context", "0.5", code=2)
     assert "data.bands [0] counts from 1" in out(capsys, "audit", source, "--data.bands", "[0]", code=2)

@@ -124,7 +124,6 @@ def _recipe_first(arguments: list[str]) -> list[str]:
 def _parse(arguments: list[str]) -> Any:
     import jsonargparse
 
-    from deblora.config import Recipe
     from deblora.recipe_tables import load_yaml
 
     jsonargparse.set_loader(RECIPE_YAML, load_yaml)
@@ -139,6 +138,40 @@ def _parse(arguments: list[str]) -> Any:
         epilog="Start with `deblora demo`, or `deblora audit DATA` to see the long tail of your own data.",
     )
     commands = parser.add_subcommands(required=True, dest="command")
+    _add_road(commands, ArgumentParser)
+    add_audit(commands, ArgumentParser)
+    data = ArgumentParser(description="Readers and the catalog of open data sets; see `deblora data --help`.")
+    commands.add_subcommand("data", data, help="readers and the catalog of open data sets")
+    merge = ArgumentParser(
+        description="One report over finished runs: mean and spread over seeds, and differences paired run by run."
+    )
+    merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
+    merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
+    commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
+    _add_uses(commands, ArgumentParser)
+    add_commands(commands, ArgumentParser)
+    models_cli.add_commands(commands, ArgumentParser)
+    detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
+    commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
+    for name, text in STAGES.items():
+        stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
+        stage.add_argument("run_dir", type=str, help="run folder")
+        commands.add_subcommand(name, stage, help=text)
+    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
+        _check_recipe(arguments[1:])
+    try:
+        return parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        named = f"deblora {arguments[0]}" if arguments and arguments[0] in commands.choices else "deblora"
+        raise RecipeError(f"{' '.join(str(error).split())}; see {named} --help") from error
+
+
+def _add_road(commands: Any, ArgumentParser: Any) -> None:
+    """Add what runs all stages."""
+    import jsonargparse
+
+    from deblora.config import Recipe
+
     run = ArgumentParser(
         description="All stages in order: deblora run RECIPE.yaml --out RUN_DIR [--table.key value ...]. "
         "Finished stages whose inputs have not changed are skipped. deblora run DATA --out RUN_DIR takes the default "
@@ -157,21 +190,27 @@ def _parse(arguments: list[str]) -> Any:
     _add_out(demo, default="runs/demo")
     demo.add_argument("--seed", type=int, default=0, help="seed of chips, adapters and clusters")
     commands.add_subcommand("demo", demo, help="the whole method on simulated SAR chips")
-    add_audit(commands, ArgumentParser)
-    data = ArgumentParser(description="Readers and the catalog of open data sets; see `deblora data --help`.")
-    commands.add_subcommand("data", data, help="readers and the catalog of open data sets")
-    merge = ArgumentParser(
-        description="One report over finished runs: mean and spread over seeds, and differences paired run by run."
-    )
-    merge.add_argument("run_dirs", type=str, nargs="+", metavar="run_dir", help="folder of a finished run")
-    merge.add_argument("--out", type=str, required=True, help="folder for the merged report")
-    commands.add_subcommand("merge", merge, help="one report over several runs (seeds, data sets, backbones)")
+
+
+def _add_uses(commands: Any, ArgumentParser: Any) -> None:
+    """Add what finished runs are for."""
     predict = ArgumentParser(
         description="Classes of new chips by a finished run, with the row and head that validation chose: a table with "
         "all probabilities, and a page with the best chips of every class, rare ones first."
     )
     predict.add_argument("run_dir", type=str, help="run folder")
-    predict.add_argument("chips", type=str, help="folder of images at any depth, or one image")
+    predict.add_argument(
+        "chips",
+        type=str,
+        help="folder of images at any depth, one image, a list (.csv, .tsv, .txt), arrays (.npz, .npy) or Parquet; "
+        "labels in them are not read",
+    )
+    predict.add_argument(
+        "--on-error",
+        type=Literal["stop", "skip"],
+        default="stop",
+        help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
+    )
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     export = ArgumentParser(
@@ -180,28 +219,16 @@ def _parse(arguments: list[str]) -> Any:
     )
     export.add_argument("source", type=str, help="run folder or adapter folder")
     export.add_argument(
-        "--format", type=Literal["diffusers", "peft"], default="diffusers", help="layout of the export"
+        "--format",
+        type=Literal["diffusers", "peft"] | None,
+        default=None,
+        help="layout of the export; left out: diffusers for adapters of Stable Diffusion, else peft",
     )
     export.add_argument(
         "--adapter", type=Literal["lora", "deblora"], default="deblora", help="of a run: which one"
     )
     export.add_argument("--out", type=str, required=True, help="new folder")
     commands.add_subcommand("export", export, help="an adapter in the layout of diffusers or peft")
-    add_commands(commands, ArgumentParser)
-    models_cli.add_commands(commands, ArgumentParser)
-    detect = ArgumentParser(description="Oriented object detection; see `deblora detect --help`.")
-    commands.add_subcommand("detect", detect, help="oriented object detection: deblora detect --help")
-    for name, text in STAGES.items():
-        stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
-        stage.add_argument("run_dir", type=str, help="run folder")
-        commands.add_subcommand(name, stage, help=text)
-    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
-        _check_recipe(arguments[1:])
-    try:
-        return parser.parse_args(arguments)
-    except argparse.ArgumentError as error:
-        named = f"deblora {arguments[0]}" if arguments and arguments[0] in commands.choices else "deblora"
-        raise RecipeError(f"{' '.join(str(error).split())}; see {named} --help") from error
 
 
 def _check_recipe(arguments: list[str]) -> None:
@@ -273,8 +300,10 @@ def _dispatch(arguments: Any) -> int:
     if command == "predict":
         from deblora.stages.predict import predict
 
-        page = predict(run, recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out))
-        print(f"page: {page}")
+        recipe, chips, out = recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out)
+        found = predict(run, recipe, chips, out, on_error=options.on_error)
+        skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
+        print(f"{len(found.ids)} chips classified{skipped}\npage: {out / 'index.html'}")
         return 0
     from deblora.pipeline import run_named
 

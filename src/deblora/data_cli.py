@@ -21,6 +21,7 @@ _COLUMNS = (
     "reader",
 )
 _WIDEST = 28
+NOT_DECODED = "pixels were not decoded; with --decode every chip is read, and those that cannot be are named"
 
 
 def dispatch(arguments: Sequence[str]) -> int:
@@ -102,7 +103,8 @@ def add_audit(commands: Any, parser: Any) -> None:
 
     audit = parser(
         description="Class counts, imbalance ratio and head/middle/tail, before anything is trained. Takes every "
-        "setting of the data that a recipe takes: deblora audit DATA --data.groups counts"
+        "setting of the data that a recipe takes: deblora audit DATA --data.groups counts. Reads names and labels, "
+        "and pixels with --decode only; deblora run always decodes."
     )
     audit.add_argument(
         "source",
@@ -148,6 +150,8 @@ def audit_source(options: Any) -> None:
         lines += [skipped_line(selected, seen)] if seen.unreadable else []
         lines += [f"skipped {reason}" for reason in list(seen.unreadable.values())[:10]]
         lines.append(f"{len(chips)} chips decoded, bands {', '.join(seen.bands)}, {', '.join(seen.types)}")
+    else:
+        lines.append(NOT_DECODED)
     print("\n".join([*counts_table(describe(chips, choose_groups(chips, recipe))), *lines]))
 
 

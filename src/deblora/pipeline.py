@@ -15,6 +15,7 @@ from deblora.stages import audit, calibrate, center, cluster, heads, probe, repo
 from deblora.stages.chips import read_source
 from deblora.stages.costs import write_costs
 from deblora.stages.extract import stage_for
+from deblora.stages.first_objective import check_loss
 from deblora.stages.open_model import model_settings
 from deblora.stages.selection import choose_groups, select_chips
 from deblora.stages.stage import Stage, check_current, run_stage
@@ -50,6 +51,7 @@ def check_inputs(recipe: Recipe) -> None:
     center.check_groups(choose_groups(chips, recipe.data), recipe)
     cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
     model_settings(recipe.backbone)
+    check_loss(recipe)
     check_precision(recipe.extract.precision, device())
     for table in (recipe.lora, recipe.deblora):
         if table.train_batch_size < world_size():

@@ -3,7 +3,7 @@
 import difflib
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
@@ -64,6 +64,24 @@ def tables(value: Any) -> Any:
     if is_dataclass(value):
         return {item.name: tables(getattr(value, item.name)) for item in fields(value)}
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def without_later(table: Any, first: Collection[str]) -> dict[str, Any]:
+    """Return the settings of a table by name, without those that came after its first version and are at their default.
+
+    For the fingerprints of stages: a run that was finished before a setting existed stays finished as long as the
+    setting is not used. A default of such a setting must therefore never change.
+
+    Args:
+        table: A dataclass of settings that all have defaults.
+        first: Names of the settings of the first version, which are always returned.
+    """
+    default = type(table)()
+    return {
+        item.name: value
+        for item in fields(table)
+        if (value := getattr(table, item.name)) != getattr(default, item.name) or item.name in first
+    }
 
 
 def fill_table(kind: Any, values: Any, *, ranges: Ranges, problems: list[str], prefix: str = "") -> Any:

@@ -102,7 +102,7 @@ def test_class_wise_features_are_means_that_know_no_class(finished: Path) -> Non
     chips = open_chips(run, recipe).split("test")
     tables = []
     for folder in sorted((run.row("clora") / "adapters").iterdir()):
-        backbone = open_backbone(recipe.backbone)
+        backbone = open_backbone(recipe.backbone, seed=recipe.seed)
         load_adapter(backbone, folder, adapter_name="stage0")
         tables.append(extract_features(backbone, chips.pixels, chips.ids).features)
     found = FeatureTable.load(run.row("clora") / "features.safetensors").rows(chips.ids)

@@ -75,8 +75,14 @@ def test_nothing_is_asked_nothing_is_taken() -> None:
 
 
 def test_a_class_with_too_few_chips_is_named() -> None:
-    with pytest.raises(DataError, match="class1 has 2 chips"):
-        stratified_split(chip_set([0] * 9 + [1] * 2, [""] * 11), val_fraction=0.1, test_fraction=0.1, seed=0)
+    given = chip_set([0] * 9 + [1] * 2 + [2] * 3 + [3], [""] * 15)
+    with pytest.raises(DataError) as caught:
+        stratified_split(given, val_fraction=0.1, test_fraction=0.1, seed=0)
+    assert "in 2 classes: class1 has 2 of 3, class3 has 1 of 3; add chips" in str(caught.value)
+    assert "data.ignore: [class1, class3]" in str(caught.value)
+    many = chip_set([label for label in range(13) for _ in range(9 if label == 0 else 2)], [""] * 33)
+    with pytest.raises(DataError, match="class10 has 2 of 3 and 2 more; add chips"):
+        stratified_split(many, val_fraction=0.1, test_fraction=0.1, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.data.class_choice import choose_classes
-from deblora.data.splits import unit_split, val_as_test
+from deblora.data.splits import note_shared_units, unit_split, val_as_test
 from deblora.errors import DataError
 
 
@@ -94,3 +94,13 @@ def test_classes_are_chosen_by_name() -> None:
         choose_classes(chips, keep=["c9"])
     with pytest.raises(DataError, match="leave no class"):
         choose_classes(chips, keep=["c1"], ignore=["c1"])
+
+
+def test_units_on_both_sides_are_noted() -> None:
+    chips = chip_set([0, 0, 1, 1], ["a", "b", "a", "c"], ["train", "test", "test", "val"])
+    assert note_shared_units(chips).notes == (
+        "chips of 1 images or scenes stand in training and in the test: scores say little about new images",
+    )
+    apart = chip_set([0, 0, 1, 1], ["a", "b", "a", "c"], ["train", "test", "train", "val"])
+    assert note_shared_units(apart) is apart
+    assert note_shared_units(replace(chips, units=())).notes == ()

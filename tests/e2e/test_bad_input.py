@@ -237,8 +237,8 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "empty folder": (lambda folder: folder.mkdir() or folder, ("no class folders",)),  # type: ignore[func-returns-value]
     "folders without chips": (folder_of(a=0, b=0), ("no images", ".png")),
     "one class": (folder_of(checks=20), ("only one class (checks)", "at least two")),
-    "a class of one": (folder_of(checks=20, rows=1), ("the class rows has 1 chips", "add chips")),
-    "a class of two": (folder_of(checks=20, rows=2), ("the class rows has 2 chips", "give the splits")),
+    "a class of one": (folder_of(checks=20, rows=1), ("1 classes: rows has 1 of 3", "add chips")),
+    "a class of two": (folder_of(checks=20, rows=2), ("1 classes: rows has 2 of 3", "give the splits")),
     "a class absent from train": (
         splits_of(
             train={"checks": 9, "rows": 9}, val={"checks": 3, "rows": 3}, test={"checks": 3, "slope": 3}
@@ -335,7 +335,7 @@ def test_lists_survive_byte_order_marks_and_empty_lines(tmp_path: Path, capsys: 
             {"data": {"largest": 40, "imbalance_factor": 2}},
             ("the class ", "needs", "training chips and has", "lower the largest"),
         ),
-        ({"data": {"val_per_class": 6}}, ("the class slope has 6 chips", "6 of val")),
+        ({"data": {"val_per_class": 6}}, ("slope has 6 of 8", "data.ignore: [")),
         ({"data": {"format": "list"}}, ("is not a list file", "data.format")),
     ],
 )

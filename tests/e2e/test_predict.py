@@ -117,7 +117,7 @@ def test_new_chips_get_classes(
         ("empty", "found", "no images"),
         ("toy", "toy/found", "lies inside the chips"),
         ("toy", "full", "is no part of a prediction"),
-        ("notes.txt", "found", "has no suffix of an image"),
+        ("notes.txt", "found", "notes.txt:1: text does not exist below"),
     ],
 )
 def test_bad_input(
@@ -144,6 +144,65 @@ def test_chips_of_another_type_are_refused(
     message = capsys.readouterr().err
     assert "deep.png: pixels are uint16, the model was trained on uint8" in message
     assert not (tmp_path / "found").exists()
+
+
+def rows_of(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_unusable_chips_are_skipped_counted_and_named(
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "every_head", moved_heads)
+    new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
+    assert main(["predict", str(chosen), str(new), "--out", str(tmp_path / "whole")]) == 0
+    assert "6 chips classified\npage: " in capsys.readouterr().out
+    (new / "checks" / "999.png").write_bytes((new / "checks" / "000.png").read_bytes()[:60])
+    np.save(new / "slope" / "deep.npy", np.zeros((4, 4), dtype=np.uint16))
+    np.save(new / "slope" / "four.npy", np.zeros((4, 4, 4), dtype=np.uint8))
+    call = ["predict", str(chosen), str(new), "--out", str(tmp_path / "found")]
+    assert main(call) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("deblora: 3 of 9 chips cannot be used:\n")
+    for words in (
+        "999.png: unreadable",
+        "deep.npy: pixels are uint16",
+        "four.npy: 4 bands, the model takes 1 or",
+    ):
+        assert words in message
+    assert "--on-error skip" in message and not (tmp_path / "found").exists()
+    assert main([*call, "--on-error", "skip"]) == 0
+    assert "6 chips classified, 3 left out (predictions.csv says why)" in capsys.readouterr().out
+    whole, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "found")
+    skipped = {name: row for name, row in found.items() if row["skipped"]}
+    assert list(found) == [*whole, *skipped] and {name: found[name] for name in whole} == whole
+    assert set(skipped) == {"checks/999.png", "slope/deep.npy", "slope/four.npy"}
+    assert all(row["predicted"] == row["p_slope"] == row["probability"] == "" for row in skipped.values())
+    assert skipped["slope/deep.npy"]["skipped"] == "pixels are uint16, the model was trained on uint8"
+    page = (tmp_path / "found" / "index.html").read_text()
+    assert "3 chips were left out" in page and "slope/four.npy" in page and str(tmp_path) not in page
+    assert "left out" not in (tmp_path / "whole" / "index.html").read_text()
+    for name in ("checks", "slope"):
+        for path in (new / name).glob("0*.png"):
+            path.write_bytes(b"")
+    assert main([*call, "--on-error", "skip"]) == 2
+    assert "none of the 9 chips can be used, first: " in capsys.readouterr().err
+
+
+def test_arrays_get_the_classes_that_their_images_get(
+    chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "every_head", moved_heads)
+    new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
+    stack = np.stack([np.asarray(Image.open(path)) for path in sorted(new.rglob("*.png"))])
+    np.savez(tmp_path / "new.npz", images=stack)
+    (new / "list.txt").write_text("\n".join(f"{p.relative_to(new)} 0" for p in sorted(new.rglob("*.png"))))
+    found = {}
+    for name, source in {"folder": new, "arrays": tmp_path / "new.npz", "list": new / "list.txt"}.items():
+        assert main(["predict", str(chosen), str(source), "--out", str(tmp_path / name)]) == 0
+        found[name] = [list(row.values())[1:] for row in rows_of(tmp_path / name).values()]
+    assert found["folder"] == found["arrays"] == found["list"] and len(found["list"]) == 6
 
 
 def test_geotiffs_are_read_as_the_run_read_its_own(tmp_path: Path) -> None:

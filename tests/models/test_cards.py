@@ -31,6 +31,23 @@ def test_the_text_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None
     assert "license     unknown; its repository held no license file" in text
 
 
+def test_the_commands_fetch_what_is_read() -> None:
+    from deblora.models import diffusion_files as sd
+    from deblora.models.hub import PIPELINE
+
+    assert {*sd.SETTINGS, *(f"{name}.safetensors" for name in sd.WEIGHTS)} < set(PIPELINE)
+    commands = {card.weights: card.get for card in CARDS if card.get.startswith("hf download")}
+    assert len(commands) == 9
+    for weights, command in commands.items():
+        assert command.startswith(f"hf download {weights} ") and "--local-dir weights/" in command
+        assert "--include" not in command  # one pattern per flag; several would silently become file names
+        # (of a single named file hf insists that it exists, of several it takes those that do)
+        assert command.index("json") < command.index("safetensors")
+    assert "tokenizer.json" in commands["openai/clip-vit-base-patch16"]
+    assert "'tokenizer/*'" in commands["stable-diffusion-v1-5/stable-diffusion-v1-5"]
+    assert "--revision refs/pr/4" in commands["facebook/convnext-tiny-224"]
+
+
 def test_the_recipe_lines_are_valid() -> None:
     import yaml
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from deblora.config import BackboneRecipe
 from deblora.data.readers import read_chips
 from deblora.detect.detector import build_detector
 from deblora.detect.extractor import used_parameters
@@ -17,8 +18,10 @@ from deblora.models import diffusion_files
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.models.diffusion import ATTENTION, block_of, keyed_noise, noise_keys
 from deblora.models.diffusion_files import pipeline_folder, pipeline_sha256
+from deblora.models.hub import _snapshot
 from deblora.models.lora import attach_lora
 from deblora.models.maps import feature_maps, size_multiple
+from deblora.stages.open_model import weights_path
 from deblora.train.denoise import Denoise, Numbered
 from deblora.train.extract import extract_features
 from deblora.train.objectives import Classify
@@ -277,20 +280,30 @@ def test_a_hub_id_is_downloaded_at_its_revision(folder: Path, monkeypatch: pytes
 
     asked: list[tuple[object, ...]] = []
 
-    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, "unet/diffusion_pytorch_model.safetensors" in allow_patterns))
+    def download(
+        name: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
+    ) -> str:
+        whole = "unet/diffusion_pytorch_model.safetensors" in allow_patterns
+        asked.append((name, revision, whole, local_files_only))
+        if local_files_only:
+            raise OSError("not in the cache")
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    _snapshot.cache_clear()
     assert pipeline_folder("some/model@abc") == folder
-    assert asked == [("some/model", "abc", True)]
+    assert asked == [("some/model", "abc", True, True), ("some/model", "abc", True, False)]
+    recipe = BackboneRecipe(name="stable-diffusion", path="some/model", revision="abc")
+    assert weights_path(recipe) == folder
+    assert len(asked) == 2  # asked once per process
 
     def offline(*_: object, **__: object) -> str:
         raise OSError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ModelError, match="some/model is neither a folder nor"):
-        pipeline_folder("some/model")
+    with pytest.raises(ModelError, match=r"hf download some/other model_index.json .* 'tokenizer/\*' "):
+        pipeline_folder("some/other")
+    _snapshot.cache_clear()
 
 
 def _edit(file: Path, **changes: object) -> None:

@@ -183,3 +183,15 @@ def test_what_cannot_be_exported_is_said(trained, tmp_path: Path) -> None:
         export(tmp_path / "nowhere", tmp_path / "out", kind="peft")
     with pytest.raises(ArtifactError, match="is not empty"):
         export(trained[0] / "lora", trained[0], kind="peft")
+
+
+def test_without_a_format_the_backbone_decides(trained, tmp_path: Path) -> None:
+    assert export(trained[0] / "lora", tmp_path / "sd").name == DIFFUSERS_WEIGHTS
+    model = load_backbone("embedded", path=None, image_size=32)
+    attach_lora(model, rank=1, alpha=1, seed=0)
+    save_adapter(model, "stage0", tmp_path / "lora", {})
+    assert export(tmp_path / "lora", tmp_path / "vit").name == WEIGHTS
+    with pytest.raises(
+        ModelError, match="belongs to embedded, which diffusers does not know; export it with --format"
+    ):
+        export(tmp_path / "lora", tmp_path / "other", kind="diffusers")

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 import tiny_models as tiny
+from deblora.config import BackboneRecipe
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
+from deblora.models.cards import CARDS, Card
 from deblora.models.hub import _snapshot, find_weights, is_hub_id
+from deblora.stages.open_model import weights_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,6 +43,20 @@ def test_a_cached_model_is_opened_by_its_id(cache: Path) -> None:
     found = find_weights("facebook/dinov2-small")
     assert found.resolve() == snapshot.resolve()
     assert load_backbone("dinov2", path=found).feature_size == tiny.WIDTH
+
+
+def test_what_lies_in_a_folder_that_is_here_is_no_hub_id(cache: Path, tmp_path: Path) -> None:
+    assert is_hub_id("weights/mine")
+    (tmp_path / "weights").mkdir()
+    assert not is_hub_id("weights/mine")
+
+
+@pytest.mark.parametrize("card", [card for card in CARDS if card.path], ids=lambda card: card.weights)
+def test_a_missing_folder_of_a_recipe_says_how_to_get_it(card: Card, cache: Path) -> None:
+    assert card.path is not None
+    with pytest.raises(ModelError) as caught:
+        weights_path(BackboneRecipe(name=card.preset, path=card.path))
+    assert str(caught.value).startswith(f"{card.path} does not exist; ") and card.get in str(caught.value)
 
 
 def test_a_revision_is_honored(cache: Path) -> None:

@@ -12,53 +12,17 @@ from torch.nn import functional
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.lora import attach_lora
-
-WIDTH, DEPTH, PATCH, GRID, HEADS = 128, 2, 8, 4, 2  # 64 numbers per head, as in ViT-L
-DECODER, DECODER_HEADS = 64, 2
-PX = PATCH * GRID
-
-
-def checkpoint(*, n_bands: int = 3) -> dict[str, torch.Tensor]:
-    """Random weights in the original names."""
-    rng = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=rng) * 0.1
-
-    weights = {
-        "cls_token": draw(1, 1, WIDTH),
-        "pos_embed": draw(1, GRID**2 + 1, WIDTH),
-        "patch_embed.proj.weight": draw(WIDTH, n_bands, PATCH, PATCH),
-        "patch_embed.proj.bias": draw(WIDTH),
-        "mask_token": draw(1, 1, DECODER),
-        "decoder_pos_embed": draw(1, GRID**2 + 1, DECODER),
-        "decoder_embed.weight": draw(DECODER, WIDTH),
-        "decoder_embed.bias": draw(DECODER),
-        "decoder_pred.weight": draw(PATCH**2 * n_bands, DECODER),
-        "decoder_pred.bias": draw(PATCH**2 * n_bands),
-    }
-    for stem, norm, width, depth in (
-        ("blocks", "norm", WIDTH, DEPTH),
-        ("decoder_blocks", "decoder_norm", DECODER, 1),
-    ):
-        weights |= {f"{norm}.weight": 1 + draw(width), f"{norm}.bias": draw(width)}
-        for i in range(depth):
-            for name, (out, inner) in {
-                "attn.qkv": (3 * width, width),
-                "attn.proj": (width, width),
-                "mlp.fc1": (4 * width, width),
-                "mlp.fc2": (width, 4 * width),
-            }.items():
-                weights |= {
-                    f"{stem}.{i}.{name}.weight": draw(out, inner),
-                    f"{stem}.{i}.{name}.bias": draw(out),
-                }
-            for name in ("norm1", "norm2"):
-                weights |= {
-                    f"{stem}.{i}.{name}.weight": 1 + draw(width),
-                    f"{stem}.{i}.{name}.bias": draw(width),
-                }
-    return weights
+from published_files import (
+    SATMAE_CHANNELS,
+    SATMAE_DEPTH,
+    SATMAE_GRID,
+    SATMAE_HEADS,
+    SATMAE_PATCH,
+    SATMAE_PX,
+    SATMAE_WIDTH,
+    satmae_groups_weights,
+    satmae_weights,
+)
 
 
 def layer_norm(x: torch.Tensor, w: dict[str, torch.Tensor], name: str) -> torch.Tensor:
@@ -80,12 +44,12 @@ def block(x: torch.Tensor, w: dict[str, torch.Tensor], name: str, heads: int) ->
 
 
 def published(pixels: torch.Tensor, w: dict[str, torch.Tensor]) -> torch.Tensor:
-    patches = functional.unfold(pixels, PATCH, stride=PATCH).transpose(1, 2)
+    patches = functional.unfold(pixels, SATMAE_PATCH, stride=SATMAE_PATCH).transpose(1, 2)
     x = patches @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
     x = x + w["pos_embed"][:, 1:]
     x = torch.cat([(w["cls_token"] + w["pos_embed"][:, :1]).expand(len(x), -1, -1), x], dim=1)
-    for i in range(DEPTH):
-        x = block(x, w, f"blocks.{i}", HEADS)
+    for i in range(SATMAE_DEPTH):
+        x = block(x, w, f"blocks.{i}", SATMAE_HEADS)
     return layer_norm(x, w, "norm")
 
 
@@ -93,7 +57,7 @@ def published(pixels: torch.Tensor, w: dict[str, torch.Tensor]) -> torch.Tensor:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("satmae")
     content = {
-        "model": checkpoint(),
+        "model": satmae_weights(),
         "args": argparse.Namespace(lr=0.1),
         "epoch": 3,
         "optimizer": {"state": {}},
@@ -102,49 +66,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def images(size: int = PX, n_bands: int = 3) -> torch.Tensor:
+def images(size: int = SATMAE_PX, n_bands: int = 3) -> torch.Tensor:
     return torch.randn(2, n_bands, size, size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("pool", ["mean", "cls"])
 def test_features_are_those_of_the_published_architecture(folder: Path, pool: str) -> None:
     model = load_backbone("satmae", path=folder, pool=pool)
-    expected = published(images(), checkpoint())
+    expected = published(images(), satmae_weights())
     expected = expected[:, 0] if pool == "cls" else expected[:, 1:].mean(dim=1)
     with torch.inference_mode():
         torch.testing.assert_close(model(images()), expected, atol=2e-5, rtol=1e-4)
-    assert (model.spec.image_size, model.spec.mean, model.spec.std) == (PX, (0.5,) * 3, (0.5,) * 3)
-    assert len(model.lora_targets) == DEPTH * 5
+    assert (model.spec.image_size, model.spec.mean, model.spec.std) == (SATMAE_PX, (0.5,) * 3, (0.5,) * 3)
+    assert len(model.lora_targets) == SATMAE_DEPTH * 5
 
 
 def test_a_converted_file_and_another_size(folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    save_file(checkpoint(), tmp_path / "model.safetensors")
-    small = load_backbone("satmae", path=tmp_path / "model.safetensors", image_size=PX)
-    large = load_backbone("satmae", path=tmp_path, image_size=2 * PX)
+    save_file(satmae_weights(), tmp_path / "model.safetensors")
+    small = load_backbone("satmae", path=tmp_path / "model.safetensors", image_size=SATMAE_PX)
+    large = load_backbone("satmae", path=tmp_path, image_size=2 * SATMAE_PX)
     with torch.inference_mode():
         torch.testing.assert_close(small(images()), load_backbone("satmae", path=folder)(images()))
-        assert large(images(2 * PX)).shape == (2, WIDTH)
+        assert large(images(2 * SATMAE_PX)).shape == (2, SATMAE_WIDTH)
     attach_lora(large, rank=2, alpha=2, seed=0)
 
 
 def test_the_decoder_is_the_published_one(folder: Path) -> None:
-    w = checkpoint()
+    w = satmae_weights()
     model = load_backbone("satmae", path=folder)
     assert model.open_decoder is not None
-    tokens = torch.randn(2, 1 + 5, WIDTH, generator=torch.Generator().manual_seed(2))
+    tokens = torch.randn(2, 1 + 5, SATMAE_WIDTH, generator=torch.Generator().manual_seed(2))
     order = torch.stack(
-        [torch.randperm(GRID**2, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+        [torch.randperm(SATMAE_GRID**2, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     )
     y = tokens @ w["decoder_embed.weight"].T + w["decoder_embed.bias"]
-    full = w["mask_token"].repeat(2, GRID**2, 1)
+    full = w["mask_token"].repeat(2, SATMAE_GRID**2, 1)
     for row in range(2):
-        for place in range(GRID**2):
+        for place in range(SATMAE_GRID**2):
             if order[row, place] < 5:
                 full[row, place] = y[row, 1 + order[row, place]]
     x = torch.cat([y[:, :1], full], dim=1) + w["decoder_pos_embed"]
-    x = layer_norm(block(x, w, "decoder_blocks.0", DECODER_HEADS), w, "decoder_norm")
+    x = layer_norm(block(x, w, "decoder_blocks.0", 2), w, "decoder_norm")
     expected = (x @ w["decoder_pred.weight"].T + w["decoder_pred.bias"])[:, 1:]
     with torch.inference_mode():
         torch.testing.assert_close(model.open_decoder()(tokens, order).logits, expected, atol=2e-5, rtol=1e-4)
@@ -163,7 +127,7 @@ def test_bad_files_are_refused_with_a_way_out(tmp_path: Path) -> None:
         ModelError, match=r"expected a folder with model.safetensors or .* or fmow_pretrain.pth"
     ):
         load_backbone("satmae", path=tmp_path)
-    torch.save({"model": checkpoint(), "args": Surprise()}, file)
+    torch.save({"model": satmae_weights(), "args": Surprise()}, file)
     with pytest.raises(ModelError, match=r"without running code .*convert it once, where you trust it"):
         load_backbone("satmae", path=tmp_path)
     file.write_bytes(pickle.dumps("no archive"))
@@ -172,73 +136,50 @@ def test_bad_files_are_refused_with_a_way_out(tmp_path: Path) -> None:
     torch.save({"model": {"conv.weight": torch.zeros(1)}}, file)
     with pytest.raises(ModelError, match="original names"):
         load_backbone("satmae", path=tmp_path)
-    weights = checkpoint()
+    weights = satmae_weights()
     weights["pos_embed"] = weights["pos_embed"][:, :, :-32]  # of a temporal SatMAE
     torch.save({"model": weights}, file)
     with pytest.raises(ModelError, match="temporal SatMAE"):
         load_backbone("satmae", path=tmp_path)
-    weights = checkpoint()
+    weights = satmae_weights()
     del weights["blocks.1.norm1.weight"]
     torch.save({"model": weights}, file)
     with pytest.raises(ModelError, match="layernorm_before"):
         load_backbone("satmae", path=tmp_path)
 
 
-CHANNELS = 32  # numbers of a code that name the group
-
-
-def grouped() -> dict[str, torch.Tensor]:
-    """Random weights of a multispectral SatMAE in the original names."""
-    weights = checkpoint()
-    rng = torch.Generator().manual_seed(5)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=rng) * 0.1
-
-    for key in [k for k in weights if k.startswith(("patch_embed", "decoder", "mask"))]:
-        del weights[key]
-    for i, n_bands in enumerate((4, 4, 2)):
-        weights[f"patch_embed.{i}.proj.weight"] = draw(WIDTH, n_bands, PATCH, PATCH)
-        weights[f"patch_embed.{i}.proj.bias"] = draw(WIDTH)
-    return weights | {
-        "pos_embed": draw(1, GRID**2 + 1, WIDTH - CHANNELS),
-        "channel_embed": draw(1, 3, CHANNELS),
-        "channel_cls_embed": draw(1, 1, CHANNELS),
-    }
-
-
 def test_the_multispectral_model_is_the_published_one(tmp_path: Path) -> None:
-    w = grouped()
+    w = satmae_groups_weights()
     torch.save({"model": w}, tmp_path / "pretrain-vit-large-e199.pth")
     model = load_backbone("satmae", path=tmp_path)
     pixels = images(n_bands=10)
     rows = []
     for i, group in enumerate(((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))):
-        patches = functional.unfold(pixels[:, list(group)], PATCH, stride=PATCH).transpose(1, 2)
+        patches = functional.unfold(pixels[:, list(group)], SATMAE_PATCH, stride=SATMAE_PATCH).transpose(1, 2)
         x = patches @ w[f"patch_embed.{i}.proj.weight"].flatten(1).T + w[f"patch_embed.{i}.proj.bias"]
-        for place in range(GRID**2):
-            x[:, place, : WIDTH - CHANNELS] += w["pos_embed"][0, 1 + place]
-            x[:, place, WIDTH - CHANNELS :] += w["channel_embed"][0, i]
+        for place in range(SATMAE_GRID**2):
+            x[:, place, : SATMAE_WIDTH - SATMAE_CHANNELS] += w["pos_embed"][0, 1 + place]
+            x[:, place, SATMAE_WIDTH - SATMAE_CHANNELS :] += w["channel_embed"][0, i]
         rows.append(x)
     start = w["cls_token"][0, 0] + torch.cat([w["pos_embed"][0, 0], w["channel_cls_embed"][0, 0]])
     x = torch.cat([start.expand(2, 1, -1), *rows], dim=1)
-    for i in range(DEPTH):
-        x = block(x, w, f"blocks.{i}", HEADS)
+    for i in range(SATMAE_DEPTH):
+        x = block(x, w, f"blocks.{i}", SATMAE_HEADS)
     expected = layer_norm(x, w, "norm")[:, 1:].mean(dim=1)
     with torch.inference_mode():
         torch.testing.assert_close(model(pixels), expected, atol=2e-5, rtol=1e-4)
     # One standard deviation above the mean of a band is three quarters of the stretched range.
     value = (1120.7712 + 712.1251) / 10_000
     assert (value - model.spec.mean[1]) / model.spec.std[1] == pytest.approx(0.75)
-    larger = load_backbone("satmae", path=tmp_path, image_size=PX // 2)
-    assert larger(images(PX // 2, 10)).shape == (2, WIDTH)
+    larger = load_backbone("satmae", path=tmp_path, image_size=SATMAE_PX // 2)
+    assert larger(images(SATMAE_PX // 2, 10)).shape == (2, SATMAE_WIDTH)
     attach_lora(model, rank=1, alpha=1, seed=0)
 
     from deblora.models.bands import with_bands
 
     with pytest.raises(ModelError, match="cannot be widened"):
         with_bands(larger, 13)
-    w["patch_embed.2.proj.weight"] = torch.zeros(WIDTH, 3, PATCH, PATCH)
+    w["patch_embed.2.proj.weight"] = torch.zeros(SATMAE_WIDTH, 3, SATMAE_PATCH, SATMAE_PATCH)
     torch.save({"model": w}, tmp_path / "pretrain-vit-large-e199.pth")
     with pytest.raises(ModelError, match=r"groups its bands as \(4, 4, 3\)"):
         load_backbone("satmae", path=tmp_path)

@@ -3,76 +3,25 @@
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.lora import attach_lora
 from deblora.models.timm_models import pool_features
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj((q @ k.transpose(1, 2)).softmax(-1) @ v)
-
-
-class TinyViT(nn.Module):
-    """One block with timm's names; two tokens before the patches."""
-
-    num_features, num_prefix_tokens = 8, 2
-
-    def __init__(self, *, dynamic_img_size: bool = False) -> None:
-        super().__init__()
-        self.dynamic = dynamic_img_size
-        self.pretrained_cfg = {"input_size": (3, 16, 16), "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, 8, 8, 8)
-        self.cls_token, self.reg_token = (nn.Parameter(torch.randn(1, 1, 8)) for _ in range(2))
-        self.blocks = nn.ModuleList([nn.ModuleDict({"attn": Attention()})])
-
-    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        assert self.dynamic or x.shape[2] == 16
-        x = self.patch_embed.proj(x).flatten(2).transpose(1, 2)
-        x = torch.cat(
-            [self.cls_token.expand(len(x), -1, -1), self.reg_token.expand(len(x), -1, -1), x], dim=1
-        )
-        return x + self.blocks[0]["attn"](x)
+from published_files import fake_timm, write_timm
 
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("timm")
-
-    def create_model(name: str, *, pretrained: bool, num_classes: int, **options: Any) -> nn.Module:
-        assert not pretrained and num_classes == 0
-        if name != "vit_tiny":
-            raise RuntimeError(f"Unknown model ({name})")
-        return TinyViT(**options)
-
-    module.create_model = create_model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "timm", module)
-
-
-def write(folder: Path) -> tuple[Path, TinyViT]:
-    torch.manual_seed(0)
-    network = TinyViT().eval()
-    save_file({**network.state_dict(), "head.weight": torch.zeros(5, 8)}, folder / "model.safetensors")
-    return folder, network
+    monkeypatch.setitem(sys.modules, "timm", fake_timm())
 
 
 def test_features_and_adapters(timm: None, tmp_path: Path) -> None:
-    folder, network = write(tmp_path)
+    folder, network = write_timm(tmp_path)
     model = load_backbone("timm", path=folder / "model.safetensors", model="vit_tiny")
     assert (model.name, model.spec.image_size, model.spec.mean) == ("timm vit_tiny", 16, (0.1, 0.2, 0.3))
     pixels = torch.randn(2, 3, 16, 16)
@@ -91,7 +40,7 @@ def test_features_and_adapters(timm: None, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_named(timm: None, tmp_path: Path) -> None:
-    folder, _ = write(tmp_path)
+    folder, _ = write_timm(tmp_path)
     with pytest.raises(ModelError, match="backbone.model is not set"):
         load_backbone("timm", path=folder)
     with pytest.raises(ModelError, match=r"cannot make backbone.model vit_huge .*list_models"):

@@ -53,6 +53,11 @@ def test_level_scores_are_named(told: Callable[..., str]) -> None:
     assert "level with old · linear. No paired" in told([score("old", 0.3), score("new", 0.30001)], [])
 
 
+def test_of_many_level_scores_three_are_named(told: Callable[..., str]) -> None:
+    text = told([score("new", 0.3), *(score(f"old{i}", 0.3) for i in range(5))], [])
+    assert "old0 · linear and old1 · linear and old2 · linear and 2 more." in text
+
+
 def test_many_losses_are_cut(told: Callable[..., str]) -> None:
     losses = [difference(-0.1 - i / 100, 0.01, method=f"m{i}") for i in range(9)]
     text = told([score("old", 0.5)], losses)

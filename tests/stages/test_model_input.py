@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from torch import nn
 
-from deblora.config import BackboneRecipe
+from deblora.config import BackboneRecipe, LoraRecipe
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.recipe_tables import without_later
 from deblora.stages.model_input import adopt_input, fit_input, uses_train_statistics
-from deblora.stages.open_model import model_settings, open_backbone
+from deblora.stages.open_model import FIRST_SETTINGS, model_settings, open_backbone
+from deblora.stages.train_lora import FIRST_SETTINGS as FIRST_OF_LORA
+from deblora.stages.train_lora import adapter_settings
 
 
 def backbone(n_bands: int = 3) -> Backbone:
@@ -86,7 +89,7 @@ def test_settings_that_came_later_leave_finished_runs_finished() -> None:
 
 
 def test_unit_features_keep_what_the_run_decided() -> None:
-    model = open_backbone(BackboneRecipe(n_bands=5, l2_normalize=True, image_size=16))
+    model = open_backbone(BackboneRecipe(n_bands=5, l2_normalize=True, image_size=16), seed=0)
     assert model.train_statistics and model.spec.n_bands == 5 and model.open_decoder is not None
 
 
@@ -97,3 +100,12 @@ def test_detection_refuses_statistics_it_cannot_have() -> None:
     recipe = DetectionRecipe(backbone=BackboneRecipe(normalize="train", image_size=16))
     with pytest.raises(ModelError, match=r"name the adapter of a `deblora run` in method.adapter"):
         open_extractor(recipe)
+
+
+def test_settings_that_came_later_count_where_they_are_used_only() -> None:
+    assert set(without_later(BackboneRecipe(), FIRST_SETTINGS)) == set(FIRST_SETTINGS)
+    assert adapter_settings(LoraRecipe()) == {name: getattr(LoraRecipe(), name) for name in FIRST_OF_LORA}
+    used = without_later(BackboneRecipe(n_bands=4, draws=3), FIRST_SETTINGS)
+    assert set(used) - set(FIRST_SETTINGS) == {"n_bands", "draws"}
+    assert "draws" not in model_settings(BackboneRecipe(draws=3))[0]  # the embedded model does not read it
+    assert adapter_settings(LoraRecipe(adapter="dora"))["adapter"] == "dora"

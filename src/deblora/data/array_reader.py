@@ -64,10 +64,44 @@ def read_arrays(source: Path, reading: Reading) -> ChipSet:
     return _named(chips, source, names, load, reading)
 
 
+def read_array_images(source: Path) -> tuple[tuple[str, ...], ArrayPixels]:
+    """Return ids and chips of the layouts of :func:`read_arrays`, or of one ``.npy`` file; labels are not read.
+
+    Raises:
+        DataError: If there are no images, or they are no stack of them.
+    """
+    names, load = _opened(source)
+    if source.suffix.lower() == ".npy":
+        keys = {"": source.stem}
+    else:
+        keys = {split: f"{split}_images" for split in _SPLITS if f"{split}_images" in names}
+        keys = {"": "images"} if "images" in names else keys
+    images: list[np.ndarray] = []
+    ids: list[str] = []
+    for split, key in keys.items():
+        stack = load(key)
+        if stack.ndim not in (3, 4):
+            raise DataError(
+                f"{source}: {key} has the shape {stack.shape}; store images as n x h x w (x bands)"
+            )
+        images += list(stack)
+        ids += [f"{split}/{row:06d}".lstrip("/") for row in range(len(stack))]
+    if not ids:
+        raise DataError(f"{source}: no images; expected an array images, or train_images ...")
+    return tuple(ids), ArrayPixels(images, ids)
+
+
+def is_stack(path: Path) -> bool:
+    """Tell whether an ``.npy`` file holds a stack of chips, ``n h w b``, and not one chip."""
+    return _load(path, path.stem).ndim == 4
+
+
 def _opened(source: Path) -> tuple[set[str], Callable[[str], np.ndarray]]:
     """Return the names of the arrays and a function that loads one."""
     if source.is_dir():
         return {path.stem for path in source.glob("*.npy")}, lambda name: _load(source / f"{name}.npy", name)
+    if source.suffix.lower() == ".npy":
+        return {source.stem}, lambda name: _load(source, name)
     if source.suffix.lower() != ".npz":
         raise DataError(f"{source}: give an .npz file, or a folder with images.npy and labels.npy")
     try:

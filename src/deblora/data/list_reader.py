@@ -55,7 +55,29 @@ def read_list(source: Path, *, unit: str | None = None) -> ChipSet:
     )
 
 
-def _rows(source: Path, unit: str | None) -> list[tuple[int, dict[str, str]]]:
+def read_paths(source: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Return ids and files of a list with a column ``path``; other columns, a label too, are passed over.
+
+    Raises:
+        DataError: With the line, if a path leaves the folder of the list, is given twice or has no file.
+    """
+    root = source.parent.resolve()
+    seen: dict[Path, int] = {}
+    for line, cells in _rows(source, None, needed=("path",)):
+        path = _inside(cells["path"], root, f"{source}:{line}")
+        if path in seen:
+            raise DataError(
+                f"{source}:{line}: {cells['path']} is already on line {seen[path]}; list each chip once"
+            )
+        seen[path] = line
+    if not seen:
+        raise DataError(f"{source}: the list has no rows")
+    return tuple(path.relative_to(root).as_posix() for path in seen), tuple(seen)
+
+
+def _rows(
+    source: Path, unit: str | None, *, needed: tuple[str, ...] = ("path", "label")
+) -> list[tuple[int, dict[str, str]]]:
     """Return line number and cells of each row that is not blank."""
     rows: list[tuple[int, dict[str, str]]] = []
     try:
@@ -64,11 +86,10 @@ def _rows(source: Path, unit: str | None) -> list[tuple[int, dict[str, str]]]:
             file.seek(0)
             reader = csv.reader(file, delimiter="\t" if "\t" in first else ",", strict=True)
             header = [name.strip().lower() for name in next(reader, [])]
-            for name in ("path", "label"):
+            for name in needed:
                 if header.count(name) != 1:
-                    raise DataError(
-                        f"{source}:1: the header must be path,label[,split]; got {','.join(header)}"
-                    )
+                    wanted = "path,label[,split]" if "label" in needed else "path, or path,label"
+                    raise DataError(f"{source}:1: the header must be {wanted}; got {','.join(header)}")
             if unit and unit.lower() not in header:
                 raise DataError(f"{source}:1: no column {unit} (data.unit); the list has {', '.join(header)}")
             for row in reader:

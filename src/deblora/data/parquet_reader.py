@@ -126,6 +126,20 @@ def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:
     return ChipSet(ids, labels, splits, class_names, ParquetPixels(files, ids), units=units)
 
 
+def read_parquet_images(source: Path) -> tuple[tuple[str, ...], ParquetPixels]:
+    """Return ids and images of a Parquet file, or of all in a folder; labels are not read.
+
+    Raises:
+        DataError: If a file is damaged or empty, or has no column of images.
+    """
+    paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    files = tuple(_open_images(path) for path in paths)
+    ids = tuple(chip_id for file in files for chip_id in file.ids)
+    if not ids:
+        raise DataError(f"{source}: no rows")
+    return ids, ParquetPixels(files, ids)
+
+
 def split_files(folder: Path) -> list[tuple[str, Path]]:
     """Return split and path of the Parquet files in ``folder`` that are named after a split, train first."""
     found = [(match[1], path) for path in folder.iterdir() if (match := _SPLIT_FILE.fullmatch(path.name))]
@@ -165,16 +179,52 @@ def _open(path: Path, split: str, unit: str | None) -> _File:
         class_names=_class_names(path, schema.metadata or {}),
         labels=_labels(path, table["label"]),
         splits=_splits(path, table["split"].to_pylist()) if "split" in schema.names else [split] * len(rows),
-        ids=[f"{path.stem}/{row}" + (f"/{paths[row]}" if paths and paths[row] else "") for row in rows],
+        ids=_ids(path, len(rows), paths),
         units=[str(value) for value in table[unit].to_pylist()] if unit else [],
     )
 
 
-def _image_column(path: Path, schema: Any) -> str:
+def _open_images(path: Path) -> _File:
+    """Read ids, and nothing of labels and splits; images without a content stay, and are found when they are read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            image_column = _image_column(path, schema, needed=("image",))
+            has_path = image_column != "image" and schema.field("image").type.get_field_index("path") >= 0
+            column = file.read(columns=["image.path"], use_threads=False)["image"] if has_path else None
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).replace("\n", " ")
+        raise DataError(f"{path}: damaged or no Parquet file ({reason}); fetch or write it again") from error
+    stored = [(value or {}).get("path") for value in column.to_pylist()] if column is not None else []
+    return _File(
+        path=path,
+        split="",
+        image_column=image_column,
+        group_ends=np.cumsum(np.array(groups, dtype=np.int64)),
+        class_names=None,
+        labels=[],
+        splits=[],
+        ids=_ids(path, sum(groups), stored),
+        units=[],
+    )
+
+
+def _ids(path: Path, n_rows: int, stored: list[str | None]) -> list[str]:
+    """Return ``<file stem>/<row>``, followed by the stored path where there is one."""
+    return [
+        f"{path.stem}/{row}" + (f"/{stored[row]}" if stored and stored[row] else "") for row in range(n_rows)
+    ]
+
+
+def _image_column(path: Path, schema: Any, *, needed: tuple[str, ...] = ("image", "label")) -> str:
     """Return the leaf that holds the encoded images."""
     from pyarrow import types
 
-    missing = [name for name in ("image", "label") if name not in schema.names]
+    missing = [name for name in needed if name not in schema.names]
     if missing:
         raise DataError(f"{path}: no column {' and '.join(missing)} (found: {', '.join(schema.names)})")
     kind = schema.field("image").type

@@ -156,7 +156,7 @@ def check_trainable(chips: ChipSet) -> None:
     if absent:
         raise DataError(
             f"no training chip for {len(absent)} of {chips.n_classes} classes: {_some(absent)}; add chips "
-            "or leave the classes out"
+            "or leave the classes out with data.ignore"
         )
 
 

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Int
 from deblora.data.chips import ChipSet
 from deblora.errors import DataError
 
+_N_NAMED = 10
+
 
 def stratified_split(
     chips: ChipSet,
@@ -35,7 +37,7 @@ def stratified_split(
         The same chips in the same order with new splits.
 
     Raises:
-        DataError: If a class has too few chips for its splits.
+        DataError: If classes have too few chips for their splits; names them with what they have and need.
         ValueError: If an argument is out of range.
     """
     shares = (val_fraction, test_fraction)
@@ -46,6 +48,7 @@ def stratified_split(
     splits = np.array(chips.splits, dtype=object)
     is_open = splits == ""
     needs_val, needs_test = "val" not in chips.splits, "test" not in chips.splits
+    tiny: dict[str, tuple[int, int]] = {}
     # Marked training chips may give to val, but only unmarked ones may become test.
     for label in range(chips.n_classes):
         of_class = chips.labels == label
@@ -58,17 +61,27 @@ def stratified_split(
         if needs_val:
             n_val = val_per_class if val_per_class is not None else _quota(val_fraction, len(for_train))
         if n_val + n_test >= len(for_train):
-            raise DataError(
-                f"the class {chips.class_names[label]} has {len(for_train)} chips, too few for {n_val} of "
-                f"val, {n_test} of test and 1 of train; add chips, leave the class out or give the splits"
-            )
+            tiny[chips.class_names[label]] = (len(for_train), n_val + n_test + 1)
+            continue
         rng = np.random.default_rng((seed, label))
         test = rng.permutation(for_test)[:n_test]
         rest = rng.permutation(np.setdiff1d(for_train, test))
         splits[rest] = "train"
         splits[rest[:n_val]] = "val"
         splits[test] = "test"
+    if tiny:
+        raise DataError(_too_few(tiny))
     return replace(chips, splits=tuple(str(split) for split in splits))
+
+
+def _too_few(tiny: dict[str, tuple[int, int]]) -> str:
+    """Say which classes cannot be split, all at once, and which setting leaves them out."""
+    counts = ", ".join(f"{name} has {n} of {needed}" for name, (n, needed) in list(tiny.items())[:_N_NAMED])
+    more = f" and {len(tiny) - _N_NAMED} more" if len(tiny) > _N_NAMED else ""
+    return (
+        f"too few chips to give some to train, val and test in {len(tiny)} classes: {counts}{more}; add chips, give "
+        f"the splits, or leave the classes out with data.ignore: [{', '.join(tiny)}]"
+    )
 
 
 def _quota(fraction: float, n_chips: int) -> int:
@@ -114,9 +127,11 @@ def unit_split(
             continue
         taken = _draw_units(chips.labels, units, pool, fraction, quota, rng)
         if not taken.any():
+            n_units = len(np.unique(units[pool]))
             raise DataError(
-                f"no image or scene can be spared for {name}: each holds the last chips of a class; add some, give "
-                "the splits, or set data.split_by to chip and expect chips of one image on both sides"
+                f"no image or scene can be spared for {name} (there are {n_units}): each holds the last chips of a "
+                "class; add some, give the splits, or set data.split_by to chip and expect chips of one image on both "
+                "sides"
             )
         splits[taken] = name
         absent = [c for c in np.unique(chips.labels[pool]) if not (taken & (chips.labels == c)).any()]
@@ -124,6 +139,18 @@ def unit_split(
             some = ", ".join(chips.class_names[c] for c in absent[:5])
             notes.append(f"{len(absent)} classes are in too few units to be in {name} too: {some}")
     return replace(chips, splits=tuple(str(split) for split in splits), notes=(*chips.notes, *notes))
+
+
+def note_shared_units(chips: ChipSet) -> ChipSet:
+    """Return chips with a note if some of one image or scene stand in training and others in the test."""
+    if not chips.units:
+        return chips
+    units, splits = np.array(chips.units), np.array(chips.splits)
+    n_shared = len(np.intersect1d(units[splits == "train"], units[splits == "test"]))
+    if not n_shared:
+        return chips
+    note = f"chips of {n_shared} images or scenes stand in training and in the test: scores say little about new images"
+    return replace(chips, notes=(*chips.notes, note))
 
 
 def _draw_units(

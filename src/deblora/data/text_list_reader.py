@@ -61,6 +61,31 @@ def read_text_lists(source: Path, reading: Reading) -> ChipSet:
     return val_as_test(ChipSet(tuple(seen), indices, tuple(splits), class_names, FilePixels(tuple(files))))
 
 
+def read_text_paths(source: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Return ids and files of a text list with one path per line; a label behind it is passed over.
+
+    A line that as a whole names a file is that file; else the last word is taken for a label. Paths start in the folder
+    of the list.
+
+    Raises:
+        DataError: With the line, if a path leaves the folder of the list, is given twice or has no file.
+    """
+    inside = _Inside(source.parent)
+    found: dict[str, Path] = {}
+    for number, line in enumerate(_text(source).splitlines(), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        if not (source.parent / text).is_file() and len(text.split()) > 1:
+            text = text.rsplit(None, 1)[0]
+        if text in found:
+            raise DataError(f"{source}:{number}: {text} is listed twice; list each chip once")
+        found[text] = inside.file(text, f"{source}:{number}")
+    if not found:
+        raise DataError(f"{source}: the list has no rows")
+    return tuple(found), tuple(found.values())
+
+
 def has_split_lists(folder: Path) -> bool:
     """Tell whether a folder has a list of training chips."""
     matches = (_SPLIT_FILE.fullmatch(path.name) for path in folder.iterdir())

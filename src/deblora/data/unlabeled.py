@@ -1,4 +1,4 @@
-"""Chips without labels: every image below a folder, for prediction."""
+"""Chips without labels, for prediction: every source that needs none, and what of it can be read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,20 +6,37 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from deblora.data.array_reader import is_stack, read_array_images
 from deblora.data.chips import Pixels
 from deblora.data.decode import IMAGE_SUFFIXES, FilePixels
 from deblora.data.geotiff_reader import GeoTiffPixels
+from deblora.data.list_reader import read_paths
+from deblora.data.parquet_reader import read_parquet_images
 from deblora.data.reading import Reading
+from deblora.data.text_list_reader import read_text_paths
 from deblora.errors import DataError
+
+TABLES = (".parquet", ".pq")
+LISTS = (".csv", ".tsv")
+STACKS = ("images.npy", *(f"{split}_images.npy" for split in ("train", "val", "test")))
+SOURCES = "a folder of images, one image, a list (.csv, .tsv, .txt), arrays (.npz, .npy) or Parquet"
 
 
 @dataclass(frozen=True)
-class OfTypes:
-    """Chips that must have the pixel types that a model was trained on: other types mean other values."""
+class OfKind:
+    """Chips that must be of the kind that a model was trained on: other types of values mean other values.
+
+    Attributes:
+        base: The chips.
+        names: What messages call them.
+        types: Allowed types of values.
+        n_bands: Allowed numbers of bands.
+    """
 
     base: Pixels
     names: tuple[str, ...]
     types: tuple[str, ...]
+    n_bands: frozenset[int]
 
     def __len__(self) -> int:
         """Return the number of chips."""
@@ -29,7 +46,7 @@ class OfTypes:
         """Return chip ``index``.
 
         Raises:
-            DataError: If it cannot be read or has another type.
+            DataError: If it cannot be read or is of another kind.
         """
         chip = self.base.read(index)
         if chip.dtype.name not in self.types:
@@ -37,25 +54,71 @@ class OfTypes:
                 f"{self.names[index]}: pixels are {chip.dtype.name}, the model was trained on "
                 f"{' or '.join(self.types)}; convert the chips as the training chips were"
             )
+        if chip.shape[2] not in self.n_bands:
+            raise DataError(
+                f"{self.names[index]}: {chip.shape[2]} bands, the model takes "
+                f"{' or '.join(map(str, sorted(self.n_bands)))}; convert the chips as the training chips were"
+            )
         return chip
 
 
 def read_unlabeled(source: Path, *, geotiff: Reading | None = None) -> tuple[tuple[str, ...], Pixels]:
-    """Return ids and lazily read pixels of an image, or of all images below a folder, sorted by path.
+    """Return ids and lazily read pixels of a source that needs no label.
 
-    Names of folders mean nothing here: no label can come in. Hidden entries and files without the suffix of an image
-    are passed over; links that lead out of the folder are refused. Ids are paths below ``source``. With ``geotiff``
-    every image is read as a GeoTIFF, with these bands and this rule for missing pixels.
+    - a folder: all images at any depth, sorted by path; names of folders mean nothing. Hidden entries and files without
+      the suffix of an image are passed over, links that lead out of the folder are refused. A folder without folders
+      that holds ``images.npy`` (``train_images.npy`` ...) is read as arrays, one with Parquet files as these;
+    - an image, where ``.npy`` is one chip (``h w`` or ``h w b``) or, with four axes, a stack of them;
+    - a list with the header ``path``, or a text list with one path per line;
+    - ``.npz`` with ``images`` (or ``train_images`` ...), and Parquet with a column ``image``.
+
+    Labels that a source holds are not read. Ids are paths below the folder, or rows.
+
+    Args:
+        source: Any of these.
+        geotiff: Read image files as GeoTIFFs, with these bands and this rule for missing pixels.
 
     Raises:
-        DataError: If ``source`` is missing or holds no image.
+        DataError: If ``source`` is missing, of another kind, damaged or holds no image.
     """
-    if source.is_file():
-        if source.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"{source} has no suffix of an image; give a folder of images, or one image")
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give {SOURCES}")
+    return _from_folder(source, geotiff) if source.is_dir() else _from_file(source, geotiff)
+
+
+def unreadable(pixels: Pixels) -> dict[int, str]:
+    """Decode every chip once and return the reason by position for those that cannot be read."""
+    reasons: dict[int, str] = {}
+    for index in range(len(pixels)):
+        try:
+            pixels.read(index)
+        except DataError as error:
+            reasons[index] = str(error)
+    return reasons
+
+
+def _from_file(source: Path, geotiff: Reading | None) -> tuple[tuple[str, ...], Pixels]:
+    suffix = source.suffix.lower()
+    if suffix in TABLES:
+        return read_parquet_images(source)
+    if suffix == ".npz" or (suffix == ".npy" and is_stack(source)):
+        return read_array_images(source)
+    if suffix in LISTS or suffix == ".txt":
+        ids, files = read_paths(source) if suffix in LISTS else read_text_paths(source)
+        return ids, _pixels(files, geotiff)
+    if suffix in IMAGE_SUFFIXES:
         return (source.name,), _pixels((source,), geotiff)
-    if not source.is_dir():
-        raise DataError(f"{source} does not exist; give a folder of images, or one image")
+    advice = "; objects are cut out with: deblora detect chips" if suffix == ".zip" else ""
+    raise DataError(f"{source} has no suffix of chips; give {SOURCES}{advice}")
+
+
+def _from_folder(source: Path, geotiff: Reading | None) -> tuple[tuple[str, ...], Pixels]:
+    visible = [path for path in source.iterdir() if not path.name.startswith(".")]
+    if not any(path.is_dir() for path in visible):
+        if any(path.name in STACKS for path in visible):
+            return read_array_images(source)
+        if any(path.suffix == ".parquet" for path in visible):
+            return read_parquet_images(source)
     home = source.resolve()
     found: list[Path] = []
     for path in sorted(source.rglob("*")):

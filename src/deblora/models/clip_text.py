@@ -90,17 +90,26 @@ def load_text_head(
         raise ModelError(
             f"lora.templates needs sentences with {{class}} in them, got {list(wrong or templates)}"
         )
-    if not has_text(folder):
-        raise ModelError(
-            f"{folder} is not a whole CLIP model with its tokenizer (config.json of type clip, and tokenizer.json or "
-            "vocab.json); texts need one"
-        )
+    check_text(folder)
     model, tokenizer = _open(folder)
     return TextHead(
         model.visual_projection.weight.detach().clone(),
         torch.stack([_class_text(model, tokenizer, name, templates) for name in class_names]),
         float(model.logit_scale.detach().exp()),
     )
+
+
+def check_text(folder: Path) -> None:
+    """Check that a folder holds a whole CLIP model with its tokenizer, without loading it.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    if not has_text(folder):
+        raise ModelError(
+            f"{folder} is not a whole CLIP model with its tokenizer (config.json of type clip, and tokenizer.json or "
+            "vocab.json); texts need one: fetch these files too, or set lora.loss to cross_entropy"
+        )
 
 
 def _open(folder: Path) -> tuple[Any, Any]:

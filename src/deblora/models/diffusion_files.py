@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from deblora.artifacts import file_sha256
 from deblora.errors import ModelError
+from deblora.models.hub import PIPELINE, find_weights, is_hub_id
 
 UNET, VAE = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
 WEIGHTS = (UNET, VAE, "text_encoder/model")
@@ -23,9 +23,6 @@ SETTINGS = (
     "scheduler/scheduler_config.json",
 )
 TOKENIZER = "tokenizer/tokenizer_config.json"
-# What is read of a pipeline on the hub; the first and the last have to be there.
-HUB_FILES = (*SETTINGS, "tokenizer/*", *(f"{name}.safetensors" for name in reversed(WEIGHTS)))
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 EXTRA = "Stable Diffusion needs the package diffusers: pip install 'deblora[sd]'"
 
 
@@ -34,26 +31,16 @@ def pipeline_folder(path: str | Path) -> Path:
 
     Args:
         path: A folder, or ``owner/name`` on the Hugging Face hub, with ``@revision`` where one commit is meant. Only
-            the files that are read are downloaded, once, into the cache of huggingface_hub.
+            the files that are read are fetched, once; see :func:`deblora.models.hub.find_weights`.
 
     Raises:
-        ModelError: If there is no such folder and no such hub id within reach.
+        ModelError: If there is no such folder and no such hub id within reach; with the command that fetches it.
     """
     text = str(path)
-    if Path(text).exists() or not HUB_ID.fullmatch(text):
-        return Path(text)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     name, _, revision = text.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(HUB_FILES)))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise ModelError(
-            f"{text} is neither a folder nor a pipeline that the Hugging Face hub gives ({reason}); download it "
-            "once and set backbone.path to its folder"
-        ) from error
+    if Path(text).exists() or not is_hub_id(name):
+        return Path(text)
+    return find_weights(name, revision=revision or None, files=PIPELINE)
 
 
 def pipeline_files(folder: Path) -> tuple[Path, ...]:

@@ -91,6 +91,11 @@ def join_adapters(folders: tuple[Path, ...]) -> JoinedLora:
     return JoinedLora(down, up, sum(ranks), loaded[-1][2])
 
 
+def of_diffusers(lora: JoinedLora) -> bool:
+    """Tell whether diffusers has a model that the adapter belongs to: Stable Diffusion's UNet."""
+    return lora.record.get("base") == "stable-diffusion"
+
+
 def write_diffusers(lora: JoinedLora, folder: Path) -> Path:
     """Write a LoRA file that ``StableDiffusionPipeline.load_lora_weights(folder)`` reads.
 
@@ -100,10 +105,10 @@ def write_diffusers(lora: JoinedLora, folder: Path) -> Path:
     Raises:
         ModelError: If the adapter does not belong to Stable Diffusion's UNet.
     """
-    if lora.record.get("base") != "stable-diffusion":
+    if not of_diffusers(lora):
         raise ModelError(
             f"the adapter belongs to {lora.record.get('base')}, which diffusers does not know; export it with "
-            "--format peft"
+            "--format peft, or leave --format out"
         )
     weights = {f"unet.{name}{DOWN}": a for name, a in lora.down.items()}
     weights |= {f"unet.{name}{UP}": b for name, b in lora.up.items()}

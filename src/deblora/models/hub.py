@@ -1,6 +1,7 @@
 """Where weights lie: a local folder or file, or a model of the Hugging Face hub that is cached or can be fetched."""
 
 import re
+import shlex
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,11 +9,33 @@ from deblora.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+WITH_TEXT = (*FILES[:-1], *TOKENIZER_FILES, FILES[-1])
+"""Of a model that may have a text tower; of the tokenizer whatever there is."""
+PIPELINE = (
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/*",
+    "text_encoder/model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+)
+"""What is read of a Stable Diffusion in the layout of diffusers."""
 
 
 def is_hub_id(text: str) -> bool:
-    """Tell whether a text that names no local file has the form ``owner/name``."""
-    return not Path(text).exists() and _HUB_ID.fullmatch(text) is not None
+    """Tell whether a text has the form ``owner/name`` and names nothing here, nor anything in a folder that is here."""
+    path = Path(text)
+    return not path.exists() and not path.parent.is_dir() and _HUB_ID.fullmatch(text) is not None
 
 
 def find_weights(
@@ -55,15 +78,33 @@ def _snapshot(hub_id: str, revision: str | None, files: tuple[str, ...]) -> Path
         if (folder / files[0]).is_file() and (folder / files[-1]).is_file():
             return folder
         reason = f"it has no {files[-1] if (folder / files[0]).is_file() else files[0]}"
+        if reason.endswith(".safetensors"):
+            reason += (
+                "; a copy in that format may lie under a revision refs/pr/N, see its discussions on the hub"
+            )
     raise ModelError(_advice(hub_id, revision, files, reason))
 
 
-def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: str) -> str:
-    target = f"weights/{hub_id.split('/')[1]}"
+def local_folder(hub_id: str) -> str:
+    """Return the folder that commands and recipes name for a model of the hub."""
+    return f"weights/{hub_id.split('/')[1]}"
+
+
+def download_command(hub_id: str, files: tuple[str, ...], *, revision: str | None = None) -> str:
+    """Return the command that fetches files of a model into :func:`local_folder`.
+
+    Files that the model does not have are passed over, as long as more than one is named.
+    """
     chosen = f" --revision {revision}" if revision else ""
+    names = " ".join(shlex.quote(name) for name in files)
+    return f"hf download {hub_id} {names}{chosen} --local-dir {local_folder(hub_id)}"
+
+
+def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: str) -> str:
+    command = download_command(hub_id, files, revision=revision)
     return (
         f"{hub_id} is neither a folder here nor in the local cache of the Hugging Face hub, and it cannot be fetched "
         f"({reason}); where there is a network, run\n"
-        f"  hf download {hub_id} {' '.join(files)}{chosen} --local-dir {target}\n"
+        f"  {command}\n"
         f"bring the folder here and set backbone.path to it; it must hold {files[0]} and {files[-1]}"
     )

@@ -39,8 +39,8 @@ class Preset:
         return getattr(import_module(module), name)
 
 
-def _hugging_face(name: str) -> Preset:
-    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name}, hub_files=hub.FILES)
+def _hugging_face(name: str, hub_files: tuple[str, ...] = hub.FILES) -> Preset:
+    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name}, hub_files=hub_files)
 
 
 PRESETS: dict[str, Preset] = {
@@ -50,7 +50,7 @@ PRESETS: dict[str, Preset] = {
     "vit": _hugging_face("vit"),
     "vit-mae": _hugging_face("vit-mae"),
     "dinov2": _hugging_face("dinov2"),
-    "clip": _hugging_face("clip"),
+    "clip": _hugging_face("clip", hub.WITH_TEXT),
     "siglip": _hugging_face("siglip"),
     "convnext": _hugging_face("convnext"),
     "satmae": Preset(
@@ -78,7 +78,7 @@ PRESETS: dict[str, Preset] = {
         "deblora.models.diffusion:load",
         ("image_size", "timestep", "draws", "layer", "prompt", "noise_seed"),
     ),
-    "huggingface": _hugging_face("huggingface"),
+    "huggingface": _hugging_face("huggingface", hub.WITH_TEXT),
 }
 
 

@@ -1,11 +1,13 @@
 """The page of a prediction: what was found of every class, rare classes first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deblora.report.frame import Section, fill_template
 from deblora.report.pictures import Picture, picture_rows
 from deblora.report.tables import Cell, Table
+
+N_NAMED = 50  # chips named on the page
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Found:
         n_train: Class -> training chips, rare classes first.
         n_predicted: Class -> new chips predicted as it.
         pictures: Class -> its most probable chips.
+        skipped: Chips that were left out, and why.
         notes: Caveats.
     """
 
@@ -30,6 +33,7 @@ class Found:
     n_train: Mapping[str, int]
     n_predicted: Mapping[str, int]
     pictures: Mapping[str, Sequence[Picture]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = (
         "Probabilities are the softmax of the head's logits. They rank chips; they are not calibrated.",
         "The head assumes that every class is equally likely among the new chips. Where a rare class is rare there "
@@ -60,7 +64,28 @@ def render_found_page(content: Found) -> str:
         f"{n_rare} of {content.n_chips} chips were predicted as one of the {len(rare)} tail classes.",
     ]
     facts = [("New chips", str(content.n_chips)), ("Row and head", content.row)]
+    if content.skipped:
+        summary.append(f"{_n_chips(content.skipped)} left out, because they cannot be used.")
+        sections.append(_skipped(content.skipped))
+        facts.append(("Left out", str(len(content.skipped))))
     return fill_template(content, sections, summary=summary, facts=facts)
+
+
+def _n_chips(skipped: Mapping[str, str]) -> str:
+    return "1 chip was" if len(skipped) == 1 else f"{len(skipped)} chips were"
+
+
+def _skipped(skipped: Mapping[str, str]) -> Section:
+    named = list(skipped.items())[:N_NAMED]
+    more = f" The first {N_NAMED} are named here, all of them in predictions.csv." * (len(skipped) > N_NAMED)
+    rows = tuple((Cell(chip, style="name"), Cell(reason)) for chip, reason in named)
+    return Section(
+        "skipped",
+        "Chips left out",
+        f"They got no class and count nowhere above.{more}",
+        "None.",
+        table=Table(("Chip", "Reason"), rows, 2),
+    )
 
 
 def _counts(content: Found) -> Table:

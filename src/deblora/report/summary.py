@@ -6,6 +6,7 @@ from deblora.report.content import DifferenceRow, ReportContent, ScoreRow
 from deblora.report.tables import between, percent, points
 
 N_LOSSES_SHOWN = 6
+N_LEVEL = 3  # rows with the best score that are named
 
 
 def summarize(content: ReportContent) -> tuple[str, ...]:
@@ -37,7 +38,9 @@ def _winner(content: ReportContent, group: str) -> list[str]:
     shown = f"{percent(best.value)} % macro F1" + (f" (95 % interval {interval})" if interval else "")
     level = [row for row in rows if row is not best and percent(row.value) == percent(best.value)]
     if level:
-        shown += f", level with {' and '.join(f'{row.method} · {row.probe}' for row in level)}"
+        named = [f"{row.method} · {row.probe}" for row in level[:N_LEVEL]]
+        more = [f"{len(level) - N_LEVEL} more"] * (len(level) > N_LEVEL)
+        shown += f", level with {' and '.join([*named, *more])}"
     sentence = (
         f"{where[0].upper()}{where[1:]}, {best.method} with the {best.probe} probe scores highest: {shown}."
     )

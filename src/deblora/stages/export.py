@@ -5,20 +5,21 @@ from typing import Literal
 
 from deblora.errors import ArtifactError, ModelError
 from deblora.models.adapter_files import SIDECAR, WEIGHTS, read_folder
-from deblora.models.export import join_adapters, weights_digest, write_diffusers, write_peft
+from deblora.models.export import join_adapters, of_diffusers, weights_digest, write_diffusers, write_peft
 from deblora.run_dir import MANIFEST, RunDir
 from deblora.stages.extract import RESIDUAL
 
 Format = Literal["diffusers", "peft"]
 
 
-def export(source: Path, out: Path, *, kind: Format, adapter: str = "deblora") -> Path:
+def export(source: Path, out: Path, *, kind: Format | None = None, adapter: str = "deblora") -> Path:
     """Write an adapter, joined with those it was stacked on, for another tool.
 
     Args:
         source: Run folder, or adapter folder.
         out: Folder for the export; must not hold one yet, nor be the adapter itself.
-        kind: ``diffusers`` for ``load_lora_weights``, or ``peft`` for a folder without any other below it.
+        kind: ``diffusers`` for ``load_lora_weights``, or ``peft`` for a folder without any other below it; ``None``
+            takes what the backbone of the adapter is used with: diffusers for Stable Diffusion, else peft.
         adapter: Of a run: ``lora`` or ``deblora``.
 
     Returns:
@@ -41,7 +42,8 @@ def export(source: Path, out: Path, *, kind: Format, adapter: str = "deblora") -
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"{out} is not empty; name a new folder")
     joined = join_adapters(chain_of(folder))
-    return write_diffusers(joined, out) if kind == "diffusers" else write_peft(joined, out)
+    chosen = kind or ("diffusers" if of_diffusers(joined) else "peft")
+    return write_diffusers(joined, out) if chosen == "diffusers" else write_peft(joined, out)
 
 
 def chain_of(folder: Path) -> tuple[Path, ...]:

@@ -1,7 +1,5 @@
 """What the first adapter minimizes, by the name in the recipe: ``lora.loss``."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,7 +9,8 @@ from deblora.config import Recipe
 from deblora.data.chips import ChipSet
 from deblora.evaluate.probe import log_prior
 from deblora.models.backbone import Backbone
-from deblora.models.clip_text import TEMPLATES, load_text_head
+from deblora.models.clip_text import TEMPLATES, check_text, load_text_head
+from deblora.stages.open_model import text_model
 from deblora.train.contrast import Contrast
 from deblora.train.denoise import Denoise, Numbered
 from deblora.train.mae import Reconstruct, WithNoise
@@ -36,12 +35,22 @@ def first_objective(
         return Denoise(backbone, seed=recipe.seed)
     if loss == "contrast":
         trained, names = trained_classes(chips)
-        head = load_text_head(Path(recipe.backbone.path or ""), names, templates_of(recipe))
+        head = load_text_head(text_model(recipe.backbone), names, templates_of(recipe))
         return Contrast(backbone, head, n_classes=chips.n_classes, trained=trained)
     prior = None
     if loss == "balanced_softmax":
         prior = torch.from_numpy(np.asarray(log_prior(chips.labels, chips.n_classes), dtype=np.float32))
     return Classify(backbone, chips.n_classes, log_prior=prior, seed=recipe.seed)
+
+
+def check_loss(recipe: Recipe) -> None:
+    """Check, before anything is written, that the model has what the loss needs; nothing is loaded.
+
+    Raises:
+        ModelError: If texts are asked for and there is no whole CLIP model.
+    """
+    if recipe.lora.loss == "contrast":
+        check_text(text_model(recipe.backbone))
 
 
 def first_samples(

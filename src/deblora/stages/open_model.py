@@ -1,39 +1,58 @@
-"""The frozen model of a recipe: where its weights lie, how it is opened, and what stages that run it depend on."""
+"""The frozen model of a recipe: where its weights lie, how it is opened, and what stages that run it depend on.
+
+Whatever is read of a model, its texts included, is looked for where :func:`weights_path` says.
+"""
 
 from pathlib import Path
 
 from deblora.artifacts import file_sha256
 from deblora.config import BackboneRecipe, Recipe, tables
 from deblora.data.chips import ChipSet
+from deblora.errors import ModelError
 from deblora.models.backbone import Backbone, load_backbone, weights_file, with_unit_features
 from deblora.models.bands import with_bands
-from deblora.models.diffusion_files import pipeline_sha256
+from deblora.models.cards import how_to_get
+from deblora.models.diffusion_files import pipeline_folder, pipeline_sha256
 from deblora.models.hub import find_weights
 from deblora.models.presets import PRESETS
 from deblora.models.vision import EMBEDDED
+from deblora.recipe_tables import without_later
 from deblora.run_dir import RunDir
 from deblora.stages.chips import check_bands
 from deblora.stages.model_input import fit_input, uses_train_statistics
 
+DIFFUSION = "stable-diffusion"
 OF_DIFFUSION = ("timestep", "draws", "layer", "prompt")  # other backbones do not read them
 FIRST_SETTINGS = ("name", "path", "image_size", "pool", "sensor", "l2_normalize")
+"""Settings of the first version; see :func:`~deblora.recipe_tables.without_later`."""
 
 
 def weights_path(recipe: BackboneRecipe) -> Path | None:
     """Return where the weights of the recipe lie, fetched from the hub if need be; ``None`` for the embedded model.
 
     Raises:
-        ModelError: If a model of the hub is not here and cannot be fetched.
+        ModelError: If the weights are not here and cannot be fetched; says how to get them.
     """
     preset = PRESETS.get(recipe.name)
     if not recipe.path or preset is None:
         return Path(recipe.path) if recipe.path else None
+    get = how_to_get(recipe.name, recipe.path)
+    if get and not Path(recipe.path).exists():
+        raise ModelError(f"{recipe.path} does not exist; where there is a network, get it with\n  {get}")
+    if recipe.name == DIFFUSION:
+        chosen = f"{recipe.path}@{recipe.revision}" if recipe.revision else recipe.path
+        return pipeline_folder(recipe.path if Path(recipe.path).exists() else chosen)
     return find_weights(
         recipe.path, revision=recipe.revision, files=preset.hub_files, from_hub=bool(preset.hub_files)
     )
 
 
-def open_backbone(recipe: BackboneRecipe, *, seed: int = 0) -> Backbone:
+def text_model(recipe: BackboneRecipe) -> Path:
+    """Return where a text tower would lie: in the folder of the model, on disk or of the hub."""
+    return weights_path(recipe) or Path()
+
+
+def open_backbone(recipe: BackboneRecipe, *, seed: int) -> Backbone:
     """Load the frozen model of the recipe, for as many bands as it asks for; the seed is that of diffusion noise."""
     settings = {key: value for key, value in tables(recipe).items() if key not in ("name", "path")}
     backbone = load_backbone(recipe.name, path=weights_path(recipe), noise_seed=seed, **settings)
@@ -49,17 +68,21 @@ def model_settings(recipe: BackboneRecipe) -> list[object]:
 
     Settings that came later are left out at their defaults, so that finished runs stay finished.
     """
-    default, read = BackboneRecipe(), PRESETS[recipe.name].options
+    read = PRESETS[recipe.name].options
     chosen = {
         key: value
-        for key, value in recipe.__dict__.items()
-        if key in FIRST_SETTINGS
-        or (value != getattr(default, key) and (key in read or key not in OF_DIFFUSION))
+        for key, value in without_later(recipe, FIRST_SETTINGS).items()
+        if key in read or key not in OF_DIFFUSION
     }
-    if recipe.name == "stable-diffusion":
-        return [chosen, pipeline_sha256(recipe.path or "")]
+    if recipe.name == DIFFUSION:
+        return [chosen, pipeline_sha256(weights_path(recipe) or "")]
     file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
     return [chosen, file_sha256(file)]
+
+
+def noise_settings(recipe: BackboneRecipe, *, seed: int) -> list[object]:
+    """Return the seed where features depend on it, that is on the noise of diffusion; for keys that leave it out."""
+    return [seed] if recipe.name == DIFFUSION else []
 
 
 def open_for_chips(run: RunDir, recipe: Recipe, chips: ChipSet) -> Backbone:

@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from deblora.artifacts import FeatureTable, write_atomic
 from deblora.config import Recipe
 from deblora.data.chips import Pixels
 from deblora.data.longtail import class_counts
-from deblora.data.unlabeled import OfTypes, read_unlabeled
+from deblora.data.unlabeled import read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.heads.head import Head
 from deblora.processes import device
@@ -27,19 +27,20 @@ from deblora.stages.chips import as_audited, class_names, groups_of, open_chips,
 from deblora.stages.choose import read_choice
 from deblora.stages.extract import open_adapted, residual_map
 from deblora.stages.heads import fitted_heads, kinds_of
+from deblora.stages.new_chips import OnError, shortened, usable_chips
 from deblora.train.extract import extract_features
 
 N_SHOWN = 9  # chips per class on the page (ours)
 SIDE = 96
-WHITE = 255.0  # of 8-bit pixels
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Probabilities of every class for every new chip."""
+    """Probabilities of every class for every new chip, and why others were skipped, by id."""
 
     ids: tuple[str, ...]
     probabilities: Float[np.ndarray, "n c"]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> Int[np.ndarray, " n"]:
@@ -47,7 +48,7 @@ class Predicted:
         return np.asarray(self.probabilities.argmax(axis=1))
 
 
-def predict(run: RunDir, recipe: Recipe, source: Path, out: Path) -> Path:
+def predict(run: RunDir, recipe: Recipe, source: Path, out: Path, *, on_error: OnError = "stop") -> Predicted:
     """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
 
     The head is fitted again on the features of the run with the settings that validation chooses, so nothing but
@@ -56,32 +57,32 @@ def predict(run: RunDir, recipe: Recipe, source: Path, out: Path) -> Path:
     Args:
         run: Finished, with a choice.
         recipe: Its settings.
-        source: Folder of images (any depth), or one image.
+        source: What :func:`~deblora.data.unlabeled.read_unlabeled` takes.
         out: Folder for both files; new or empty, or one of an earlier prediction.
+        on_error: Chips that cannot be read, or that have other bands or types of values than the run knows: stop and
+            name them, or leave them out, counted and named in table and page.
 
     Raises:
         ArtifactError: If the run has no choice, or ``out`` holds something else.
-        DataError: If the new chips cannot be read or have other bands.
+        DataError: If chips cannot be read and ``on_error`` is stop, or none can be.
     """
     _check_out(out, source)
     choice = read_choice(run)
     method, name = str(choice["method"]), str(choice["probe"])
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
-    ids, pixels = read_unlabeled(source, geotiff=geotiff)
-    if recipe.data.scale is None or recipe.data.scale > WHITE:
-        pixels = OfTypes(pixels, ids, ("uint8",) if recipe.data.scale is None else ("uint16", "float32"))
+    ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
     head = refit(run, recipe, method, name)
     seen = as_audited(run, pixels)
     features = np.hstack(
         [new_features(run, recipe, kind, ids, seen).features for kind in kinds_of(method, name)]
     )
-    found = Predicted(ids, softmax(head.logits(features), axis=1))
+    found = Predicted(ids, softmax(head.logits(features), axis=1), skipped)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "predictions.csv", _table(run, found))
     write_atomic(
         out / "index.html", render_found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))
     )
-    return out / "index.html"
+    return found
 
 
 def refit(run: RunDir, recipe: Recipe, method: str, name: str) -> Head:
@@ -127,9 +128,12 @@ def _table(run: RunDir, found: Predicted) -> str:
     group_of = {c: group for group, members in groups_of(run).named().items() for c in members}
     buffer = io.StringIO()
     lines = csv.writer(buffer, lineterminator="\n")
-    lines.writerow(["id", "predicted", "group", "probability", *(f"p_{name}" for name in names)])
+    lines.writerow(["id", "predicted", "group", "probability", *(f"p_{name}" for name in names), "skipped"])
     for chip_id, own, row in zip(found.ids, found.classes.tolist(), found.probabilities, strict=True):
-        lines.writerow([chip_id, names[own], group_of[own], f"{row[own]:.6f}", *(f"{p:.6f}" for p in row)])
+        probabilities = [f"{p:.6f}" for p in (row[own], *row)]
+        lines.writerow([chip_id, names[own], group_of[own], *probabilities, ""])
+    for chip_id, reason in found.skipped.items():
+        lines.writerow([chip_id, *[""] * (3 + len(names)), shortened(reason)])
     return buffer.getvalue()
 
 
@@ -145,6 +149,7 @@ def _content(run: RunDir, recipe: Recipe, found: Predicted, pixels: Pixels, row:
         n_train={names[c]: int(n_train[c]) for c in order},
         n_predicted={names[c]: int((found.classes == c).sum()) for c in order},
         pictures={names[c]: tuple(_pictures(found, pixels, c)) for c in order},
+        skipped={chip_id: shortened(reason) for chip_id, reason in found.skipped.items()},
     )
 
 

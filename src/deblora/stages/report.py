@@ -128,8 +128,8 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(
-            f"The rarest class has {fewest} test chips: below {FEW_TEST_CHIPS} the bootstrap draws the same chips "
-            "again and again, and intervals are too narrow."
+            f"The rarest class has {fewest} test chip{'s' * (fewest != 1)}: below {FEW_TEST_CHIPS} the bootstrap "
+            "draws the same chips again and again, and intervals are too narrow."
         )
     return found
 

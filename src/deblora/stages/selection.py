@@ -17,7 +17,7 @@ from deblora.data.longtail import (
     long_tailed_indices,
 )
 from deblora.data.readers import check_trainable
-from deblora.data.splits import stratified_split, unit_split
+from deblora.data.splits import note_shared_units, stratified_split, unit_split
 from deblora.errors import DataError
 from deblora.stages.chips import chips_of
 
@@ -46,7 +46,7 @@ def select_chips(recipe: DataRecipe, seed: int) -> ChipSet:
         )
         train = train[kept]
     others = np.flatnonzero((splits == "val") | (splits == "test"))
-    chosen = chips.subset(np.sort(np.concatenate([train, others])))
+    chosen = note_shared_units(chips.subset(np.sort(np.concatenate([train, others]))))
     _check_splits(chosen, recipe)
     return chosen
 

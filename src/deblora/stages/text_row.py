@@ -16,6 +16,7 @@ from deblora.data.chips import ChipSet
 from deblora.models.clip_text import has_text, load_text_head
 from deblora.run_dir import RunDir
 from deblora.stages.first_objective import templates_of, trained_classes
+from deblora.stages.open_model import text_model
 
 ROWS = {"base": "clip-text", "lora": "clip-text-lora", "deblora": "clip-text-deblora"}
 PROBE = "text"
@@ -23,9 +24,10 @@ PROBE = "text"
 
 def text_folder(recipe: Recipe) -> Path | None:
     """Return the folder of the backbone if it is a whole CLIP model and features are its class tokens."""
-    backbone = recipe.backbone
-    is_clip = bool(backbone.path) and has_text(Path(backbone.path or ""))
-    return Path(backbone.path or "") if is_clip and backbone.pool == "cls" else None
+    if recipe.backbone.pool != "cls" or not recipe.backbone.path:
+        return None
+    folder = text_model(recipe.backbone)
+    return folder if has_text(folder) else None
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from deblora.stages.extract import RESIDUAL
 from deblora.stages.model_input import adopt_input
 from deblora.stages.open_model import model_settings, open_backbone
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, adapter_settings, save_history, sidecar
+from deblora.stages.train_lora import PEFT_NAMES, adapter_settings, chips_sidecar, save_history
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder, TrainingOrder
@@ -132,7 +132,7 @@ def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
             folder / RESIDUAL, save({name: w.contiguous() for name, w in module.state_dict().items()})
         )
     elif isinstance(module, Backbone):
-        record = sidecar(run, recipe, "deblora", train_statistics=module.train_statistics)
+        record = chips_sidecar(run, recipe, "deblora", module)
         save_adapter(module, PEFT_NAMES["deblora"], run.adapter("deblora"), record)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from deblora.config import LoraRecipe, Recipe, tables
 from deblora.models.backbone import Backbone
 from deblora.models.lora import attach_lora, save_adapter
 from deblora.processes import is_first
+from deblora.recipe_tables import without_later
 from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.first_objective import first_objective, first_samples
@@ -23,11 +25,39 @@ from deblora.train.adalora import Orthogonal, rank_schedule
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.samples import TrainingOrder
 
+FIRST_SETTINGS = (
+    "rank",
+    "alpha",
+    "targets",
+    "loss",
+    "learning_rate",
+    "max_train_steps",
+    "train_batch_size",
+    "flip",
+    "checkpointing_steps",
+)
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
 
-def sidecar(run: RunDir, recipe: Any, stage: str, *, train_statistics: bool = False) -> dict[str, object]:
-    """Return what an adapter's ``base.json`` says beyond the model: classes, groups, bands, seed and settings."""
+def chips_sidecar(run: RunDir, recipe: Recipe, stage: str, backbone: Backbone) -> dict[str, object]:
+    """Return :func:`sidecar` of an adapter that was trained on chips, with the bands that the recipe names."""
+    return sidecar(
+        run, recipe, stage, bands=recipe.data.band_names, train_statistics=backbone.train_statistics
+    )
+
+
+def sidecar(
+    run: RunDir, recipe: Any, stage: str, *, bands: Sequence[str] = (), train_statistics: bool = False
+) -> dict[str, object]:
+    """Return what an adapter's ``base.json`` says beyond the model.
+
+    Args:
+        run: Its classes and groups are named.
+        recipe: Of classification or detection; seed and all settings are kept.
+        stage: What trained the adapter.
+        bands: Names of the bands, where there are any.
+        train_statistics: Whether bands were normalized by the training chips.
+    """
     from deblora.stages.chips import class_names
 
     groups = {name: list(members) for name, members in groups_of(run).named().items()}
@@ -36,7 +66,7 @@ def sidecar(run: RunDir, recipe: Any, stage: str, *, train_statistics: bool = Fa
         "classes": list(class_names(run)),
         "groups": groups,
         "normalize": "train" if train_statistics else "model",
-        "bands": list(getattr(recipe.data, "band_names", ())),  # scenes of detection name none
+        "bands": list(bands),
         "seed": recipe.seed,
         "settings": tables(recipe),
     }
@@ -50,12 +80,8 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
 
 
 def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
-    """Return what a training of an adapter depends on.
-
-    A setting that came later is left out at its default, so that what was trained before it is still up to date.
-    """
-    later = {"adapter": "lora", "templates": None}
-    return {key: value for key, value in lora.__dict__.items() if key not in later or value != later[key]}
+    """Return what a training of an adapter depends on; settings that came later only where they are used."""
+    return without_later(lora, FIRST_SETTINGS)
 
 
 def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:
@@ -109,7 +135,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         mixed_precision=recipe.mixed_precision,
     )
     if is_first():
-        record = sidecar(run, recipe, "lora", train_statistics=backbone.train_statistics)
+        record = chips_sidecar(run, recipe, "lora", backbone)
         save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), record)
         save_history(run, "lora", records)
         forget_checkpoints(run.checkpoints("lora"))

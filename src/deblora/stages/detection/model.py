@@ -57,7 +57,7 @@ def open_extractor(recipe: DetectionRecipe) -> Backbone:
 
     Random weights (``scratch``) are set by :func:`randomize`, which needs images.
     """
-    backbone, method = open_backbone(recipe.backbone), recipe.method
+    backbone, method = open_backbone(recipe.backbone, seed=recipe.seed), recipe.method
     if backbone.train_statistics and (not method.adapter or method.adapter == NO_ADAPTER):
         raise ModelError(
             "backbone.normalize: train takes the statistics of chips, and detection has none; name the adapter of a "
@@ -121,7 +121,7 @@ def load_trained(run: RunDir, recipe: DetectionRecipe) -> OrientedFCOS:
         ArtifactError: If the run has none, or its files are damaged.
     """
     if is_joint(recipe) and weights_path(run).is_file():
-        backbone = open_backbone(recipe.backbone)
+        backbone = open_backbone(recipe.backbone, seed=recipe.seed)
         load_adapter(backbone, run.adapter(JOINT), adapter_name=PEFT_NAMES["lora"])
     else:
         backbone = open_extractor(recipe)

@@ -25,7 +25,7 @@ from deblora.run_dir import RunDir, fingerprint
 from deblora.stages.chips import class_names
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import image_sizes, open_split, train_counts
-from deblora.stages.open_model import model_settings
+from deblora.stages.open_model import model_settings, noise_settings
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, save_history, sidecar
 from deblora.train.loop import forget_checkpoints, train
@@ -110,7 +110,12 @@ def _on_maps(
             return [level[0] for level in feature_maps(backbone, pixels[None].to(place))]
 
     key = fingerprint(
-        [model_settings(recipe.backbone), samples.spec.__dict__, recipe.mixed_precision],
+        [
+            model_settings(recipe.backbone),
+            samples.spec.__dict__,
+            recipe.mixed_precision,
+            *noise_settings(recipe.backbone, seed=recipe.seed),
+        ],
         {"adapters": model.adapter_settings(recipe.method), "images": file_sha256(run.samples)},
     )
     folder = Path(settings.map_cache) / key[:16] if settings.map_cache else run.checkpoints(MAPS)

@@ -34,7 +34,7 @@ from deblora.stages.rows.settings import (
 )
 from deblora.stages.rows.train import loop_options
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, attach_first, sidecar, train_adapter
+from deblora.stages.train_lora import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.train.one_vs_rest import OneVsRest, alternating_order
 from deblora.train.samples import TrainingOrder
 
@@ -65,8 +65,12 @@ def _work(run: RunDir, recipe: Recipe) -> None:
             objective, samples, backbone, folder=folder, **loop_options(recipe, NAME, n_steps)
         )
         records += [(label * n_steps + step, loss) for step, loss in own]
-        record = sidecar(run, recipe, f"{NAME} {label}", train_statistics=backbone.train_statistics)
-        save_adapter(backbone, PEFT_NAMES["lora"], adapter_folder(done, label), record)
+        save_adapter(
+            backbone,
+            PEFT_NAMES["lora"],
+            adapter_folder(done, label),
+            chips_sidecar(run, recipe, f"{NAME} {label}", backbone),
+        )
         shutil.rmtree(folder, ignore_errors=True)
     home = run.row(NAME) / ADAPTERS
     shutil.rmtree(home, ignore_errors=True)

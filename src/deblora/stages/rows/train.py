@@ -39,7 +39,7 @@ from deblora.stages.rows.settings import (
     save_head,
 )
 from deblora.stages.stage import Stage
-from deblora.stages.train_lora import PEFT_NAMES, attach_first, sidecar, train_adapter
+from deblora.stages.train_lora import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.train.extract import read_batch
 from deblora.train.loop import forget_checkpoints
 from deblora.train.samples import TrainingOrder, training_order
@@ -96,12 +96,8 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
     if name in WHOLE:
         save_whole(backbone, run.row(name) / WEIGHTS)
     else:
-        save_adapter(
-            backbone,
-            PEFT_NAMES["lora"],
-            run.row(name) / ADAPTER,
-            sidecar(run, recipe, name, train_statistics=backbone.train_statistics),
-        )
+        record = chips_sidecar(run, recipe, name, backbone)
+        save_adapter(backbone, PEFT_NAMES["lora"], run.row(name) / ADAPTER, record)
     if isinstance(objective, Supervised):
         save_head(run, name, objective.classifier)
     save_facts(run, name, records, n_trained=n_trained, n_chips=len(chips), n_steps=n_steps)
