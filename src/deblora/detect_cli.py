@@ -75,7 +75,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--format",
         nargs="+",
         default=["task1", "coco", "overlay"],
-        help="some of task1, coco, geojson, csv, overlay, thumbnails (default: task1 coco overlay)",
+        help="some of task1, coco, csv, overlay, thumbnails (pixels), geojson (degrees), geopackage (in the reference "
+        "system of the scene) (default: task1 coco overlay)",
     )
     predict.add_argument(
         "--tiles", action="store_true", help="the images are tiles: put their detections together by name"

@@ -1,13 +1,16 @@
 """The road of detection through the command line: every method, resume, prediction, evaluation, comparison."""
 
+import contextlib
 import csv
 import json
+import sqlite3
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from safetensors.numpy import load_file
 
 from deblora.cli import main
@@ -17,7 +20,7 @@ from deblora.detection_config import METHODS
 from deblora.pipeline import ROAD
 from deblora.run_dir import RunDir
 from deblora.stages.stage import run_stage
-from detection.conftest import NAMES, recipe
+from detection.conftest import NAMES, SIZE, recipe
 
 DETECTOR = "detector/detector.safetensors"
 
@@ -226,8 +229,9 @@ def test_class_losses_on_a_frozen_extractor_share_its_maps(scenes: Path, tmp_pat
     assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "o")]) == 2
 
 
-def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
-    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["geojson", "geopackage"])
+def test_what_needs_a_place_is_refused_before_anything_is_predicted(
+    kind: str, trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
         "detect",
@@ -238,10 +242,45 @@ def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
         str(tmp_path / "o"),
         "--format",
     ]
-    assert main([*arguments, "geojson"]) == 2
-    assert "csv or coco" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert main([*arguments, kind]) == 2
+    assert "coco or csv" in capsys.readouterr().err and not (tmp_path / "o").exists()
     assert main([*arguments, "kml"]) == 2
     assert "kml" in capsys.readouterr().err
+
+
+def test_a_folder_of_geotiffs_becomes_one_geopackage_each(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "tif").mkdir()
+    for number, path in enumerate(sorted((scenes / "val" / "images").iterdir())[:2]):
+        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1)
+        profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8"}
+        place = rasterio.Affine(0.5, 0, 500_000 + 100 * number, 0, -0.5, 5_000_000)
+        with rasterio.open(
+            tmp_path / "tif" / f"s{number}.tif", "w", crs="EPSG:32633", transform=place, **profile
+        ) as file:
+            file.write(pixels)
+    out = tmp_path / "out"
+    start = ["detect", "predict", str(trained), str(tmp_path / "tif"), "--out", str(out)]
+    assert main([*start, "--format", "geopackage", "geojson", "csv"]) == 0
+    rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
+    for number in range(2):
+        mine = [row for row in rows if row["image"] == f"s{number}"]
+        with contextlib.closing(sqlite3.connect(out / "geopackage" / f"s{number}.gpkg")) as layer:
+            found = layer.execute('SELECT "class", score, length_m, width_m FROM detections').fetchall()
+            bounds = layer.execute("SELECT min_x, max_x, srs_id FROM gpkg_contents").fetchone()
+        assert len(found) == len(mine) > 0
+        for (name, score, length, width), row in zip(found, mine, strict=True):
+            sides = sorted((float(row["h"]), float(row["w"])))
+            assert name == row["class"] and score == pytest.approx(float(row["score"]), abs=1e-6)
+            assert [width, length] == pytest.approx([0.5 * side for side in sides], abs=2e-3)
+        assert bounds[2] == 32633 and bounds[0] < 500_016 + 100 * number < bounds[1]
+    with zipfile.ZipFile(tmp_path / "tif.zip", "w") as archive:
+        archive.write(tmp_path / "tif" / "s0.tif", "s0.tif")
+    capsys.readouterr()
+    assert main([*start[:3], str(tmp_path / "tif.zip"), "--out", str(out), "--format", "geopackage"]) == 2
+    assert "unpack it" in capsys.readouterr().err
 
 
 def test_the_test_split_is_looked_at_on_request_and_compared(
