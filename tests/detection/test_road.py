@@ -142,6 +142,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
+def test_workers_change_nothing_but_time(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe_file = str(trained.parent / "r.yaml")
+    assert main(["detect", "train", recipe_file, str(run), "--train.workers", "2"]) == 0
+    one, other = load_file(trained / DETECTOR), load_file(run / DETECTOR)
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+    before = (run / DETECTOR).stat().st_mtime_ns
+    assert main(["detect", "train", recipe_file, str(run), "--resume"]) == 0
+    assert (run / DETECTOR).stat().st_mtime_ns == before
+
+
 def test_prediction_of_a_folder_and_evaluation_of_its_files(
     trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
