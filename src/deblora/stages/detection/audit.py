@@ -24,6 +24,7 @@ from deblora.data.detection_set import (
 )
 from deblora.data.dota import Labels, reference_groups
 from deblora.data.longtail import groups_by_counts, groups_by_names, groups_by_thirds, imbalance_ratios
+from deblora.data.tiled_objects import each_once
 from deblora.detection_config import DetectionDataRecipe
 from deblora.errors import DataError
 from deblora.run_dir import RunDir
@@ -69,7 +70,7 @@ def choose_groups(recipe: DetectionDataRecipe, names: tuple[str, ...], counts: n
 
 
 def train_counts(run: RunDir) -> np.ndarray:
-    """Return the training objects of every class, stable under tiling."""
+    """Return the training objects of every class; tiles of ``deblora detect tile`` count those of their scenes."""
     return np.array(json.loads(run.groups.read_text())["counts"]["train"], dtype=np.int64)
 
 
@@ -91,7 +92,10 @@ def _work(run: RunDir, recipe: Any) -> None:
             log.warning("%s: %d objects without area are left out, first: %s", name, len(flat), flat[0])
     names = tuple(data.classes) or class_names_of(labels["train"].values())
     labels = {name: restrict(entry, names, where=getattr(data, name)) for name, entry in labels.items()}
-    counts = {name: object_counts(entry.values(), names) for name, entry in labels.items()}
+    counts = {}
+    for name, found in sets.items():
+        once, _ = drop_flat(without(each_once(Path(getattr(data, name)), found.labels), data.ignore))
+        counts[name] = object_counts(once.values(), names)
     absent = [names[i] for i in np.flatnonzero(counts["train"] == 0)]
     if absent:
         raise DataError(f"no training object of the class {absent[0]!r}; remove it from data.classes")
