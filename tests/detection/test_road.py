@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
+from conftest import REPOSITORY_ROOT
 from deblora.cli import main
 from deblora.config import recipe_from
 from deblora.data.task1 import read_task1
@@ -61,14 +62,19 @@ def chip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_row_of_the_table_runs(method: str, scenes: Path, chip_run: Path, tmp_path: Path) -> None:
-    values = recipe(scenes, train={"max_train_steps": 1}, method={"name": "lora"})
-    extra = ["--method.adapter", str(chip_run)] if method == "deblora" else []
-    run = tmp_path / "run"
-    assert (
-        main(["detect", "train", write(tmp_path / "r.yaml", values), str(run), "--method", method, *extra])
-        == 0
-    )
+def test_every_row_of_the_table_starts_from_its_recipe(
+    method: str, scenes: Path, chip_run: Path, tmp_path: Path
+) -> None:
+    file, run = REPOSITORY_ROOT / "recipes" / "detect" / f"dota-{method}.yaml", tmp_path / "run"
+    changes = {
+        "data.train": scenes / "train", "data.val": scenes / "val", "data.groups": "thirds",
+        "data.tile": 64, "data.overlap": 16, "backbone.name": "embedded", "backbone.path": "null",
+        "head.n_channels": 16, "head.n_convs": 1, "train.max_train_steps": 1, "train.workers": 0,
+    }  # fmt: skip
+    if method == "deblora":
+        changes["method.adapter"] = chip_run
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    assert main(["detect", "train", str(file), str(run), *words]) == 0
     facts = json.loads((run / "detector" / "detector.json").read_text())
     total, trained = facts["n_extractor"], facts["n_extractor_trained"]
     assert total > 1_000_000

@@ -12,7 +12,8 @@ from deblora.artifacts import write_atomic
 from deblora.data.dota import Labels
 from deblora.errors import DataError
 
-OBJECTS = "objects.csv"  # beside images/ and labelTxt/ of tiles
+OBJECTS = "objects.csv"  # beside images/ and labelTxt/ of tiles, written when all scenes are cut
+MANIFEST = "tiles.json"  # written after every scene
 log = logging.getLogger("deblora")
 
 
@@ -36,9 +37,11 @@ def each_once(source: Path, labels: Mapping[str, Labels]) -> dict[str, Labels]:
         labels: Of every tile, as they were read.
 
     Raises:
-        DataError: If the table of objects is damaged.
+        DataError: If the table of objects is damaged, or tiling was not finished.
     """
     path = source / OBJECTS
+    if (source / MANIFEST).is_file() and not path.is_file():
+        raise DataError(f"tiling was not finished in {source}; run the same deblora detect tile again")
     if not path.is_file():
         return dict(labels)
     seen: set[tuple[str, str]] = set()

@@ -24,6 +24,7 @@ from deblora.data.detection_set import (
 )
 from deblora.data.dota import Labels, reference_groups
 from deblora.data.longtail import groups_by_counts, groups_by_names, groups_by_thirds, imbalance_ratios
+from deblora.data.task1 import check_image_names
 from deblora.data.tiled_objects import each_once
 from deblora.detection_config import DetectionDataRecipe
 from deblora.errors import DataError
@@ -85,6 +86,7 @@ def _work(run: RunDir, recipe: Any) -> None:
     data: DetectionDataRecipe = recipe.data
     sets = {name: read_detection_set(Path(getattr(data, name))) for name in ("train", "val")}
     _refuse_shared_images(sets)
+    check_image_names(sets["val"].names)
     labels: dict[str, dict[str, Labels]] = {}
     for name, found in sets.items():
         labels[name], flat = drop_flat(without(found.labels, data.ignore))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from deblora.errors import ArtifactError
 from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
 
@@ -21,10 +22,20 @@ def shown_from(run: RunDir) -> dict[str, float]:
 
     Never below .1; 1 (nothing is drawn) for a class of which validation showed no true detection or none worth it.
     Before the validation images are judged, .2 for every class.
+
+    Raises:
+        ArtifactError: If the scores are damaged.
     """
     path = evaluation_path(run, "val")
     if not path.is_file():
         return dict.fromkeys(class_names(run), UNJUDGED)
-    rows = json.loads(path.read_text())["classes"]
-    worth = {row["class"]: row.get("threshold") for row in rows if (row.get("best_f1") or 0) >= LEAST_F1}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["classes"]
+        worth = {
+            row["class"]: float(row["threshold"]) for row in rows if (row.get("best_f1") or 0) >= LEAST_F1
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error!r}); delete it and go on with deblora detect train --resume"
+        ) from error
     return {name: max(LEAST_SHOWN, worth.get(name, NEVER)) for name in class_names(run)}

@@ -14,7 +14,7 @@ from deblora.data.detection_set import SceneFiles, list_images
 from deblora.data.placed_quads import IN_PIXELS, place_quads
 from deblora.data.rasters import BandScene, Scene
 from deblora.data.scene_tiles import TileSpec
-from deblora.data.task1 import QuadDetections, write_task1
+from deblora.data.task1 import QuadDetections, check_image_names, write_task1
 from deblora.data.tiles import parse_tile_name
 from deblora.detect.predict import (
     Detector,
@@ -138,6 +138,8 @@ def predict_source(
     files = list_images(source)
     if tiles:
         _refuse_tiles(files, formats)
+    if "task1" in formats:
+        check_image_names(files.members)
     if any(name in ON_THE_EARTH for name in formats):
         _refuse_without_place(files)
     predictor = open_predictor(run, recipe)
@@ -198,6 +200,7 @@ def stage_for(split: str) -> Stage:
         from tqdm import tqdm
 
         files = open_split(run, recipe.data, split).files
+        check_image_names(files.members)
         predictor = open_predictor(run, recipe)
         found = {
             name: predictor.scene(files.open(name), title=name)

@@ -17,13 +17,12 @@ from deblora.data.detection_set import read_detection_set
 from deblora.data.dota import Labels, write_labels
 from deblora.data.rasters import Scene
 from deblora.data.scene_tiles import TileSpec
-from deblora.data.tiled_objects import write_objects
+from deblora.data.tiled_objects import MANIFEST, OBJECTS, write_objects
 from deblora.data.tiles import Window, tile_labels, tile_name
 from deblora.errors import ArtifactError, DataError
 from deblora.report.overlays import to_rgb
 
 log = logging.getLogger("deblora")
-MANIFEST = "tiles.json"
 MEAN_COLOR = (124, 116, 104)  # RGB of ImageNet, with which DOTA tiles are padded (mmrotate)
 
 
@@ -64,6 +63,7 @@ def tile_set(
     found = read_detection_set(source)
     settings = {"size": size, "overlap": overlap, "rates": list(rates), "min_inside": min_inside}
     done = _read_manifest(out, settings)
+    (out / OBJECTS).unlink(missing_ok=True)
     for folder in ("images", "labelTxt"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     n_new = 0
