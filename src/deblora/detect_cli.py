@@ -264,14 +264,13 @@ def _demo(options: Any, _: dict[str, Any]) -> None:
 
 
 def _print_scores(run: Any, split: str) -> None:
-    import json
-
     from deblora.report.detection_markdown import table_lines
     from deblora.report.detection_page import groups_table, sentences
     from deblora.stages.detection.operating_point import evaluation_path
     from deblora.stages.detection.report import report_path
+    from deblora.stages.detection.runs import read_facts
 
-    summary = json.loads(evaluation_path(run, split).read_text())
+    summary = read_facts(evaluation_path(run, split))
     print("\n" + "\n".join([*sentences(summary), "", *table_lines(groups_table(summary))]))
     print(f"\nreport: {report_path(run, split, '.html')}")
 
