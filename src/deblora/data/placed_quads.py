@@ -40,14 +40,13 @@ def place_quads(quads: Float[np.ndarray, "n 4 2"], *, crs: Any, transform: Any, 
         origin: Name of the scene for messages.
 
     Raises:
-        DataError: If there is no reference system, or a corner lies where it does not reach.
+        DataError: If there is no reference system, or no way from it to longitude and latitude.
     """
     if crs is None:
         raise DataError(
             f"{origin} has no coordinate reference system (or rasterio is missing: install deblora[geo]), so its "
             f"detections have no place on the Earth; {IN_PIXELS}"
         )
-    from rasterio.errors import CRSError, RasterioError
     from rasterio.warp import transform as reproject
 
     x, y = quads[..., 0], quads[..., 1]
@@ -55,16 +54,14 @@ def place_quads(quads: Float[np.ndarray, "n 4 2"], *, crs: Any, transform: Any, 
     world = np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
     try:
         lon, lat = reproject(crs, "EPSG:4326", world[..., 0].ravel().tolist(), world[..., 1].ravel().tolist())
-    except (RasterioError, CRSError) as error:
+        if not np.isfinite([lon, lat]).all():
+            raise ValueError("points outside of the projection's domain")
+    except Exception as error:  # rasterio hands on errors of GDAL, whose classes are private
         raise DataError(
-            f"{origin}: no way leads from its reference system to longitude and latitude ({error}); {IN_PIXELS}"
+            f"{origin}: its pixels cannot be brought to longitude and latitude ({str(error)[:200]}); correct its "
+            f"reference system and affine transform, or {IN_PIXELS}"
         ) from error
     degrees = np.stack([lon, lat], axis=-1).reshape(-1, 4, 2)
-    if not np.isfinite(degrees).all():
-        raise DataError(
-            f"{origin}: its pixels lie where its reference system does not reach; check its affine transform, or "
-            f"{IN_PIXELS}"
-        )
     return PlacedQuads(world, degrees, _in_meters(world, crs, degrees))
 
 
