@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from machine import describe_machine
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from deblora.config import read_recipe
 from deblora.detect.extractor import n_parameters
@@ -34,6 +34,14 @@ from deblora.stages.detection import model
 N_CLASSES, N_OBJECTS = 15, 20  # DOTA-v1.0; its tiles hold about twenty objects
 KINDS = ("zero-shot", "lora", "fine-tune")
 KIND_OF = {"reweight": "lora", "ecm": "lora", "deblora": "zero-shot", "scratch": "fine-tune"}
+ON_CPU = {  # torch counts the attention of GPUs only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 VIT_B = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -93,7 +101,7 @@ def cost(recipe: DetectionRecipe, kind: str, device: torch.device) -> dict[str, 
     objective = detector_of(recipe, kind).to(device)
     detector = objective.detector
     one, two = (kept_bytes(objective, recipe, batch(recipe, n, device)) for n in (1, 2))
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
         loss = forward(objective, recipe, batch(recipe, 1, device))
         n_forward = counter.get_total_flops()
         loss.backward()
