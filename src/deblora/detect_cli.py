@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from deblora.errors import DataError, RecipeError
+from deblora.errors import DataError, DebloraError, RecipeError
 
 DESCRIPTION = (
     "Oriented object detection: an FCOS head on any backbone, DOTA's protocol, mAP of head, middle and tail. "
@@ -158,7 +158,11 @@ def _train(options: Any, overrides: dict[str, Any]) -> None:
         values["seed"] = _value(options.seed)
     recipe = detection_recipe_from(values)
     run = RunDir.create(options.run_dir, resume=options.resume, overwrite=options.overwrite)
-    train_detector(run, recipe)
+    try:
+        train_detector(run, recipe)
+    except (DebloraError, OSError):
+        run.forget_start()  # the command can be given again as it is
+        raise
     _print_scores(run, "val")
 
 

@@ -364,6 +364,21 @@ def test_training_images_may_not_be_judged(
     values = recipe(scenes, data={"val": str(scenes / "train")})
     assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
     assert "in data.train and in data.val" in capsys.readouterr().err
+    tile = [
+        "detect",
+        "tile",
+        str(scenes / "val"),
+        "--out",
+        str(tmp_path / "t"),
+        "--size",
+        "48",
+        "--overlap",
+        "8",
+    ]
+    assert main(tile) == 0
+    values = recipe(scenes, data={"train": str(tmp_path / "t")})
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
+    assert "5 images (or tiles of them)" in capsys.readouterr().err
 
 
 def test_overrides_are_settings_or_refused(

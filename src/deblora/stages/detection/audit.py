@@ -26,6 +26,7 @@ from deblora.data.dota import Labels, reference_groups
 from deblora.data.longtail import groups_by_counts, groups_by_names, groups_by_thirds, imbalance_ratios
 from deblora.data.task1 import check_image_names
 from deblora.data.tiled_objects import each_once
+from deblora.data.tiles import scene_of
 from deblora.detection_config import DetectionDataRecipe
 from deblora.errors import DataError
 from deblora.run_dir import RunDir
@@ -129,11 +130,12 @@ def _work(run: RunDir, recipe: Any) -> None:
 
 
 def _refuse_shared_images(sets: dict[str, DetectionSet]) -> None:
-    shared = sorted(set(sets["train"].names) & set(sets["val"].names))
+    train, val = ({scene_of(name) for name in sets[split].names} for split in ("train", "val"))
+    shared = sorted(train & val)
     if shared:
         raise DataError(
-            f"{len(shared)} images are in data.train and in data.val, first: {shared[0]}; scores on images that were "
-            "trained on mean nothing: split them (tiles of one scene belong to one side)"
+            f"{len(shared)} images (or tiles of them) are in data.train and in data.val, first: {shared[0]}; scores on "
+            "images that were trained on mean nothing: split them (tiles of one scene belong to one side)"
         )
 
 
