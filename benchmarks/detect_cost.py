@@ -1,11 +1,12 @@
 """Count what one training step of oriented detection costs: multiplications, and memory that the graph holds.
 
 Costs depend on shapes only: the backbone is a ViT-B/16 with random weights, tile, pyramid and head are those of the
-recipe, and one step of each kind of row is counted on the CPU. The count of operations is torch's; memory is the sum of
-the distinct tensors that the graph keeps for the backward pass, for one and for two tiles, so that what grows with the
-batch is told from what does not. Workspaces of kernels and fragments of the allocator come on top, and a GPU keeps some
-tensors in another precision than a CPU: take it for an estimate within a third. On a GPU, times and the allocator's
-peak are measured as well.
+recipe, and tensors have shapes but no values (torch's fake tensors), so the count takes seconds. Operations are counted
+by torch, for the network; assignment and loss are left out. Memory is the sum of the distinct tensors that the graph
+keeps for the backward pass, for one and for two tiles, so that what grows with the batch is told from what does not.
+Workspaces of kernels and fragments of the allocator come on top, and a GPU keeps some tensors in another precision than
+the CPU whose rules are followed: take it for an estimate within a third. On a GPU, times and the allocator's peak are
+measured as well.
 
 Example: ``python benchmarks/detect_cost.py recipes/detect/dota-lora.yaml --out benchmarks/results/detect-cost.json``
 """
@@ -21,6 +22,8 @@ from typing import Any
 
 import torch
 from machine import describe_machine
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from deblora.config import read_recipe
@@ -78,42 +81,65 @@ def forward(objective: Detect, recipe: DetectionRecipe, inputs: dict[str, torch.
         return objective(**inputs)["loss"]
 
 
-def kept_bytes(objective: Detect, recipe: DetectionRecipe, inputs: dict[str, torch.Tensor]) -> int:
+def fake_weights(objective: Detect, mode: FakeTensorMode) -> dict[str, torch.Tensor]:
+    """Return weights and statistics without values."""
+    return {
+        name: mode.from_tensor(value.detach()).requires_grad_(value.requires_grad)
+        for name, value in (*objective.named_parameters(), *objective.named_buffers())
+    }
+
+
+def outputs_of(
+    objective: Detect, weights: dict[str, torch.Tensor], recipe: DetectionRecipe, n_tiles: int
+) -> torch.Tensor:
+    """Return the sum of all outputs of the network: its backward pass is that of any loss."""
+    detector = {name.removeprefix("detector."): value for name, value in weights.items()}
+    pixels = torch.zeros(n_tiles, 3, recipe.data.tile, recipe.data.tile)
+    with precision(recipe.mixed_precision, torch.device("cpu")):
+        levels = functional_call(objective.detector, detector, (pixels,))
+    parts = [part for one in levels for part in (one.logits, one.lengths, one.angle, one.centerness)]
+    return torch.stack([part.float().sum() for part in parts]).sum()
+
+
+def kept_bytes(objective: Detect, recipe: DetectionRecipe, n_tiles: int) -> int:
     """Return the bytes of the distinct tensors that the graph keeps, weights themselves left out."""
-    weights = {p.untyped_storage().data_ptr() for p in (*objective.parameters(), *objective.buffers())}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = forward(objective, recipe, inputs)
-        total = sum(kept.values())
-        del loss
-    return total
+    mode = FakeTensorMode()
+    weights = fake_weights(objective, mode)
+    with mode:
+        own = {value.untyped_storage()._cdata for value in weights.values()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            total = outputs_of(objective, weights, recipe, n_tiles)
+            found = sum(size for key, size in kept.items() if key not in own)
+            del total
+    return found
 
 
 def cost(recipe: DetectionRecipe, kind: str, device: torch.device) -> dict[str, Any]:
     """Count one step of one tile, and predict the memory of the recipe's batch."""
-    objective = detector_of(recipe, kind).to(device)
-    detector = objective.detector
-    one, two = (kept_bytes(objective, recipe, batch(recipe, n, device)) for n in (1, 2))
-    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
-        loss = forward(objective, recipe, batch(recipe, 1, device))
+    objective = detector_of(recipe, kind)
+    one, two = (kept_bytes(objective, recipe, n) for n in (1, 2))
+    mode = FakeTensorMode()
+    weights = fake_weights(objective, mode)
+    with mode, FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+        total = outputs_of(objective, weights, recipe, 1)
         n_forward = counter.get_total_flops()
-        loss.backward()
+        total.backward()
     n_all = sum(p.numel() for p in objective.parameters())
     n_trained = sum(p.numel() for p in objective.parameters() if p.requires_grad)
-    total, trained = n_parameters(detector.extractor)
+    used, trained = n_parameters(objective.detector.extractor)
     steady = 4 * n_all + 12 * n_trained + 2 * one - two  # weights; gradients and Adam's two moments; casts
     n_tiles = recipe.train.train_batch_size
     found = {
         "tflop_forward": 1e-12 * n_forward,
         "tflop_step": 1e-12 * counter.get_total_flops(),
-        "extractor_parameters": total,
+        "extractor_parameters": used,
         "extractor_trained": trained,
         "trained_parameters": n_trained,
         "gb_steady": 1e-9 * steady,
@@ -121,7 +147,9 @@ def cost(recipe: DetectionRecipe, kind: str, device: torch.device) -> dict[str, 
         "batch": n_tiles,
         "gb_of_batch": 1e-9 * (steady + n_tiles * (two - one)),
     }
-    return found if device.type != "cuda" else {**found, **timed(objective, recipe, n_tiles, device)}
+    return (
+        found if device.type != "cuda" else {**found, **timed(objective.to(device), recipe, n_tiles, device)}
+    )
 
 
 def timed(objective: Detect, recipe: DetectionRecipe, n_tiles: int, device: torch.device) -> dict[str, float]:
