@@ -142,8 +142,9 @@ def _lost(
     for name, share in shares.items():
         if share > MANY_LOST:
             log.warning(
-                "%.0f %% of the objects of class %s lie between the locations of the finest level (every %g px), so "
-                "nothing is learned from them; raise data.zoom or add a finer level (head.scales)",
+                "%.0f %% of the objects of class %s hold no location of the level that learns their size (narrow ones "
+                "slip between locations, %g px apart at the finest level), so nothing is learned from them; raise "
+                "data.zoom or add a finer level (head.scales)",
                 100 * share,
                 name,
                 strides[0],
