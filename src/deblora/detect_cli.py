@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from deblora.errors import DataError, RecipeError
+from deblora.errors import DataError, DebloraError, RecipeError
 
 DESCRIPTION = (
     "Oriented object detection: an FCOS head on any backbone, DOTA's protocol, mAP of head, middle and tail. "
@@ -75,7 +75,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--format",
         nargs="+",
         default=["task1", "coco", "overlay"],
-        help="some of task1, coco, geojson, csv, overlay, thumbnails (default: task1 coco overlay)",
+        help="some of task1, coco, csv, overlay, thumbnails (pixels), geojson (degrees), geopackage (in the reference "
+        "system of the scene) (default: task1 coco overlay)",
     )
     predict.add_argument(
         "--tiles", action="store_true", help="the images are tiles: put their detections together by name"
@@ -157,7 +158,11 @@ def _train(options: Any, overrides: dict[str, Any]) -> None:
         values["seed"] = _value(options.seed)
     recipe = detection_recipe_from(values)
     run = RunDir.create(options.run_dir, resume=options.resume, overwrite=options.overwrite)
-    train_detector(run, recipe)
+    try:
+        train_detector(run, recipe)
+    except (DebloraError, OSError):
+        run.forget_start()  # the command can be given again as it is
+        raise
     _print_scores(run, "val")
 
 
@@ -263,14 +268,13 @@ def _demo(options: Any, _: dict[str, Any]) -> None:
 
 
 def _print_scores(run: Any, split: str) -> None:
-    import json
-
     from deblora.report.detection_markdown import table_lines
     from deblora.report.detection_page import groups_table, sentences
     from deblora.stages.detection.operating_point import evaluation_path
     from deblora.stages.detection.report import report_path
+    from deblora.stages.detection.runs import read_facts
 
-    summary = json.loads(evaluation_path(run, split).read_text())
+    summary = read_facts(evaluation_path(run, split))
     print("\n" + "\n".join([*sentences(summary), "", *table_lines(groups_table(summary))]))
     print(f"\nreport: {report_path(run, split, '.html')}")
 

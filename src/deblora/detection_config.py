@@ -126,6 +126,8 @@ class DetectionTrainRecipe:
             passes the extractor once, and steps cost pyramid and head only. 0 computes maps in every step (ours).
         map_cache: Folder for these maps that several runs share (seeds, class losses); each extractor gets a folder
             of its own in it. Null keeps them in the run folder until training is finished.
+        workers: Processes that read and cut tiles while the step before runs; 0 does it in between. No part in
+            training on stored maps. For GPUs: reading a tile of 1024 px keeps a core busy for about 50 ms (ours).
     """
 
     learning_rate: float = 1e-3
@@ -136,6 +138,7 @@ class DetectionTrainRecipe:
     turns: bool = True
     map_cache_gb: float = 8.0
     map_cache: str | None = None
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.checkpointing_steps": (1, 1e9),
     "train.flips": (0, 1),
     "train.map_cache_gb": (0, 1e6),
+    "train.workers": (0, 1024),
     "predict.batch_size": (1, 1e6),
     "predict.score_threshold": (0, 1),
     "predict.nms_threshold": (0, 1),

@@ -37,7 +37,7 @@ def test_problems_are_named(values: dict[str, object], message: str) -> None:
         detection_recipe_from(values)
 
 
-@pytest.mark.parametrize("name", ["scenes", "hit-uav"])
+@pytest.mark.parametrize("name", ["scenes", "hit-uav", "dota"])
 def test_the_rows_of_the_table_differ_in_the_method_only(name: str) -> None:
     found = {}
     for method in METHODS:
@@ -50,6 +50,19 @@ def test_the_rows_of_the_table_differ_in_the_method_only(name: str) -> None:
     assert tables(chips)["backbone"] == found["lora"]["backbone"]
 
 
-def test_the_recipe_for_dota_is_valid() -> None:
+def test_every_recipe_of_the_folder_is_valid() -> None:
+    paths = sorted(RECIPES.glob("*.yaml"))
+    assert len(paths) >= 3 * (len(METHODS) + 1)
+    for path in paths:
+        values = yaml.safe_load(path.read_text())
+        if path.stem.endswith("-chips"):
+            recipe_from(values)
+        else:
+            detection_recipe_from(values)
+
+
+def test_the_schedule_for_dota_is_that_of_mmrotate() -> None:
     recipe = detection_recipe_from(yaml.safe_load((RECIPES / "dota-lora.yaml").read_text()))
-    assert recipe.data.groups == "reference"
+    assert (recipe.data.tile, recipe.data.overlap, recipe.data.groups) == (1024, 200, "reference")
+    epochs = recipe.train.max_train_steps * recipe.train.train_batch_size / 15_700
+    assert 11.9 < epochs < 12.1

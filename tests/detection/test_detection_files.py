@@ -90,7 +90,7 @@ def test_unequal_pixels_and_degrees(tmp_path: Path) -> None:
 
 
 def test_a_scene_without_a_place_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.tif has no coordinate reference system.*csv or coco"):
+    with pytest.raises(DataError, match=r"a\.tif has no coordinate reference system.*coco or csv"):
         write_geojson(
             tmp_path / "d.geojson", detections(), crs=None, transform=None, group_of={}, origin="a.tif"
         )

@@ -1,15 +1,19 @@
 """The road of detection through the command line: every method, resume, prediction, evaluation, comparison."""
 
+import contextlib
 import csv
 import json
+import sqlite3
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from safetensors.numpy import load_file
 
+from conftest import REPOSITORY_ROOT
 from deblora.cli import main
 from deblora.config import recipe_from
 from deblora.data.task1 import read_task1
@@ -17,7 +21,7 @@ from deblora.detection_config import METHODS
 from deblora.pipeline import ROAD
 from deblora.run_dir import RunDir
 from deblora.stages.stage import run_stage
-from detection.conftest import NAMES, recipe
+from detection.conftest import NAMES, SIZE, recipe
 
 DETECTOR = "detector/detector.safetensors"
 
@@ -58,14 +62,19 @@ def chip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_row_of_the_table_runs(method: str, scenes: Path, chip_run: Path, tmp_path: Path) -> None:
-    values = recipe(scenes, train={"max_train_steps": 1}, method={"name": "lora"})
-    extra = ["--method.adapter", str(chip_run)] if method == "deblora" else []
-    run = tmp_path / "run"
-    assert (
-        main(["detect", "train", write(tmp_path / "r.yaml", values), str(run), "--method", method, *extra])
-        == 0
-    )
+def test_every_row_of_the_table_starts_from_its_recipe(
+    method: str, scenes: Path, chip_run: Path, tmp_path: Path
+) -> None:
+    file, run = REPOSITORY_ROOT / "recipes" / "detect" / f"dota-{method}.yaml", tmp_path / "run"
+    changes = {
+        "data.train": scenes / "train", "data.val": scenes / "val", "data.groups": "thirds",
+        "data.tile": 64, "data.overlap": 16, "backbone.name": "embedded", "backbone.path": "null",
+        "head.n_channels": 16, "head.n_convs": 1, "train.max_train_steps": 1, "train.workers": 0,
+    }  # fmt: skip
+    if method == "deblora":
+        changes["method.adapter"] = chip_run
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    assert main(["detect", "train", str(file), str(run), *words]) == 0
     facts = json.loads((run / "detector" / "detector.json").read_text())
     total, trained = facts["n_extractor"], facts["n_extractor_trained"]
     assert total > 1_000_000
@@ -137,6 +146,17 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     for name in (DETECTOR, "adapters/lora/adapter_model.safetensors"):
         one, other = load_file(trained / name), load_file(tmp_path / "run" / name)
         assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_workers_change_nothing_but_time(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    recipe_file = str(trained.parent / "r.yaml")
+    assert main(["detect", "train", recipe_file, str(run), "--train.workers", "2"]) == 0
+    one, other = load_file(trained / DETECTOR), load_file(run / DETECTOR)
+    assert all(np.array_equal(one[key], other[key]) for key in one)
+    before = (run / DETECTOR).stat().st_mtime_ns
+    assert main(["detect", "train", recipe_file, str(run), "--resume"]) == 0
+    assert (run / DETECTOR).stat().st_mtime_ns == before
 
 
 def test_prediction_of_a_folder_and_evaluation_of_its_files(
@@ -226,8 +246,9 @@ def test_class_losses_on_a_frozen_extractor_share_its_maps(scenes: Path, tmp_pat
     assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "o")]) == 2
 
 
-def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
-    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", ["geojson", "geopackage"])
+def test_what_needs_a_place_is_refused_before_anything_is_predicted(
+    kind: str, trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [
         "detect",
@@ -238,10 +259,45 @@ def test_geojson_without_a_place_is_refused_before_anything_is_predicted(
         str(tmp_path / "o"),
         "--format",
     ]
-    assert main([*arguments, "geojson"]) == 2
-    assert "csv or coco" in capsys.readouterr().err and not (tmp_path / "o").exists()
+    assert main([*arguments, kind]) == 2
+    assert "coco or csv" in capsys.readouterr().err and not (tmp_path / "o").exists()
     assert main([*arguments, "kml"]) == 2
     assert "kml" in capsys.readouterr().err
+
+
+def test_a_folder_of_geotiffs_becomes_one_geopackage_each(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "tif").mkdir()
+    for number, path in enumerate(sorted((scenes / "val" / "images").iterdir())[:2]):
+        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1)
+        profile = {"driver": "GTiff", "width": SIZE, "height": SIZE, "count": 3, "dtype": "uint8"}
+        place = rasterio.Affine(0.5, 0, 500_000 + 100 * number, 0, -0.5, 5_000_000)
+        with rasterio.open(
+            tmp_path / "tif" / f"s{number}.tif", "w", crs="EPSG:32633", transform=place, **profile
+        ) as file:
+            file.write(pixels)
+    out = tmp_path / "out"
+    start = ["detect", "predict", str(trained), str(tmp_path / "tif"), "--out", str(out)]
+    assert main([*start, "--format", "geopackage", "geojson", "csv"]) == 0
+    rows = list(csv.DictReader((out / "detections.csv").read_text().splitlines()))
+    for number in range(2):
+        mine = [row for row in rows if row["image"] == f"s{number}"]
+        with contextlib.closing(sqlite3.connect(out / "geopackage" / f"s{number}.gpkg")) as layer:
+            found = layer.execute('SELECT "class", score, length_m, width_m FROM detections').fetchall()
+            bounds = layer.execute("SELECT min_x, max_x, srs_id FROM gpkg_contents").fetchone()
+        assert len(found) == len(mine) > 0
+        for (name, score, length, width), row in zip(found, mine, strict=True):
+            sides = sorted((float(row["h"]), float(row["w"])))
+            assert name == row["class"] and score == pytest.approx(float(row["score"]), abs=1e-6)
+            assert [width, length] == pytest.approx([0.5 * side for side in sides], abs=2e-3)
+        assert bounds[2] == 32633 and bounds[0] < 500_016 + 100 * number < bounds[1]
+    with zipfile.ZipFile(tmp_path / "tif.zip", "w") as archive:
+        archive.write(tmp_path / "tif" / "s0.tif", "s0.tif")
+    capsys.readouterr()
+    assert main([*start[:3], str(tmp_path / "tif.zip"), "--out", str(out), "--format", "geopackage"]) == 2
+    assert "unpack it" in capsys.readouterr().err
 
 
 def test_the_test_split_is_looked_at_on_request_and_compared(
@@ -308,6 +364,21 @@ def test_training_images_may_not_be_judged(
     values = recipe(scenes, data={"val": str(scenes / "train")})
     assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
     assert "in data.train and in data.val" in capsys.readouterr().err
+    tile = [
+        "detect",
+        "tile",
+        str(scenes / "val"),
+        "--out",
+        str(tmp_path / "t"),
+        "--size",
+        "48",
+        "--overlap",
+        "8",
+    ]
+    assert main(tile) == 0
+    values = recipe(scenes, data={"train": str(tmp_path / "t")})
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
+    assert "5 images (or tiles of them)" in capsys.readouterr().err
 
 
 def test_overrides_are_settings_or_refused(

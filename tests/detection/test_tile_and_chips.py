@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from deblora.cli import main
-from deblora.data.detection_set import read_detection_set
+from deblora.data.detection_set import object_counts, read_detection_set
+from deblora.data.tiled_objects import each_once
 from deblora.data.tiles import parse_tile_name, to_scene
 from deblora.errors import ArtifactError, DataError
 from deblora.stages.detection.chips import cut_chips
@@ -54,6 +55,30 @@ def test_tiling_goes_on_and_skips_what_is_finished(large: Path, tmp_path: Path) 
         tile_set(large, out, size=64, overlap=20)
     with pytest.raises(DataError, match="overlap"):
         tile_set(large, tmp_path / "new", size=64, overlap=64)
+
+
+def test_objects_of_overlapping_tiles_are_counted_once(
+    large: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "tiles"
+    counts = tile_set(large, out, size=64, overlap=40, rates=(0.5, 1.0))
+    found = read_detection_set(out).labels
+    assert counts["n_objects"] == sum(object_counts(found.values(), NAMES)) > 17
+    once = each_once(out, found)
+    assert set(once) == set(found) and object_counts(once.values(), NAMES).tolist() == [9, 5, 3]
+    assert (
+        each_once(large, read_detection_set(large).labels).keys() == read_detection_set(large).labels.keys()
+    )
+    full = next(name for name, entry in found.items() if len(entry.quads))
+    (out / "labelTxt" / f"{full}.txt").write_text("")
+    changed = read_detection_set(out).labels
+    assert object_counts(each_once(out, changed).values(), NAMES).sum() == counts["n_objects"] - len(
+        found[full].quads
+    )
+    assert full in caplog.text
+    (out / "objects.csv").write_text("scene,thing\na,b\n")
+    with pytest.raises(DataError, match="objects.csv is damaged"):
+        each_once(out, found)
 
 
 def test_chips_are_a_folder_per_class(scenes: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Detections as files that other programs read: COCO-style JSON with rotated boxes, GeoJSON, a table of pixels."""
+"""Detections as files that other programs read: COCO-style JSON with rotated boxes, GeoJSON, a table of pixels.
+
+GeoPackage is in ``geopackage``.
+"""
 
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from deblora.artifacts import write_atomic
+from deblora.data.placed_quads import closed_rings, facts_of, place_quads
 from deblora.data.task1 import QuadDetections
-from deblora.errors import DataError
-
-EARTH = 6_371_008.8  # mean radius in meters (IUGG), for scenes in degrees
 
 
 def write_coco(
@@ -90,11 +90,7 @@ def write_geojson(
     group_of: Mapping[str, str],
     origin: str,
 ) -> None:
-    """Write polygons in longitude and latitude (RFC 7946) with class, score, group, length, width and heading.
-
-    Sides are measured along the quad through the transform, so that rotated and unequal pixels are right: in meters
-    of a projected system, or on the sphere for coordinates in degrees. ``heading_deg`` is the direction of the long
-    side, clockwise from grid north (true north for degrees), in [0, 180).
+    """Write polygons in longitude and latitude (RFC 7946) with the facts of ``placed_quads.facts_of``.
 
     Args:
         path: File to write.
@@ -105,62 +101,17 @@ def write_geojson(
         origin: Name of the scene for messages.
 
     Raises:
-        DataError: If the scene has no reference system.
+        DataError: If the scene has no reference system, or detections lie where it does not reach.
     """
-    if crs is None:
-        raise DataError(
-            f"{origin} has no coordinate reference system, so its detections have no place on the Earth; "
-            "ask for csv or coco (pixels) instead of geojson"
-        )
-    from rasterio.warp import transform as reproject
-
-    x, y = detections.quads[..., 0], detections.quads[..., 1]
-    a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
-    world = np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
-    lon, lat = reproject(crs, "EPSG:4326", world[..., 0].ravel().tolist(), world[..., 1].ravel().tolist())
-    degrees = np.stack([lon, lat], axis=-1).reshape(-1, 4, 2)
-    meters = _in_meters(world, crs, degrees)
+    placed = place_quads(detections.quads, crs=crs, transform=transform, origin=origin)
     features = [
         {
             "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": [_ring(degrees[i])]},
-            "properties": {
-                "class": name,
-                "score": round(float(detections.scores[i]), 6),
-                "group": group_of.get(name, ""),
-                **_shape(meters[i]),
-            },
+            "geometry": {"type": "Polygon", "coordinates": [ring.tolist()]},
+            "properties": facts,
         }
-        for i, name in enumerate(detections.class_names)
+        for ring, facts in zip(
+            closed_rings(placed.degrees), facts_of(detections, placed.meters, group_of), strict=True
+        )
     ]
     write_atomic(path, json.dumps({"type": "FeatureCollection", "features": features}))
-
-
-def _in_meters(
-    world: Float[np.ndarray, "n 4 2"], crs: Any, degrees: Float[np.ndarray, "n 4 2"]
-) -> Float[np.ndarray, "n 4 2"]:
-    """Return corners in meters east and north, up to a shift per object."""
-    if not crs.is_geographic:
-        return np.asarray(world * float(crs.linear_units_factor[1]))
-    radians = np.deg2rad(degrees)
-    east = np.cos(radians[..., 1].mean(axis=1, keepdims=True)) * radians[..., 0]
-    return np.asarray(EARTH * np.stack([east, radians[..., 1]], axis=-1))
-
-
-def _shape(corners: Float[np.ndarray, "4 2"]) -> dict[str, float]:
-    first, second = corners[1] - corners[0], corners[2] - corners[1]
-    lengths = float(np.hypot(*first)), float(np.hypot(*second))
-    east, north = (first if lengths[0] >= lengths[1] else second).tolist()
-    return {
-        "length_m": round(max(lengths), 3),
-        "width_m": round(min(lengths), 3),
-        "heading_deg": round(math.degrees(math.atan2(east, north)) % 180, 3),
-    }
-
-
-def _ring(quad: Float[np.ndarray, "4 2"]) -> list[list[float]]:
-    """Return a closed ring, counter-clockwise as RFC 7946 wants outer rings."""
-    x, y = quad[:, 0], quad[:, 1]
-    area = float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
-    points = quad if area > 0 else quad[::-1]
-    return [[float(v) for v in point] for point in (*points, points[0])]

@@ -1,6 +1,7 @@
 """Images with oriented labels: a DOTA folder, or a zip of one read in place."""
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,7 +45,7 @@ class SceneFiles:
         try:
             with zipfile.ZipFile(self.root) as archive:
                 content = _read_member(archive, member, LARGEST_IMAGE)
-        except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
             raise DataError(
                 f"{self.root}/{member} cannot be read ({error}); get the archive again"
             ) from error
@@ -228,7 +229,7 @@ def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
     try:
         with opened() as file:
             return image_size(file)
-    except (OSError, zipfile.BadZipFile, KeyError, EOFError, RuntimeError):
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
         return None
 
 
@@ -261,11 +262,20 @@ def _listing(source: Path) -> list[str]:
 def _read_texts(source: Path, members: list[str]) -> list[str]:
     try:
         if source.is_dir():
-            return [(source / member).read_text(encoding="utf-8-sig") for member in members]
-        with zipfile.ZipFile(source) as archive:
-            return [_read_member(archive, name, LARGEST_TEXT).decode("utf-8-sig") for name in members]
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as error:
+            contents = [(source / member).read_bytes() for member in members]
+        else:
+            with zipfile.ZipFile(source) as archive:
+                contents = [_read_member(archive, member, LARGEST_TEXT) for member in members]
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"the labels in {source} cannot be read: {error}") from error
+    return [_text(content, f"{source}/{name}") for name, content in zip(members, contents, strict=True)]
+
+
+def _text(content: bytes, origin: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin} is no UTF-8 text ({error}); save it as such") from error
 
 
 def _check_pairs(images: Mapping[str, str], labels: Mapping[str, Labels], source: Path) -> None:

@@ -36,6 +36,8 @@ CLASSES_V1_5 = (*CLASSES_V1_0, "container-crane")
 CLASSES_V2_0 = (*CLASSES_V1_5, "airport", "helipad")
 """DOTA-v2.0."""
 
+FARTHEST = 1e6  # pixels; ours: no image is larger, and an object would fill the memory
+
 _TAIL = (
     "helicopter",
     "basketball-court",
@@ -194,6 +196,9 @@ def _parse_object(tokens: list[str], where: str) -> tuple[list[float], str, int]
             f"{where}: {len(tokens)} values, expected x1 y1 x2 y2 x3 y3 x4 y4 category [difficult]"
         )
     quad = parse_numbers(tokens[:8], where)
+    beyond = [token for token, value in zip(tokens, quad, strict=False) if abs(value) > FARTHEST]
+    if beyond:
+        raise DataError(f"{where}: {beyond[0]} is the place of no pixel; coordinates are pixels of the image")
     rest = tokens[8:]
     flag = 0
     if len(rest) > 1 and _is_number(rest[-1]):
@@ -202,7 +207,10 @@ def _parse_object(tokens: list[str], where: str) -> tuple[list[float], str, int]
         flag = int(rest.pop())
     if _is_number(rest[0]):
         raise DataError(f"{where}: the category is the number {rest[0]!r}; a line has eight coordinates")
-    return quad, " ".join(rest), flag
+    name = " ".join(rest)
+    if any(mark in name for mark in "/\\\0") or not name.strip("."):
+        raise DataError(f"{where}: the category {name!r} cannot be part of a file name; rename it")
+    return quad, name, flag
 
 
 def parse_numbers(tokens: list[str], where: str) -> list[float]:

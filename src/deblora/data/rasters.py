@@ -111,7 +111,7 @@ class RasterScene:
         return digest.hexdigest()
 
     def read(self, x: int, y: int, width: int, height: int) -> Shaped[np.ndarray, "h w b"]:
-        """Return a window that lies inside the scene; an alpha band is dropped."""
+        """Return a window that lies inside the scene; alpha is dropped, declared gaps in real numbers become NaN."""
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
@@ -119,6 +119,8 @@ class RasterScene:
             pixels = self._file.read(self._color_bands(), window=Window(x, y, width, height))
         except RasterioError as error:
             raise DataError(f"{self._path}: the window at {x}, {y} cannot be read ({error})") from error
+        if self._file.nodata is not None and np.issubdtype(pixels.dtype, np.floating):
+            pixels[pixels == pixels.dtype.type(self._file.nodata)] = np.nan
         return np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
 
     def is_empty(self, x: int, y: int, width: int, height: int) -> bool:

@@ -67,7 +67,7 @@ def read_tile(scene: Scene, window: Window, spec: TileSpec) -> Float[torch.Tenso
 
 
 def normalized(pixels: Shaped[np.ndarray, "h w b"], spec: TileSpec) -> Float[torch.Tensor, "c h w"]:
-    """Return scaled and standardized pixels; one band is repeated.
+    """Return scaled and standardized pixels; one band is repeated, and a value that is missing (NaN) is the mean.
 
     Raises:
         DataError: If the number of bands does not fit.
@@ -80,4 +80,4 @@ def normalized(pixels: Shaped[np.ndarray, "h w b"], spec: TileSpec) -> Float[tor
         )
     image = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C"))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    return (image / spec.scale - mean) / std
+    return torch.nan_to_num((image / spec.scale - mean) / std, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,14 +1,17 @@
 """Task-1 files of DOTA: detections as one text file per class, in a folder or a zip."""
 
+import io
 import logging
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from deblora.artifacts import write_atomic
 from deblora.data.dota import format_numbers, parse_numbers
 from deblora.errors import DataError
 
@@ -58,6 +61,7 @@ def write_task1(
     Raises:
         DataError: If a class is not in ``class_names`` or an image name holds a space.
     """
+    check_image_names(detections.image_names)
     lines: dict[str, list[str]] = {name: [] for name in class_names}
     rows = zip(
         detections.image_names,
@@ -69,8 +73,6 @@ def write_task1(
     for image, name, score, quad in rows:
         if name not in lines:
             raise DataError(f"a detection has the class {name!r}, not one of {', '.join(class_names)}")
-        if len(image.split()) != 1:
-            raise DataError(f"the image name {image!r} holds a space, which Task-1 files cannot; rename it")
         lines[name].append(f"{image} {score!r} {format_numbers(quad)}")
     filled = tuple(name for name, entries in lines.items() if not entries and placeholder_image is not None)
     for name in filled:
@@ -79,14 +81,28 @@ def write_task1(
         _LOG.info("classes without detections got a placeholder line: %s", ", ".join(filled))
     files = {f"Task1_{name}.txt": "".join(f"{line}\n" for line in entries) for name, entries in lines.items()}
     if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for file_name, text in files.items():
                 archive.writestr(file_name, text)
+        write_atomic(path, buffer.getvalue())
     else:
-        path.mkdir(parents=True, exist_ok=True)
         for file_name, text in files.items():
-            (path / file_name).write_text(text, encoding="utf-8")
+            write_atomic(path / file_name, text)
     return filled
+
+
+def check_image_names(names: Iterable[str]) -> None:
+    """Refuse names that the lines of a Task-1 file cannot hold.
+
+    Raises:
+        DataError: If a name holds a space.
+    """
+    for name in dict.fromkeys(names):
+        if len(name.split()) != 1:
+            raise DataError(
+                f"the image name {name!r} holds a space, which Task-1 files cannot; rename the image"
+            )
 
 
 def read_task1(path: Path) -> QuadDetections:
@@ -139,7 +155,7 @@ def _task1_files(path: Path) -> Iterator[tuple[str, str, str]]:
             name = _task1_class(file.name)
             if name is not None:
                 yield name, file.read_text(encoding="utf-8-sig"), str(file)
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise DataError(f"cannot read the detections in {path}: {error}") from error
 
 

@@ -146,6 +146,11 @@ def parse_tile_name(name: str) -> tuple[str, float, int, int]:
     return match["image"], rate, int(match["x"]), int(match["y"])
 
 
+def scene_of(name: str) -> str:
+    """Return the scene of a tile by its name, and any other name as it is."""
+    return name if _TILE_NAME.fullmatch(name) is None else parse_tile_name(name)[0]
+
+
 def _starts(length: int, tile: int, overlap: int) -> list[tuple[int, float, float]]:
     """Return start, core begin and core end of the tiles along one side."""
     if length <= tile:

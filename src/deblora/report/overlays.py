@@ -92,7 +92,9 @@ def to_rgb(pixels: Shaped[np.ndarray, "h w b"]) -> UInt8[np.ndarray, "h w 3"]:
     if bands.dtype == np.uint8:
         return np.ascontiguousarray(bands)
     values = bands.astype(np.float64)
-    low, high = np.percentile(values, (1, 99)) if values.size else (0.0, 1.0)
+    known = values[np.isfinite(values)]
+    low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 1.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return np.asarray((np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255).round().astype(np.uint8))
 
 

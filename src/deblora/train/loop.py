@@ -38,6 +38,7 @@ def train(
     mixed_precision: str = "no",
     optimizer: Literal["adamw", "sgd"] = "adamw",
     after_step: Callable[[int], None] | None = None,
+    n_workers: int = 0,
 ) -> list[tuple[int, float]]:
     """Minimize an objective over the trainable weights it holds.
 
@@ -61,6 +62,8 @@ def train(
         optimizer: AdamW, or SGD with momentum .9 and weight decay 5e-4 (LIFT, arXiv 2309.10019).
         after_step: Called with the number of the step before its gradients are set to zero. What it keeps to itself is
             in no checkpoint, so such a training starts over when it was killed.
+        n_workers: Processes that prepare samples while the step before runs; 0 prepares them in between. Samples that
+            need the accelerator need 0. The weights do not depend on it.
 
     Returns:
         ``(step, mean loss since the last record)``, about fifty records.
@@ -90,7 +93,7 @@ def train(
         seed=seed,
         report_to=[],
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=n_workers,
         dataloader_pin_memory=False,
         bf16=mixed_precision == "bf16",
         fp16=mixed_precision == "fp16",
@@ -222,7 +225,12 @@ def _trainer_class() -> type:
                 rank=self.args.process_index,
                 n_processes=self.args.world_size,
             )
-            return DataLoader(self.train_dataset, batch_sampler=batches, collate_fn=self.data_collator)
+            return DataLoader(
+                self.train_dataset,
+                batch_sampler=batches,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+            )
 
         def compute_loss(self, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
             if self.args.world_size == 1:

@@ -24,6 +24,9 @@ from deblora.data.detection_set import (
 )
 from deblora.data.dota import Labels, reference_groups
 from deblora.data.longtail import groups_by_counts, groups_by_names, groups_by_thirds, imbalance_ratios
+from deblora.data.task1 import check_image_names
+from deblora.data.tiled_objects import each_once
+from deblora.data.tiles import scene_of
 from deblora.detection_config import DetectionDataRecipe
 from deblora.errors import DataError
 from deblora.run_dir import RunDir
@@ -69,7 +72,7 @@ def choose_groups(recipe: DetectionDataRecipe, names: tuple[str, ...], counts: n
 
 
 def train_counts(run: RunDir) -> np.ndarray:
-    """Return the training objects of every class, stable under tiling."""
+    """Return the training objects of every class; tiles of ``deblora detect tile`` count those of their scenes."""
     return np.array(json.loads(run.groups.read_text())["counts"]["train"], dtype=np.int64)
 
 
@@ -84,6 +87,7 @@ def _work(run: RunDir, recipe: Any) -> None:
     data: DetectionDataRecipe = recipe.data
     sets = {name: read_detection_set(Path(getattr(data, name))) for name in ("train", "val")}
     _refuse_shared_images(sets)
+    check_image_names(sets["val"].names)
     labels: dict[str, dict[str, Labels]] = {}
     for name, found in sets.items():
         labels[name], flat = drop_flat(without(found.labels, data.ignore))
@@ -91,7 +95,10 @@ def _work(run: RunDir, recipe: Any) -> None:
             log.warning("%s: %d objects without area are left out, first: %s", name, len(flat), flat[0])
     names = tuple(data.classes) or class_names_of(labels["train"].values())
     labels = {name: restrict(entry, names, where=getattr(data, name)) for name, entry in labels.items()}
-    counts = {name: object_counts(entry.values(), names) for name, entry in labels.items()}
+    counts = {}
+    for name, found in sets.items():
+        once, _ = drop_flat(without(each_once(Path(getattr(data, name)), found.labels), data.ignore))
+        counts[name] = object_counts(once.values(), names)
     absent = [names[i] for i in np.flatnonzero(counts["train"] == 0)]
     if absent:
         raise DataError(f"no training object of the class {absent[0]!r}; remove it from data.classes")
@@ -123,11 +130,12 @@ def _work(run: RunDir, recipe: Any) -> None:
 
 
 def _refuse_shared_images(sets: dict[str, DetectionSet]) -> None:
-    shared = sorted(set(sets["train"].names) & set(sets["val"].names))
+    train, val = ({scene_of(name) for name in sets[split].names} for split in ("train", "val"))
+    shared = sorted(train & val)
     if shared:
         raise DataError(
-            f"{len(shared)} images are in data.train and in data.val, first: {shared[0]}; scores on images that were "
-            "trained on mean nothing: split them (tiles of one scene belong to one side)"
+            f"{len(shared)} images (or tiles of them) are in data.train and in data.val, first: {shared[0]}; scores on "
+            "images that were trained on mean nothing: split them (tiles of one scene belong to one side)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -11,6 +12,7 @@ from deblora.data.reading import CropShape
 from deblora.errors import ArtifactError, DataError
 from deblora.report.overlays import to_rgb
 
+LARGEST = 4.0  # ours: objects that are so many times longer than the image are wrong labels
 CONTEXT = 1.5  # ours: side of a chip over the longer upright side of its object
 
 
@@ -43,7 +45,7 @@ def cut_chips(
 
     Raises:
         ArtifactError: If ``out`` is not empty.
-        DataError: If the data or the context are wrong.
+        DataError: If the data or the context are wrong, or an object is many times longer than its image.
     """
     context = (CONTEXT if shape == "square" else 1.0) if context is None else context
     if context < 1:
@@ -66,6 +68,12 @@ def cut_chips(
             inside = 0 <= x < scene.width and 0 <= y < scene.height
             if not inside or (entry.difficult[row] and not difficult) or class_name not in counts:
                 continue
+            extent = float(np.ptp(entry.quads[row], axis=0).max())
+            if extent > LARGEST * max(scene.width, scene.height):
+                raise DataError(
+                    f"{source}: object {row + 1} of {name} is {extent:.0f} px long in an image of {scene.width} x "
+                    f"{scene.height} px; correct its label"
+                )
             chip = Image.fromarray(to_rgb(crop(scene, entry.quads[row], context=context, shape=shape)))
             chip.save(out / class_name / f"{name}_{row:05d}.png")
             counts[class_name] += 1

@@ -1,6 +1,5 @@
 """``deblora detect compare``: one table over finished runs, mean and spread over seeds."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from deblora.report.detection_markdown import table_lines
 from deblora.report.tables import Cell, Table, percent
 from deblora.stages.detection import model
 from deblora.stages.detection.operating_point import evaluation_path
-from deblora.stages.detection.runs import open_run
+from deblora.stages.detection.runs import open_run, read_facts
 
 GROUPS = ("head", "middle", "tail", "all")
 
@@ -56,7 +55,7 @@ def compare_runs(folders: Sequence[Path]) -> tuple[str, list[Row]]:
         path = evaluation_path(run, split)
         if not path.is_file() or not model.facts_path(run).is_file():
             raise ArtifactError(f"{run.root} is not finished; go on with deblora detect train --resume")
-        summary, facts = json.loads(path.read_text()), json.loads(model.facts_path(run).read_text())
+        summary, facts = read_facts(path), read_facts(model.facts_path(run))
         ground = _ground(summary)
         if first is None:
             first = ground

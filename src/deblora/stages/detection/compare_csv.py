@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from deblora.stages.detection import model
 from deblora.stages.detection.compare import GROUPS, compare_runs, method_name
 from deblora.stages.detection.operating_point import evaluation_path
-from deblora.stages.detection.runs import open_run
+from deblora.stages.detection.runs import open_run, read_facts
 
 HEADER = (
     "method", "seed", "split", "protocol", "images", "level", "name", "group", "train_objects", "objects",
@@ -30,8 +29,8 @@ def comparison_csv(folders: Sequence[Path]) -> str:
     split = "test" if all(evaluation_path(run, "test").is_file() for run, _ in runs) else "val"
     rows: list[Sequence[object]] = []
     for run, recipe in runs:
-        summary = json.loads(evaluation_path(run, split).read_text())
-        facts = json.loads(model.facts_path(run).read_text())
+        summary = read_facts(evaluation_path(run, split))
+        facts = read_facts(model.facts_path(run))
         start = method_name(recipe, facts), facts["seed"], split, summary["protocol"], summary["n_images"]
         for name in GROUPS:
             values = [summary["groups"][measure][name] for measure in ("map50", "map50_area", "map50_95")]

@@ -167,7 +167,10 @@ def _adapter_folders(method: MethodRecipe) -> list[tuple[str, Path]]:
             f"method.adapter {root} has no adapters/deblora; name the folder of a finished `deblora run` "
             "(placement stack, continue or fresh: a residual map has no part in feature maps)"
         )
-    parents = json.loads((folder / SIDECAR).read_text()).get("parents") or {}
+    try:
+        parents = json.loads((folder / SIDECAR).read_text(encoding="utf-8")).get("parents") or {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / SIDECAR} is damaged ({error}); train that adapter again") from error
     first = [("lora", root / "adapters" / "lora")] if parents else []
     return [*first, ("deblora", folder)]
 

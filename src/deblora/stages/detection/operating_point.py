@@ -1,10 +1,11 @@
 """From which score detections are drawn: chosen on the validation images of the run."""
 
-import json
 from pathlib import Path
 
+from deblora.errors import ArtifactError
 from deblora.run_dir import RunDir
 from deblora.stages.chips import class_names
+from deblora.stages.detection.runs import read_facts
 
 LEAST_SHOWN = 0.1  # ours: boxes below are not drawn, also where a weak detector is best without any threshold
 LEAST_F1 = 0.25  # ours: below, the boxes of a class are noise
@@ -21,10 +22,20 @@ def shown_from(run: RunDir) -> dict[str, float]:
 
     Never below .1; 1 (nothing is drawn) for a class of which validation showed no true detection or none worth it.
     Before the validation images are judged, .2 for every class.
+
+    Raises:
+        ArtifactError: If the scores are damaged.
     """
     path = evaluation_path(run, "val")
     if not path.is_file():
         return dict.fromkeys(class_names(run), UNJUDGED)
-    rows = json.loads(path.read_text())["classes"]
-    worth = {row["class"]: row.get("threshold") for row in rows if (row.get("best_f1") or 0) >= LEAST_F1}
+    try:
+        rows = read_facts(path)["classes"]
+        worth = {
+            row["class"]: float(row["threshold"]) for row in rows if (row.get("best_f1") or 0) >= LEAST_F1
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} is damaged ({error!r}); delete it and go on with deblora detect train --resume"
+        ) from error
     return {name: max(LEAST_SHOWN, worth.get(name, NEVER)) for name in class_names(run)}

@@ -8,11 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from deblora.data.detection_files import write_coco, write_geojson, write_pixel_table
+from deblora.data.geopackage import write_geopackage
 from deblora.data.rasters import Scene
 from deblora.data.task1 import QuadDetections, write_task1
 from deblora.report.overlays import overlay, thumbnail
 
-FORMATS = ("task1", "coco", "geojson", "csv", "overlay", "thumbnails")
+ON_THE_EARTH = {"geojson": (write_geojson, ".geojson"), "geopackage": (write_geopackage, ".gpkg")}
+"""Formats that need a coordinate reference system: their writer and the ending of their files, one per image."""
+
+FORMATS = ("task1", "coco", *ON_THE_EARTH, "csv", "overlay", "thumbnails")
 N_THUMBNAILS = 20  # per image and class
 THUMBNAIL_SIDE = 128  # pixels
 
@@ -27,7 +31,7 @@ def write_image(
     *,
     least_score: Mapping[str, float],
 ) -> None:
-    """Write what belongs to one image: ``geojson/``, ``overlays/``, ``thumbnails/<class>/``.
+    """Write what belongs to one image: ``geojson/``, ``geopackage/``, ``overlays/``, ``thumbnails/<class>/``.
 
     Args:
         out: Folder of the prediction.
@@ -38,15 +42,16 @@ def write_image(
         formats: Some of ``FORMATS``; the others are passed over.
         least_score: By class; detections below are not drawn.
     """
-    if "geojson" in formats:
-        write_geojson(
-            out / "geojson" / f"{name}.geojson",
-            quads,
-            crs=getattr(scene, "crs", None),
-            transform=getattr(scene, "transform", None),
-            group_of=groups,
-            origin=name,
-        )
+    for kind, (write, ending) in ON_THE_EARTH.items():
+        if kind in formats:
+            write(
+                out / kind / f"{name}{ending}",
+                quads,
+                crs=getattr(scene, "crs", None),
+                transform=getattr(scene, "transform", None),
+                group_of=groups,
+                origin=name,
+            )
     if "overlay" in formats:
         (out / "overlays").mkdir(parents=True, exist_ok=True)
         picture = overlay(scene, quads, groups, least_score=least_score)

@@ -11,9 +11,10 @@ import numpy as np
 
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.data.detection_set import SceneFiles, list_images
+from deblora.data.placed_quads import IN_PIXELS, place_quads
 from deblora.data.rasters import BandScene, Scene
 from deblora.data.scene_tiles import TileSpec
-from deblora.data.task1 import QuadDetections, write_task1
+from deblora.data.task1 import QuadDetections, check_image_names, write_task1
 from deblora.data.tiles import parse_tile_name
 from deblora.detect.predict import (
     Detector,
@@ -30,7 +31,7 @@ from deblora.stages.chips import class_names, groups_of
 from deblora.stages.detection import model
 from deblora.stages.detection.audit import open_split
 from deblora.stages.detection.operating_point import shown_from
-from deblora.stages.detection.outputs import FORMATS, write_all, write_image
+from deblora.stages.detection.outputs import FORMATS, ON_THE_EARTH, write_all, write_image
 from deblora.stages.stage import Stage
 
 log = logging.getLogger("deblora")
@@ -122,7 +123,7 @@ def predict_source(
         recipe: Its recipe.
         source: Image, folder or zip.
         out: Folder for the files; ``journal/`` in it keeps finished windows.
-        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``csv``, ``overlay``, ``thumbnails``.
+        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``geopackage``, ``csv``, ``overlay``, ``thumbnails``.
         resume: Go on where a killed prediction stopped.
         tiles: The images are tiles of scenes: Task-1 and table speak of the scenes, in their pixels.
         bands: Bands to take, counted from 1, in the order of the model (red, green, blue for pictures); none takes all.
@@ -137,7 +138,9 @@ def predict_source(
     files = list_images(source)
     if tiles:
         _refuse_tiles(files, formats)
-    if "geojson" in formats:
+    if "task1" in formats:
+        check_image_names(files.members)
+    if any(name in ON_THE_EARTH for name in formats):
         _refuse_without_place(files)
     predictor = open_predictor(run, recipe)
     found: dict[str, SceneDetections] = {}
@@ -197,6 +200,7 @@ def stage_for(split: str) -> Stage:
         from tqdm import tqdm
 
         files = open_split(run, recipe.data, split).files
+        check_image_names(files.members)
         predictor = open_predictor(run, recipe)
         found = {
             name: predictor.scene(files.open(name), title=name)
@@ -219,15 +223,17 @@ def stage_for(split: str) -> Stage:
 def _refuse_tiles(files: SceneFiles, formats: Sequence[str]) -> None:
     for name in files.members:
         parse_tile_name(name)
-    wrong = [name for name in formats if name in ("coco", "geojson")]
+    wrong = [name for name in formats if name == "coco" or name in ON_THE_EARTH]
     if wrong:
         raise DataError(f"{wrong[0]} needs whole images, not tiles; ask for task1, csv or overlay")
 
 
 def _refuse_without_place(files: SceneFiles) -> None:
+    """Ask for the place of the middle of every image, before hours go into one that has none."""
+    if files.root.is_file():
+        raise DataError(f"{files.root}: georeferences are not read inside a zip; unpack it, or {IN_PIXELS}")
     for name, member in files.members.items():
-        if getattr(files.open(name), "crs", None) is None:
-            raise DataError(
-                f"{member} has no coordinate reference system (or rasterio is missing: install deblora[geo]); "
-                "ask for csv or coco (pixels) instead of geojson"
-            )
+        scene = files.open(name)
+        crs, transform = getattr(scene, "crs", None), getattr(scene, "transform", None)
+        middle = np.full((1, 4, 2), (scene.width / 2, scene.height / 2))
+        place_quads(middle, crs=crs, transform=transform, origin=member)

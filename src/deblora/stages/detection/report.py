@@ -1,7 +1,6 @@
 """Stage ``report``: collects what the page of a detection run shows."""
 
 import csv
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from deblora.stages.detection import model
 from deblora.stages.detection.audit import Split, open_split
 from deblora.stages.detection.operating_point import evaluation_path, shown_from
 from deblora.stages.detection.predict import group_of, predictions_path
+from deblora.stages.detection.runs import read_facts
 from deblora.stages.detection.train import NAME
 from deblora.stages.stage import Stage
 
@@ -40,8 +40,8 @@ def stage_for(split: str) -> Stage:
     """Return the stage that reports ``val`` or ``test``."""
 
     def work(run: RunDir, recipe: Any) -> None:
-        summary = json.loads(evaluation_path(run, split).read_text())
-        facts = json.loads(model.facts_path(run).read_text())
+        summary = read_facts(evaluation_path(run, split))
+        facts = read_facts(model.facts_path(run))
         detections = read_task1(predictions_path(run, split))
         images = open_split(run, recipe.data, split)
         groups = group_of(run)

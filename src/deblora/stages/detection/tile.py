@@ -1,6 +1,5 @@
 """``deblora detect tile``: scenes in DOTA format cut into tiles in DOTA format; finished scenes are skipped."""
 
-import csv
 import hashlib
 import json
 import logging
@@ -18,12 +17,12 @@ from deblora.data.detection_set import read_detection_set
 from deblora.data.dota import Labels, write_labels
 from deblora.data.rasters import Scene
 from deblora.data.scene_tiles import TileSpec
+from deblora.data.tiled_objects import MANIFEST, OBJECTS, write_objects
 from deblora.data.tiles import Window, tile_labels, tile_name
 from deblora.errors import ArtifactError, DataError
 from deblora.report.overlays import to_rgb
 
 log = logging.getLogger("deblora")
-MANIFEST = "tiles.json"
 MEAN_COLOR = (124, 116, 104)  # RGB of ImageNet, with which DOTA tiles are padded (mmrotate)
 
 
@@ -64,6 +63,7 @@ def tile_set(
     found = read_detection_set(source)
     settings = {"size": size, "overlap": overlap, "rates": list(rates), "min_inside": min_inside}
     done = _read_manifest(out, settings)
+    (out / OBJECTS).unlink(missing_ok=True)
     for folder in ("images", "labelTxt"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     n_new = 0
@@ -84,7 +84,15 @@ def tile_set(
         done[name] = {"key": key, "tiles": entries}
         n_new += 1
         write_atomic(out / MANIFEST, json.dumps({"settings": settings, "scenes": done}))
-    _write_objects(out, done)
+    write_objects(
+        out,
+        (
+            (name, row, tile["tile"])
+            for name, entry in done.items()
+            for tile in entry["tiles"]
+            for row in tile["rows"]
+        ),
+    )
     tiles = [entry for scene_entry in done.values() for entry in scene_entry["tiles"]]
     return {
         "n_scenes": len(done),
@@ -146,14 +154,3 @@ def _read_manifest(out: Path, settings: dict[str, object]) -> dict[str, dict[str
     if there != settings:
         raise ArtifactError(f"{out} holds tiles of other settings ({there}); name a new folder")
     return dict(scenes)
-
-
-def _write_objects(out: Path, done: dict[str, dict[str, Any]]) -> None:
-    import io
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("scene", "object", "tile"))
-    for name, entry in done.items():
-        writer.writerows((name, row, tile["tile"]) for tile in entry["tiles"] for row in tile["rows"])
-    write_atomic(out / "objects.csv", buffer.getvalue())

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from deblora.detect.map_store import MapStore
 from deblora.detect.predict import precision
 from deblora.detect.samples import MapOrder, Tile, TileOrder, plan_tiles
 from deblora.detect.training import Detect, DetectOnMaps, measured_background_ratio, save_weights, unassigned
-from deblora.detection_config import DetectionRecipe
+from deblora.detection_config import DetectionRecipe, DetectionTrainRecipe
 from deblora.models.backbone import Backbone
 from deblora.models.lora import n_trainable, save_adapter
 from deblora.models.maps import feature_maps, map_strides
@@ -82,6 +81,9 @@ def _work(run: RunDir, recipe: Any) -> None:
         checkpointing_steps=settings.checkpointing_steps,
         seed=recipe.seed,
         mixed_precision=recipe.mixed_precision,
+        n_workers=settings.workers
+        if order is samples
+        else 0,  # maps are computed by the extractor, in this process
     )
     if model.is_joint(recipe):
         notes = sidecar(run, recipe, "detect")
@@ -145,8 +147,9 @@ def _lost(
     for name, share in shares.items():
         if share > MANY_LOST:
             log.warning(
-                "%.0f %% of the objects of class %s lie between the locations of the finest level (every %g px), so "
-                "nothing is learned from them; raise data.zoom or add a finer level (head.scales)",
+                "%.0f %% of the objects of class %s hold no location of the level that learns their size (narrow ones "
+                "slip between locations, %g px apart at the finest level), so nothing is learned from them; raise "
+                "data.zoom or add a finer level (head.scales)",
                 100 * share,
                 name,
                 strides[0],
@@ -185,9 +188,14 @@ def _settings(recipe: Any) -> list[object]:
         recipe.method,
         model.adapter_settings(recipe.method),
         recipe.head,
-        replace(recipe.train, map_cache=None),  # where maps lie changes nothing
+        _that_change_weights(recipe.train),
         recipe.mixed_precision,
     ]
+
+
+def _that_change_weights(settings: DetectionTrainRecipe) -> dict[str, object]:
+    """Leave out where maps lie and who reads tiles."""
+    return {**{key: value for key, value in settings.__dict__.items() if key != "workers"}, "map_cache": None}
 
 
 STAGE = Stage(
