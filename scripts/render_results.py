@@ -99,20 +99,17 @@ def _regime(rows: list[Row]) -> list[str]:
                 found.setdefault((row["features"], row["probe"]), {})[row["seed"]] = row
         lines = []
         for (features, probe), by_seed in found.items():
-            unmoved = {seed: float(row["tail"]) for seed, row in found["none", probe].items()}
-            paired = paired_spread({seed: float(row["tail"]) for seed, row in by_seed.items()}, unmoved)
-            tail = paired.spread
-            means = [spread(np.array([float(row[group]) for row in by_seed.values()])) for group in GROUPS]
-            lines.append(
-                [
-                    features,
-                    probe,
-                    *(f"{own.mean:.1f} \N{PLUS-MINUS SIGN} {own.sd:.1f}" for own in means),
-                    "-"
-                    if features == "none"
-                    else f"{tail.mean:+.1f} [{tail.ci_lower:+.1f}, {tail.ci_upper:+.1f}], {paired.n_wins} wins",
-                ]
-            )
+            scores = {seed: float(row["tail"]) / 100 for seed, row in by_seed.items()}
+            unmoved = {seed: float(row["tail"]) / 100 for seed, row in found["none", probe].items()}
+            tail = paired_spread(scores, unmoved)
+            means = [
+                spread(np.array([float(row[group]) for row in by_seed.values()]) / 100) for group in GROUPS
+            ]
+            shown = [f"{100 * own.mean:.1f} \N{PLUS-MINUS SIGN} {100 * own.sd:.1f}" for own in means]
+            own = tail.spread
+            difference = f"{100 * own.mean:+.1f} [{100 * own.ci_lower:+.1f}, {100 * own.ci_upper:+.1f}]"
+            moved = f"{difference}, {tail.n_wins} wins" if features != "none" else "-"
+            lines.append([features, probe, *shown, moved])
         parts += [
             f"Coverage {coverage}:",
             _table(["moved by", "probe", *GROUPS, "tail - unmoved, same probe"], lines, 2),
