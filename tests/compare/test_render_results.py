@@ -101,3 +101,22 @@ def test_check_notices_an_old_document(
     for extra, code in ((["--check"], 1), ([], 0), (["--check"], 0)):
         monkeypatch.setattr(sys, "argv", [*arguments, *extra])
         assert script.main() == code
+
+
+def test_a_simulated_regime_is_compared_draw_by_draw(script: ModuleType, tmp_path: Path) -> None:
+    own = tmp_path / "regime"
+    own.mkdir()
+    (own / "about.md").write_text("## Regime\n")
+    tails = {"none": (50, 60), "shift-kernel": (53, 61)}
+    lines = [
+        f"{seed},0.5,{features},cross_entropy,90,70,{tail},70"
+        for features, by_seed in tails.items()
+        for seed, tail in enumerate(by_seed)
+    ]
+    (own / "regime.csv").write_text("seed,coverage,features,probe,head,middle,tail,all\n" + "\n".join(lines))
+    text = script.render(tmp_path)
+    assert "Coverage 0.5:" in text
+    assert "| none | cross_entropy | 90.0 ± 0.0 | 70.0 ± 0.0 | 55.0 ± 7.1 | 70.0 ± 0.0 | - |" in text
+    assert (
+        "| 57.0 ± 5.7 | 70.0 ± 0.0 | +2.0 [-10.7, +14.7], 2 wins |" in text
+    )  # t(.975, 1) = 12.7, sd / sqrt(2) = 1
