@@ -100,7 +100,12 @@ def test_the_page_shows_classes_and_costs_and_escapes_names() -> None:
         ClassGap(m, bad, "tail", 0.5, 0.25, math.nan, 0.125) for m in ("lora", "deblora", "fine-tune")
     )
     pair = ("deblora", "cross_entropy"), ("lora", "cross_entropy")
-    gains = (ClassGain(*pair, bad, "tail", (0.02, 0.04)), ClassGain(*pair, "b", "tail", (-0.01, math.nan)))
+    other = ("shift", "cross_entropy"), ("lora", "cross_entropy")  # a second panel, which shares the first one's axis
+    gains = tuple(
+        ClassGain(*rows, label, "tail", found)
+        for rows in (pair, other)
+        for label, found in ((bad, (0.02, 0.04)), ("b", (-0.01, math.nan)))
+    )
     content = replace(
         content_of(),
         costs=(CostRow("lora", {"n_trained": 1.5e6}),),

@@ -86,5 +86,6 @@ def _class_axis(axes: Any, classes: Sequence[tuple[str, str]]) -> None:
         return
     names = [clean(name, longest=22) for name, _ in classes]
     axes.set_xticks(range(len(classes)), names, rotation=60, ha="right", fontsize=6.5)
-    for tick, (_, group) in zip(axes.get_xticklabels(), classes, strict=True):
-        tick.set_color(GROUP_COLORS.get(group, MUTED))
+    # Panels above the last one hide their labels, and get_xticklabels returns shown ones only.
+    for tick, (_, group) in zip(axes.xaxis.get_major_ticks(), classes, strict=True):
+        tick.label1.set_color(GROUP_COLORS.get(group, MUTED))
