@@ -150,7 +150,8 @@ class RunDir:
         """
         if not (root / MANIFEST).is_file():
             raise ArtifactError(
-                f"{root} is not a run folder ({MANIFEST} is missing); start one with deblora run"
+                f"{root} is not a run folder ({MANIFEST} is missing); start one with deblora run, or, to find objects, "
+                "with deblora detect train"
             )
         return cls(root)
 

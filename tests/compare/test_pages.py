@@ -100,7 +100,10 @@ def test_the_page_shows_classes_and_costs_and_escapes_names() -> None:
         ClassGap(m, bad, "tail", 0.5, 0.25, math.nan, 0.125) for m in ("lora", "deblora", "fine-tune")
     )
     pair = ("deblora", "cross_entropy"), ("lora", "cross_entropy")
-    other = ("shift", "cross_entropy"), ("lora", "cross_entropy")  # a second panel, which shares the first one's axis
+    other = (
+        ("shift", "cross_entropy"),
+        ("lora", "cross_entropy"),
+    )  # a second panel, which shares the first one's axis
     gains = tuple(
         ClassGain(*rows, label, "tail", found)
         for rows in (pair, other)

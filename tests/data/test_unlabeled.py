@@ -131,7 +131,9 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
     reasons = unreadable(OfKind(pixels, ids, ("uint8",), frozenset({1, 3})))
     assert list(reasons) == [1, 2, 3]
     for reason, words in zip(
-        reasons.values(), ("unreadable image", "are uint16", "2 bands, the model takes 1 or 3"), strict=True
+        reasons.values(),
+        ("unreadable image", "are uint16", "2 bands, the model was trained on chips with 1 or 3"),
+        strict=True,
     ):
         assert words in reason
 

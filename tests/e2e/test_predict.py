@@ -161,33 +161,37 @@ def test_unusable_chips_are_skipped_counted_and_named(
     (new / "checks" / "999.png").write_bytes((new / "checks" / "000.png").read_bytes()[:60])
     np.save(new / "slope" / "deep.npy", np.zeros((4, 4), dtype=np.uint16))
     np.save(new / "slope" / "four.npy", np.zeros((4, 4, 4), dtype=np.uint8))
+    np.save(
+        new / "slope" / "gray.npy", np.zeros((4, 4), dtype=np.uint8)
+    )  # the model would repeat it, and err
     call = ["predict", str(chosen), str(new), "--out", str(tmp_path / "found")]
     assert main(call) == 2
     message = capsys.readouterr().err
-    assert message.startswith("deblora: 3 of 9 chips cannot be used:\n")
+    assert message.startswith("deblora: 4 of 10 chips cannot be used:\n")
     for words in (
         "999.png: unreadable",
         "deep.npy: pixels are uint16",
-        "four.npy: 4 bands, the model takes 1 or",
+        "four.npy: 4 bands, the model was trained on chips with 3;",
+        "gray.npy: 1 bands, the model was trained on chips with 3;",
     ):
         assert words in message
     assert "--on-error skip" in message and not (tmp_path / "found").exists()
     assert main([*call, "--on-error", "skip"]) == 0
-    assert "6 chips classified, 3 left out (predictions.csv says why)" in capsys.readouterr().out
+    assert "6 chips classified, 4 left out (predictions.csv says why)" in capsys.readouterr().out
     whole, found = rows_of(tmp_path / "whole"), rows_of(tmp_path / "found")
     skipped = {name: row for name, row in found.items() if row["skipped"]}
     assert list(found) == [*whole, *skipped] and {name: found[name] for name in whole} == whole
-    assert set(skipped) == {"checks/999.png", "slope/deep.npy", "slope/four.npy"}
+    assert set(skipped) == {"checks/999.png", "slope/deep.npy", "slope/four.npy", "slope/gray.npy"}
     assert all(row["predicted"] == row["p_slope"] == row["probability"] == "" for row in skipped.values())
     assert skipped["slope/deep.npy"]["skipped"] == "pixels are uint16, the model was trained on uint8"
     page = (tmp_path / "found" / "index.html").read_text()
-    assert "3 chips were left out" in page and "slope/four.npy" in page and str(tmp_path) not in page
+    assert "4 chips were left out" in page and "slope/four.npy" in page and str(tmp_path) not in page
     assert "left out" not in (tmp_path / "whole" / "index.html").read_text()
     for name in ("checks", "slope"):
         for path in (new / name).glob("0*.png"):
             path.write_bytes(b"")
     assert main([*call, "--on-error", "skip"]) == 2
-    assert "none of the 9 chips can be used, first: " in capsys.readouterr().err
+    assert "none of the 10 chips can be used, first: " in capsys.readouterr().err
 
 
 def test_arrays_get_the_classes_that_their_images_get(

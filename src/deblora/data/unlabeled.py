@@ -56,7 +56,7 @@ class OfKind:
             )
         if chip.shape[2] not in self.n_bands:
             raise DataError(
-                f"{self.names[index]}: {chip.shape[2]} bands, the model takes "
+                f"{self.names[index]}: {chip.shape[2]} bands, the model was trained on chips with "
                 f"{' or '.join(map(str, sorted(self.n_bands)))}; convert the chips as the training chips were"
             )
         return chip

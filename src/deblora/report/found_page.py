@@ -36,7 +36,8 @@ class Found:
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = (
         "Probabilities are the softmax of the head's logits. They rank chips; they are not calibrated.",
-        "The head assumes that every class is equally likely among the new chips. Where a rare class is rare there "
+        "A head that is corrected for the class frequencies of training takes every class to be equally likely among "
+        "the new chips; cross_entropy alone expects those frequencies. Where a rare class is rare among the new chips "
         "too, look at its chips by falling probability and expect false ones.",
     )
 

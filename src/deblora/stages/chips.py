@@ -94,6 +94,11 @@ def check_bands(run: RunDir, n_bands: int, backbone: str, *, named: Sequence[str
             )
 
 
+def band_counts(run: RunDir) -> frozenset[int]:
+    """Return the numbers of bands that the chips of the run have; empty where the audit did not record them."""
+    return frozenset(int(count) for count in _frozen(run).get("bands", {}))
+
+
 def class_names(run: RunDir) -> tuple[str, ...]:
     """Return the class names in label order."""
     return tuple(_frozen(run)["class_names"])

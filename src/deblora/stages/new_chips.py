@@ -8,6 +8,7 @@ from deblora.data.unlabeled import OfKind, unreadable
 from deblora.errors import DataError
 from deblora.models.adapter_files import read_folder
 from deblora.run_dir import RunDir
+from deblora.stages.chips import band_counts
 
 OnError = Literal["stop", "skip"]  # as data.on_error
 WHITE = 255.0  # of 8-bit pixels
@@ -27,7 +28,8 @@ def usable_chips(
         types = types[:1]
     elif recipe.data.scale > WHITE:
         types = types[1:]
-    n_bands = frozenset({1, int(read_folder(run.adapter("lora"))[1]["n_bands"])})
+    # The model would take gray chips after it saw RGB ones, repeated, and be wrong without a word.
+    n_bands = band_counts(run) or frozenset({1, int(read_folder(run.adapter("lora"))[1]["n_bands"])})
     reasons = unreadable(OfKind(pixels, ids, types, n_bands))
     if reasons and on_error == "stop":
         lines = [f"  - {reason}" for reason in list(reasons.values())[:N_NAMED]]
