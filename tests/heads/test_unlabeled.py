@@ -154,21 +154,30 @@ def test_the_chosen_settings_carry_over_to_the_test_features(samples: Samples, o
     np.testing.assert_array_equal(moved.head.logits(samples.x), expected.logits(samples.x))
 
 
-def test_the_held_out_score_is_that_of_halves_fitted_apart(samples: Samples) -> None:
+def test_the_held_out_score_is_that_of_five_folds_fitted_apart(samples: Samples) -> None:
     unseen = held_out_predictions(samples, shrinkage=0.1, temperature=2.0)
     score = f1_score(samples.y_val, unseen, average="macro")
     order = np.random.default_rng(0).permutation(len(samples.y_val))
     order = order[np.argsort(samples.y_val[order], kind="stable")]
     true, guessed = [], []
-    for seen, kept in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+    for k in range(5):
+        kept = order[k::5]
+        seen = np.setdiff1d(order, kept)
         start = Start.of(samples.x, samples.y, N_CLASSES, samples.x_val[seen])
-        head = fit_shared_gaussians(start, shrinkage=0.1, temperature=2.0)  # 20 of each class: equal shares
+        head = fit_shared_gaussians(start, shrinkage=0.1, temperature=2.0)  # 32 of each class: equal shares
+        assert np.bincount(samples.y_val[seen]).tolist() == [32] * N_CLASSES
         true.append(samples.y_val[kept])
         guessed.append(head.logits(samples.x_val[kept]).argmax(axis=1))
     reference = f1_score(np.concatenate(true), np.concatenate(guessed), average="macro")
     assert score == pytest.approx(reference)
-    one = replace(samples, x_val=samples.x_val[:1], y_val=samples.y_val[:1])
-    assert held_out_predictions(one, shrinkage=0.1, temperature=2.0).tolist() == [0]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_validation_chips_make_as_many_folds(samples: Samples, n: int) -> None:
+    few = replace(samples, x_val=samples.x_val[:n], y_val=samples.y_val[:n])
+    unseen = held_out_predictions(few, shrinkage=0.1, temperature=2.0)
+    assert unseen.shape == (n,)
+    assert n > 1 or unseen.tolist() == [0]
 
 
 def test_a_class_that_validation_lacks_keeps_a_small_share(samples: Samples) -> None:
