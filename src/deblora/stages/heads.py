@@ -21,6 +21,7 @@ from deblora.errors import ArtifactError, RecipeError
 from deblora.evaluate.metrics import macro_f1
 from deblora.heads.search import Chosen, Samples
 from deblora.heads.trials import every_head, moved_heads
+from deblora.heads.unlabeled_trials import N_FOLDS
 from deblora.run_dir import RunDir
 from deblora.stages import mismatch
 from deblora.stages.audit import table
@@ -86,6 +87,8 @@ def stage_for(method: str) -> Stage:
         _fit(run, recipe, method)
 
     def settings(recipe: Recipe) -> object:
+        if method == SEMI_SUPERVISED:
+            return [method, N_FOLDS]
         return [method, *moved_settings(method, recipe)] if method in MOVED else method
 
     return Stage(
