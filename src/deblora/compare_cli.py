@@ -30,8 +30,8 @@ def add_commands(commands: Any, parser: Any) -> None:
         default=[],
         metavar="ROW",
         help="kinds of features; when not given, all but transductive that need no training of their own. Rows with a "
-        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade (also as rows.names of the "
-        "recipe). all: every row",
+        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade, self-trained (also as rows.names "
+        "of the recipe). all: every row",
     )
     compare.add_argument(
         "--skip-deblora", action="store_true", help="heads and feature-space rows only, no second adapter"

@@ -308,7 +308,7 @@ class RowsRecipe:
     What is not named here is that of the first adapter: rank, kind, targets, batch size, flips.
 
     Args:
-        names: Rows that ``compare`` runs: scratch, fine-tune, clora, lora-bs, lift, reslt, sade.
+        names: Rows that ``compare`` runs: scratch, fine-tune, clora, lora-bs, lift, reslt, sade, self-trained.
         loss: Of scratch and fine-tune; null takes ``lora.loss``, so that rows differ in what is trained only.
         max_train_steps: Steps of every row; null takes ``lora.max_train_steps`` (our choice: equal budgets).
         scratch_max_train_steps: Steps of scratch; null takes ``max_train_steps``.
@@ -334,7 +334,7 @@ class RowsRecipe:
     sade_tau: float = 2.0
 
 
-ROWS = ("scratch", "fine-tune", "clora", "lora-bs", "lift", "reslt", "sade")
+ROWS = ("scratch", "fine-tune", "clora", "lora-bs", "lift", "reslt", "sade", "self-trained")
 """Rows of the comparison with their own training, in the order they are run and shown."""
 
 

@@ -12,7 +12,7 @@ from deblora.artifacts import FeatureTable
 from deblora.cli import main
 from deblora.config import ROWS
 
-JOINT = ("lift", "reslt", "sade")
+JOINT = ("lift", "reslt", "sade", "self-trained")
 
 
 def command(recipe: Path, out: Path, *rows: str) -> list[str]:

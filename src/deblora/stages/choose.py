@@ -14,6 +14,7 @@ from deblora.evaluate.choice import Choice, choose
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
 from deblora.stages.heads import DEFAULT_METHODS, fitted_path, head_stages, read_fitted
+from deblora.stages.rows.settings import SELF_TRAINED
 from deblora.stages.stage import Stage
 from deblora.stages.unlabeled_rows import SEMI_SUPERVISED, TRANSDUCTIVE
 
@@ -32,9 +33,8 @@ def judging_stages(methods: Sequence[str] = DEFAULT_METHODS) -> tuple[Stage, ...
     """Return the stages that fit and judge the heads of these rows, and the one that chooses among them."""
     stages = head_stages(methods)
     names = [stage.name.removeprefix("heads-") for stage in stages if stage.name.startswith("heads-")]
-    names = [
-        name for name in names if name != TRANSDUCTIVE
-    ]  # fitted to these test chips, no use for new ones
+    # One is fitted to these test chips, no use for new ones; the other has learned from the validation chips.
+    names = [name for name in names if name not in (TRANSDUCTIVE, SELF_TRAINED)]
     return (*stages, stage_for(names))
 
 

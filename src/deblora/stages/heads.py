@@ -20,6 +20,7 @@ from deblora.data.longtail import class_counts
 from deblora.errors import ArtifactError, RecipeError
 from deblora.evaluate.metrics import macro_f1
 from deblora.heads.search import Chosen, Samples
+from deblora.heads.teacher import fit_pseudo_labeled
 from deblora.heads.trials import every_head, moved_heads
 from deblora.heads.unlabeled_trials import N_FOLDS
 from deblora.run_dir import RunDir
@@ -28,7 +29,7 @@ from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.head_scores import Judged, score_tables, with_chosen
 from deblora.stages.moved_rows import MOVED, Training, moved_features, moved_settings
-from deblora.stages.rows.settings import JOINT, LOGITS, OWN
+from deblora.stages.rows.settings import JOINT, LOGITS, OWN, SELF_TRAINED, SOFT_LABELS
 from deblora.stages.stage import Stage, stage_key
 from deblora.stages.unlabeled_rows import (
     KINDS,
@@ -49,6 +50,8 @@ DEFAULT_METHODS = tuple(name for name in METHODS if name != TRANSDUCTIVE)
 """Rows that a comparison has unless others are asked for; the transductive one sees the test features."""
 EVERY_METHOD = (*METHODS, *ROWS)
 EVERY_HEAD = ("zero-shot", "lora")  # the others are judged by the heads that fit moved features as well
+PSEUDO_LABELED = "pseudo_labeled"
+"""The probe of the self-trained row that is fitted to labeled and pseudo-labeled features."""
 FILES = ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv")
 
 
@@ -80,6 +83,10 @@ def _logits_of(run: RunDir, method: str) -> list[Path]:
     return [run.row(method) / LOGITS] if method in JOINT else []
 
 
+def _soft_of(run: RunDir, method: str) -> list[Path]:
+    return [run.row(method) / SOFT_LABELS] if method == SELF_TRAINED else []
+
+
 def stage_for(method: str) -> Stage:
     """Return the stage that fits the heads of a row."""
 
@@ -99,6 +106,7 @@ def stage_for(method: str) -> Stage:
             run.groups,
             *(table_of(run, kind) for kind in _all_kinds(method)),
             *_logits_of(run, method),
+            *_soft_of(run, method),
         ],
         outputs=lambda run: [fitted_path(run, method)],
         work=work,
@@ -152,6 +160,16 @@ def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str
         samples = replace(samples, x=moved_features(method, training, recipe))
     for name, chosen in (every_head if method in EVERY_HEAD else moved_heads)(samples):
         yield name, chosen, samples
+    if method == SELF_TRAINED:
+        yield PSEUDO_LABELED, _pseudo_labeled(run, samples, splits["val"].ids), samples
+
+
+def _pseudo_labeled(run: RunDir, samples: Samples, ids: tuple[str, ...]) -> Chosen:
+    """Fit the probe that learns from the soft labels too; its validation score is that of their teacher."""
+    soft = FeatureTable.load(run.row(SELF_TRAINED) / SOFT_LABELS).rows(ids)
+    head = fit_pseudo_labeled(samples.x, samples.y, samples.n_classes, samples.x_val, soft)
+    score = macro_f1(samples.y_val, head.logits(samples.x_val).argmax(axis=1), samples.n_classes)
+    return Chosen(head, {"macro_f1": score, "n_trials": 1})
 
 
 def _fit(run: RunDir, recipe: Recipe, method: str) -> None:

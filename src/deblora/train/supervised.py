@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import nn
 
 from deblora.models.backbone import Backbone
@@ -17,8 +17,10 @@ class Classifier(nn.Module):
         """Return the logits whose largest is the prediction."""
 
     @abstractmethod
-    def loss(self, features: Float[torch.Tensor, "b d"], labels: Int[torch.Tensor, " b"]) -> torch.Tensor:
-        """Return the loss of a batch, a scalar."""
+    def loss(
+        self, features: Float[torch.Tensor, "b d"], labels: Shaped[torch.Tensor, "b ..."]
+    ) -> torch.Tensor:
+        """Return the loss of a batch, a scalar; ``labels`` are classes, or one probability per class."""
 
 
 class Supervised(nn.Module):
@@ -34,7 +36,7 @@ class Supervised(nn.Module):
         self.backbone, self.classifier = backbone, classifier
 
     def forward(
-        self, pixels: Float[torch.Tensor, "b c h w"], labels: Int[torch.Tensor, " b"]
+        self, pixels: Float[torch.Tensor, "b c h w"], labels: Shaped[torch.Tensor, "b ..."]
     ) -> dict[str, torch.Tensor]:
         """Return the loss of a batch."""
         return {"loss": self.classifier.loss(self.backbone(pixels), labels)}

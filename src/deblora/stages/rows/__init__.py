@@ -4,8 +4,12 @@ from collections.abc import Sequence
 
 from deblora.config import ROWS
 from deblora.errors import RecipeError
-from deblora.stages.rows import class_wise, extract, train
+from deblora.stages.rows import class_wise, extract, self_train, train
+from deblora.stages.rows.settings import SELF_TRAINED
 from deblora.stages.stage import Stage
+
+OWN_STAGE = {"clora": class_wise.STAGE, SELF_TRAINED: self_train.STAGE}
+"""Rows that are not trained as the others are."""
 
 
 def row_stages(names: Sequence[str]) -> tuple[Stage, ...]:
@@ -21,7 +25,7 @@ def row_stages(names: Sequence[str]) -> tuple[Stage, ...]:
     for name in ROWS:
         if name in names:
             stages += [
-                class_wise.STAGE if name == "clora" else train.stage_for(name),
+                OWN_STAGE.get(name) or train.stage_for(name),
                 extract.stage_for(name),
             ]
     return tuple(stages)

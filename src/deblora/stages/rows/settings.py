@@ -21,15 +21,20 @@ from deblora.stages.train_lora import adapter_settings
 from deblora.train.lift import LiftClassifier
 from deblora.train.reslt import ResltClassifier, branch_members
 from deblora.train.sade import SadeClassifier
+from deblora.train.soft_labels import SoftLabelClassifier
 from deblora.train.supervised import Classifier
 
 WHOLE = ("scratch", "fine-tune")
 """Rows of which all weights are trained; the others train adapters."""
 
-JOINT = ("lift", "reslt", "sade")
+SELF_TRAINED = "self-trained"
+"""The row whose adapter also learns from soft labels of validation chips."""
+
+JOINT = ("lift", "reslt", "sade", SELF_TRAINED)
 """Rows that are classifiers themselves: their own logits are scored as well."""
 
 FEATURES, LOGITS, HEAD = "features.safetensors", "logits.safetensors", "head.safetensors"
+SOFT_LABELS = "soft_labels.safetensors"
 WEIGHTS, HISTORY, FACTS, ADAPTER, ADAPTERS = (
     "model.safetensors",
     "history.csv",
@@ -95,6 +100,8 @@ def row_settings(name: str, recipe: Recipe) -> list[object]:
 def classifier_of(name: str, run: RunDir, recipe: Recipe, train: ChipSet, feature_size: int) -> Classifier:
     """Return the fresh classifier of a row of :data:`JOINT`; labels of training chips are read only."""
     prior = _float(log_prior(train.labels, train.n_classes))
+    if name == SELF_TRAINED:  # its own prior, which only training needs, is stored with its weights
+        return SoftLabelClassifier(feature_size, log_prior=prior, seed=recipe.seed)
     if name == "lift":
         base = FeatureTable.load(run.features("base")).rows(train.ids)
         means = class_means(base, train.labels, train.n_classes)

@@ -1,0 +1,102 @@
+"""Stage ``train-row-self-trained``: an adapter learns from training chips and from soft labels of validation chips.
+
+The soft labels come from features alone (``heads.teacher``) with fixed settings and equal shares of all classes: no
+label of a validation chip reaches the adapter. The chips themselves do, so validation scores of this row say nothing.
+"""
+
+import numpy as np
+import torch
+
+from deblora.artifacts import FeatureTable
+from deblora.config import Recipe
+from deblora.heads import teacher
+from deblora.models.lora import n_trainable, save_adapter
+from deblora.run_dir import RunDir
+from deblora.stages.chips import open_chips
+from deblora.stages.open_model import open_for_chips
+from deblora.stages.rows.settings import (
+    ADAPTER,
+    FACTS,
+    HEAD,
+    HISTORY,
+    SELF_TRAINED,
+    SOFT_LABELS,
+    n_steps_of,
+    row_settings,
+    save_facts,
+    save_head,
+)
+from deblora.stages.rows.train import loop_options
+from deblora.stages.stage import Stage
+from deblora.stages.train_lora import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
+from deblora.train.loop import forget_checkpoints
+from deblora.train.samples import TrainingOrder
+from deblora.train.soft_labels import SoftLabelClassifier
+from deblora.train.supervised import Supervised
+
+
+def _work(run: RunDir, recipe: Recipe) -> None:
+    chips = open_chips(run, recipe)
+    train, others = chips.split("train"), chips.split("val")
+    adapted, base = (FeatureTable.load(run.features(kind)) for kind in ("lora", "base"))
+    soft = teacher.soft_labels(
+        np.hstack([adapted.rows(train.ids), base.rows(train.ids)]),
+        train.labels,
+        train.n_classes,
+        np.hstack([adapted.rows(others.ids), base.rows(others.ids)]),
+        adapted_size=adapted.features.shape[1],
+    )
+    both = chips.subset(
+        np.array(
+            [i for wanted in ("train", "val") for i, split in enumerate(chips.splits) if split == wanted]
+        )
+    )
+    targets = torch.from_numpy(np.vstack([np.eye(train.n_classes)[train.labels], soft])).float()
+    backbone = open_for_chips(run, recipe, train)  # bands are normalized by training chips alone
+    n_steps = n_steps_of(SELF_TRAINED, recipe)
+    attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
+    classifier = SoftLabelClassifier(
+        backbone.feature_size, log_prior=targets.mean(dim=0).log(), seed=recipe.seed
+    )
+    samples = TrainingOrder(
+        both.pixels,
+        {"labels": targets},
+        spec=backbone.spec,
+        n_samples=n_steps * recipe.lora.train_batch_size,
+        seed=recipe.seed,
+        flip=recipe.lora.flip,
+    )
+    folder = run.checkpoints(f"row-{SELF_TRAINED}")
+    options = loop_options(recipe, SELF_TRAINED, n_steps)
+    records = train_adapter(Supervised(backbone, classifier), samples, backbone, folder=folder, **options)
+    record = chips_sidecar(run, recipe, SELF_TRAINED, backbone)
+    save_adapter(backbone, PEFT_NAMES["lora"], run.row(SELF_TRAINED) / ADAPTER, record)
+    save_head(run, SELF_TRAINED, classifier)
+    FeatureTable(others.ids, soft.astype(np.float32), {"row": SELF_TRAINED}).save(
+        run.row(SELF_TRAINED) / SOFT_LABELS
+    )
+    save_facts(
+        run,
+        SELF_TRAINED,
+        records,
+        n_trained=n_trainable(backbone),
+        n_chips=len(both),
+        n_steps=n_steps,
+    )
+    forget_checkpoints(folder)
+
+
+STAGE = Stage(
+    name=f"train-row-{SELF_TRAINED}",
+    settings=lambda recipe: [
+        *row_settings(SELF_TRAINED, recipe),
+        teacher.SHRINKAGE,
+        teacher.TEMPERATURE,
+        teacher.SHARPENING,
+    ],
+    inputs=lambda run: [run.samples, run.groups, run.features("lora"), run.features("base")],
+    outputs=lambda run: [
+        run.row(SELF_TRAINED) / file for file in (ADAPTER, HEAD, SOFT_LABELS, HISTORY, FACTS)
+    ],
+    work=_work,
+)
