@@ -9,7 +9,6 @@ from deblora.stages.head_scores import (
     OURS,
     SEMI,
     STRONG,
-    STUDENT,
     TRANSDUCTIVE,
     Judged,
     prior_accuracies,
@@ -69,15 +68,6 @@ def test_ours_is_the_better_one_on_chips_it_did_not_see(
 ) -> None:
     every, behind = with_chosen({**rows, ("semi-supervised", "g"): Judged(Y, 0.99, held_out)})
     assert behind[FAIR] == winner and every[FAIR] is every[winner]
-
-
-@pytest.mark.parametrize(("held_out", "winner"), [(0.7, ("lora", "sade")), (0.85, STUDENT)])
-def test_a_student_stands_for_a_teacher_that_can_be_trusted(
-    rows: dict[tuple[str, str], Judged], held_out: float, winner: tuple[str, str]
-) -> None:
-    more = {("semi-supervised", "g"): Judged(Y, 0.99, held_out), STUDENT: judged(Y, 0.2)}
-    _, behind = with_chosen({**rows, **more})
-    assert behind[FAIR] == winner
 
 
 def test_accuracy_under_other_priors() -> None:

@@ -12,6 +12,7 @@ from deblora.train.lift import LiftClassifier
 from deblora.train.one_vs_rest import OneVsRest, alternating_order
 from deblora.train.reslt import ResltClassifier, branch_members
 from deblora.train.sade import SadeClassifier
+from deblora.train.soft_labels import SoftLabelClassifier
 from deblora.train.supervised import Classifier, Supervised
 
 N, D, C = 12, 5, 4
@@ -169,3 +170,20 @@ def test_a_class_is_every_second_sample_and_every_chip_has_its_turn() -> None:
 def test_settings_out_of_range_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_soft_labels_under_balanced_softmax(
+    batch: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
+) -> None:
+    x, y = batch
+    targets = rng.dirichlet(np.ones(C), size=N)
+    prior = np.log(targets.mean(axis=0))
+    head = SoftLabelClassifier(D, log_prior=torch.from_numpy(prior), seed=0).double()
+    scores = scores_of(nn.ModuleList([head.linear]), x)[0]
+    expected = -(targets * log_softmax(scores + prior, axis=1)).sum(axis=1).mean()
+    tensors = torch.from_numpy(x), torch.from_numpy(targets)
+    assert float(head.loss(*tensors).detach()) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(head(tensors[0]).detach().numpy(), scores, rtol=1e-5, atol=1e-6)
+    # hard targets are classes
+    hard = float(head.loss(tensors[0], torch.eye(C, dtype=torch.float64)[y]).detach())
+    assert hard == pytest.approx(cross_entropy(scores + prior, y).mean(), rel=1e-6)

@@ -24,13 +24,8 @@ SEMI = ("semi-supervised", CHOSEN)
 """The head, chosen on validation, that also sees validation features without labels."""
 TRANSDUCTIVE = ("transductive", CHOSEN)
 """The same head once it also sees the test features without labels: a row of its own, never pooled with others."""
-STUDENT = ("self-trained", "pseudo_labeled")
-"""The adapter, with its probe, that learned from soft labels of the semi-supervised kind."""
 FAIR = ("ours", CHOSEN)
-"""The best strong head or the semi-supervised one, whichever is better on validation chips it did not see.
-
-Where the second wins, its student stands for it if there is one: what it learned from is then trusted.
-"""
+"""The best strong head or the semi-supervised one, whichever is better on validation chips it did not see."""
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"), STRONG)
 
 Name = tuple[str, str]
@@ -67,8 +62,7 @@ def with_chosen(judged: Mapping[Name, Judged]) -> tuple[dict[Name, Judged], dict
     }
     semi = [name for name in pools[SEMI] if judged[name].held_out is not None]
     if semi and STRONG in behind:
-        better = max([behind[STRONG], *semi], key=lambda name: _fair(judged[name]))
-        behind[FAIR] = STUDENT if better in semi and STUDENT in judged else better
+        behind[FAIR] = max([behind[STRONG], *semi], key=lambda name: _fair(judged[name]))
     return {**judged, **{chosen: judged[name] for chosen, name in behind.items()}}, behind
 
 

@@ -9,6 +9,7 @@ import torch
 
 from deblora.artifacts import FeatureTable
 from deblora.config import Recipe
+from deblora.data.chips import ChipSet
 from deblora.heads import teacher
 from deblora.models.lora import n_trainable, save_adapter
 from deblora.run_dir import RunDir
@@ -29,6 +30,7 @@ from deblora.stages.rows.settings import (
 from deblora.stages.rows.train import loop_options
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
+from deblora.stages.unlabeled_rows import side_by_side
 from deblora.train.loop import forget_checkpoints
 from deblora.train.samples import TrainingOrder
 from deblora.train.soft_labels import SoftLabelClassifier
@@ -37,20 +39,11 @@ from deblora.train.supervised import Supervised
 
 def _work(run: RunDir, recipe: Recipe) -> None:
     chips = open_chips(run, recipe)
-    train, others = chips.split("train"), chips.split("val")
-    adapted, base = (FeatureTable.load(run.features(kind)) for kind in ("lora", "base"))
-    soft = teacher.soft_labels(
-        np.hstack([adapted.rows(train.ids), base.rows(train.ids)]),
-        train.labels,
-        train.n_classes,
-        np.hstack([adapted.rows(others.ids), base.rows(others.ids)]),
-        adapted_size=adapted.features.shape[1],
-    )
-    both = chips.subset(
-        np.array(
-            [i for wanted in ("train", "val") for i, split in enumerate(chips.splits) if split == wanted]
-        )
-    )
+    both = _by_content(run, chips)
+    train, others = both.split("train"), both.split("val")
+    known, unknown = (side_by_side(run, ("lora", "base"), own.ids) for own in (train, others))
+    adapted_size = FeatureTable.load(run.features("lora")).features.shape[1]
+    soft = teacher.soft_labels(known, train.labels, train.n_classes, unknown, adapted_size=adapted_size)
     targets = torch.from_numpy(np.vstack([np.eye(train.n_classes)[train.labels], soft])).float()
     backbone = open_for_chips(run, recipe, train)  # bands are normalized by training chips alone
     n_steps = n_steps_of(SELF_TRAINED, recipe)
@@ -84,6 +77,17 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         n_steps=n_steps,
     )
     forget_checkpoints(folder)
+
+
+def _by_content(run: RunDir, chips: ChipSet) -> ChipSet:
+    """Return training chips, then validation chips in the order of their features.
+
+    Ids of validation chips may name their classes, and the order of training follows that of the chips.
+    """
+    splits = np.array(chips.splits)
+    train, others = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "val")
+    features = FeatureTable.load(run.features("base")).rows(tuple(chips.ids[i] for i in others))
+    return chips.subset(np.concatenate([train, others[np.lexsort(features.T)]]))
 
 
 STAGE = Stage(
