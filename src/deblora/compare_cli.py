@@ -30,7 +30,7 @@ def add_commands(commands: Any, parser: Any) -> None:
         default=[],
         metavar="ROW",
         help="kinds of features; when not given, all but transductive that need no training of their own. Rows with a "
-        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade, self-trained (also as rows.names "
+        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade, self-trained (also rows.names "
         "of the recipe). all: every row",
     )
     compare.add_argument(
