@@ -17,6 +17,7 @@ from deblora.models.backbone import Backbone, load_backbone
 from deblora.models.efficientnet import EfficientNetLite0
 from deblora.models.lora import attach_lora, load_adapter, save_adapter
 from deblora.models.siblings import load_siblings, mean_over_siblings, sibling_groups
+from deblora.train import extract
 from deblora.train.extract import extract_features
 
 N_ADAPTERS, N_CHIPS = 3, 5
@@ -120,9 +121,15 @@ def test_means_are_those_of_separate_models_for_every_kind(
     )
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])  # batches of several threads are joined in inference mode
 def test_what_lies_before_the_adapters_is_computed_once_per_batch(
-    models: dict[str, Path], pixels: ArrayPixels, tmp_path: Path
+    n_threads: int,
+    models: dict[str, Path],
+    pixels: ArrayPixels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(extract, "n_readers", lambda _device: n_threads)
     folders = adapters(models, "efficientnet-lite0", "lora", tmp_path)
     backbone = opened(models, "efficientnet-lite0")
     mean = mean_over_siblings(backbone, load_siblings(backbone, folders))
