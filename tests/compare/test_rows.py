@@ -110,6 +110,23 @@ def test_class_wise_features_are_means_that_know_no_class(finished: Path) -> Non
     assert np.abs(tables[0] - tables[1]).max() > 1e-5
 
 
+def test_missing_and_damaged_adapters_of_classes_are_named(finished: Path, tmp_path: Path) -> None:
+    from deblora.config import read_recipe, recipe_from
+    from deblora.errors import ArtifactError, ModelError
+    from deblora.run_dir import RunDir
+    from deblora.stages.rows.extract import stage_for
+
+    run = RunDir.open(Path(shutil.copytree(finished / "seed-0", tmp_path / "run")))
+    recipe = recipe_from(read_recipe(run.recipe))
+    folders = sorted((run.row("clora") / "adapters").iterdir())
+    (folders[1] / "adapter_model.safetensors").write_bytes(b"xx")
+    with pytest.raises(ModelError, match=r"class-0001.*is missing or damaged .* train the adapter again"):
+        stage_for("clora").work(run, recipe)
+    shutil.rmtree(folders[1])
+    with pytest.raises(ArtifactError, match="holds 2 adapters for 3 classes; delete it and run"):
+        stage_for("clora").work(run, recipe)
+
+
 def test_a_finished_row_is_skipped_and_a_changed_setting_touches_its_row_only(
     cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
 ) -> None:

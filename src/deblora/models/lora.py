@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,22 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainable: bool = False) -> None:
-    """Load an adapter onto the model it was trained on, beside adapters that are already there.
+def load_adapter(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    adapter_name: str,
+    trainable: bool = False,
+    instead_of: Sequence[str] = (),
+) -> None:
+    """Load an adapter onto the model it was trained on, together with the adapters it was trained on top of.
+
+    Args:
+        backbone: Changed in place.
+        folder: Holds the adapter.
+        adapter_name: Name inside the peft model.
+        trainable: Whether it is trained further.
+        instead_of: Adapters of the model that this one does not build on; they stay loaded but are not active.
 
     Raises:
         ModelError: If files are missing, damaged or pickled, or the base or a parent adapter is another one.
@@ -171,7 +186,8 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
     weights = read_adapter(folder)
     from peft import get_peft_model, set_peft_model_state_dict
 
-    here = [] if not hasattr(backbone.encoder, "peft_config") else list(_peft_model(backbone).peft_config)
+    loaded = list(_peft_model(backbone).peft_config) if hasattr(backbone.encoder, "peft_config") else []
+    here = [name for name in loaded if name not in instead_of]
     parents = record.get("parents") or {}
     if not isinstance(parents, dict):
         raise ModelError(f"{folder / SIDECAR}: parents must be a table; train the adapter again")
@@ -183,7 +199,7 @@ def load_adapter(backbone: Backbone, folder: Path, *, adapter_name: str, trainab
     try:
         settings = config_from(config)
         with torch.random.fork_rng(devices=[]):
-            if here:
+            if loaded:
                 backbone.encoder.add_adapter(adapter_name, settings)  # type: ignore[operator]
             else:
                 backbone.encoder = get_peft_model(backbone.encoder, settings, adapter_name=adapter_name)

@@ -2,7 +2,7 @@
 
 The authors' ship scripts extract the features of a chip through the adapter of its true class, for test chips too. Here
 every chip, whatever its class, gets the mean of its features through all adapters. Training costs C times as much as
-one adapter, extraction too.
+one adapter; extraction less, because the layers before the first adapted one are computed once for all adapters.
 """
 
 import shutil

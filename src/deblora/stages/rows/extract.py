@@ -16,6 +16,7 @@ from deblora.data.chips import ChipSet
 from deblora.errors import ArtifactError
 from deblora.models.backbone import Backbone
 from deblora.models.lora import load_adapter
+from deblora.models.siblings import load_siblings, mean_over_siblings, sibling_groups
 from deblora.models.whole import load_whole
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
@@ -109,13 +110,15 @@ def _mean_over_classes(run: RunDir, recipe: Recipe, chips: ChipSet) -> FeatureTa
             f"{run.row('clora') / ADAPTERS} holds {len(folders)} adapters for {chips.n_classes} classes; delete it and "
             "run the comparison again"
         )
-    total: np.ndarray | None = None
-    for i, folder in enumerate(folders):
-        backbone = _adapted(run, recipe, folder)
-        table = _features(backbone, chips, recipe, f"extract clora {i + 1}/{len(folders)}")
-        own = table.features.astype(np.float64)
-        total = own if total is None else total + own
-    assert total is not None
+    total = np.zeros(())
+    groups = sibling_groups(folders)
+    for i, group in enumerate(groups):
+        backbone = open_checked(run, recipe)
+        adopt_input(backbone, group[0])  # that of the whole group
+        mean = mean_over_siblings(backbone, load_siblings(backbone, group))
+        title = "extract clora" if len(groups) == 1 else f"extract clora {i + 1}/{len(groups)}"
+        table = _features(mean, chips, recipe, title)
+        total = total + len(group) * table.features.astype(np.float64)
     return FeatureTable(chips.ids, (total / len(folders)).astype(np.float32))
 
 
