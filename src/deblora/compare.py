@@ -1,18 +1,13 @@
 """The comparison: the road and every head over several seeds, then one table of paired differences."""
 
-import multiprocessing
-import os
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from deblora.artifacts import write_atomic
 from deblora.config import ROWS, Recipe, to_yaml
 from deblora.errors import ArtifactError, DataError
+from deblora.parallel import Call, in_parallel
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.processes import on_first
 from deblora.run_dir import MANIFEST, RunDir
@@ -27,10 +22,6 @@ from deblora.stages.stage import Stage, run_stage, stage_key
 
 FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
 SHORT_ROAD = ("audit", "train-lora", "extract-base", "extract-lora")
-
-PARENT_CHECK_S = 0.5
-
-T = TypeVar("T")
 
 
 def compare(
@@ -71,13 +62,14 @@ def compare(
     roots = [out / f"seed-{own.seed}" for own in recipes]
     names = tuple(stage.name for stage in road)
     todo = [
-        (own, root, names, tuple(methods))
-        for own, root in zip(recipes, roots, strict=True)
-        if not is_finished(root, own, stages)
+        (own, root) for own, root in zip(recipes, roots, strict=True) if not is_finished(root, own, stages)
     ]
-    for own, *_ in todo[:1]:
+    for own, _ in todo[:1]:
         check_inputs(own)
-    in_parallel(run_seed, todo, n_jobs=n_jobs)
+    calls: list[Call] = []
+    for own, root in todo:
+        calls += calls_of(own, root, names, tuple(methods), first=len(calls))
+    in_parallel(calls, n_jobs=n_jobs)
     merge_heads([(RunDir.open(root), own) for root, own in zip(roots, recipes, strict=True)], out)
     return out / "index.html"
 
@@ -112,14 +104,51 @@ def stages_of(road: Sequence[Stage], methods: Sequence[str]) -> tuple[Stage, ...
     )  # the road has the semi-supervised row as well
 
 
-def run_seed(recipe: Recipe, root: Path, road: Sequence[str], methods: Sequence[str]) -> None:
-    """Run the named stages of the road, and the rows with their heads, in a run folder; finished stages are skipped."""
+def calls_of(
+    recipe: Recipe, root: Path, road: Sequence[str], methods: Sequence[str], *, first: int
+) -> list[Call]:
+    """Return the calls that make a seed: the road, then every row at its own pace, then the tables over all rows.
+
+    Args:
+        recipe: Settings of the seed.
+        root: Its run folder.
+        road: Names of the stages of :data:`~deblora.pipeline.ROAD` that come before the rows.
+        methods: Rows.
+        first: Position of the first call among all calls.
+    """
+    known = stages_of([stage for stage in ROAD if stage.name in road], methods)
+    at_last = (report.STAGE.name,)
+    before = [stage.name for stage in known if stage.name in road and stage.name not in at_last]
+    rows: dict[str, list[str]] = {}
+    for stage in known:
+        if stage.name not in before and (row := row_of(stage)):
+            rows.setdefault(row, []).append(stage.name)
+    taken = {*before, *(name for own in rows.values() for name in own)}
+    last = [stage.name for stage in known if stage.name not in taken]
+    each = tuple(Call(run_part, (recipe, root, own, tuple(methods)), (first,)) for own in rows.values())
+    behind = tuple(range(first, first + 1 + len(each)))
+    return [
+        Call(run_part, (recipe, root, before, tuple(methods))),
+        *each,
+        Call(run_part, (recipe, root, last, tuple(methods)), behind),
+    ]
+
+
+def row_of(stage: Stage) -> str:
+    """Return the row that a stage trains, extracts or judges; nothing for a stage that serves all rows."""
+    prefixes = ("train-row-", "extract-row-", "heads-")
+    return next((stage.name.removeprefix(own) for own in prefixes if stage.name.startswith(own)), "")
+
+
+def run_part(recipe: Recipe, root: Path, names: Sequence[str], methods: Sequence[str]) -> None:
+    """Run some stages of a comparison in a run folder; finished stages are skipped."""
     run = RunDir.create(root, resume=True, overwrite=False)
     start_log(run, name=root.name)
     read_source.cache_clear()
     write_atomic(run.recipe, to_yaml(recipe))
-    for stage in stages_of([stage for stage in ROAD if stage.name in road], methods):
-        run_stage(stage, run, recipe)
+    for stage in stages_of(ROAD, methods):
+        if stage.name in names:
+            run_stage(stage, run, recipe)
     write_costs(run, recipe)
 
 
@@ -164,37 +193,6 @@ def is_finished(root: Path, recipe: Recipe, stages: Sequence[Stage]) -> bool:
         )
     except (ArtifactError, OSError):
         return False
-
-
-def in_parallel(function: Callable[..., T], arguments: Sequence[tuple[Any, ...]], *, n_jobs: int) -> list[T]:
-    """Call a function on every tuple of arguments, up to ``n_jobs`` at a time.
-
-    Each call has a process with its share of the cores, which ends with this one; results keep the order of the
-    arguments.
-    """
-    if n_jobs == 1 or len(arguments) < 2:
-        return [function(*given) for given in arguments]
-    n_jobs = min(n_jobs, len(arguments))
-    # Read by the math libraries when a process starts; more threads than cores slow all of them down.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
-    with ProcessPoolExecutor(
-        n_jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with,
-        initargs=(os.getpid(),),
-    ) as pool:
-        return [future.result() for future in [pool.submit(function, *given) for given in arguments]]
-
-
-def _end_with(parent: int) -> None:
-    """Let this process end when its parent is gone: a killed comparison must not go on writing its run folders."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_out(out: Path, files: Sequence[str], source: Path, *, folders: str = "seed-*") -> None:

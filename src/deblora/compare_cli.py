@@ -55,7 +55,7 @@ def add_commands(commands: Any, parser: Any) -> None:
 
 def _add_common(parser: Any) -> None:
     parser.add_argument("--out", type=str, required=True, help="folder for all runs and the report")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds that run at the same time")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds, and of a comparison rows of a seed, that run at the same time")
 
 
 def run_command(command: str, options: Any) -> str:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from deblora.artifacts import file_sha256, write_atomic
 from deblora.errors import ArtifactError
 
 MANIFEST = "run.json"
+LOCK = ".run.lock"
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ class RunDir:
         """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty."""
         if self.manifest()["stages"]:
             return
-        for path in (self.recipe, self.log, self.root / MANIFEST):
+        for path in (self.recipe, self.log, self.root / LOCK, self.root / MANIFEST):
             path.unlink(missing_ok=True)
         if not any(self.root.iterdir()):
             self.root.rmdir()
@@ -199,14 +202,7 @@ class RunDir:
         """Record a finished stage, with its wall time and what else it used."""
         files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
         hashes = {str(file.relative_to(self.root)): file_sha256(file) for file in files if file.is_file()}
-        manifest = self.manifest()
-        manifest["stages"][stage] = {
-            "fingerprint": key,
-            "outputs": hashes,
-            "seconds": round(seconds, 2),
-            **used,
-        }
-        self._write(manifest)
+        self._record(stage, {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2), **used})
 
     def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:
         """Take over a stage that another run finished with the same fingerprint, instead of computing it again.
@@ -235,9 +231,7 @@ class RunDir:
                 target.hardlink_to(other.root / name)
             except OSError:
                 shutil.copy2(other.root / name, target)
-        manifest = self.manifest()
-        manifest["stages"][stage] = record
-        self._write(manifest)
+        self._record(stage, record)
         return True
 
     def part_with_links(self, outputs: Sequence[Path]) -> None:
@@ -247,6 +241,13 @@ class RunDir:
             for file in files:
                 if file.is_file() and file.stat().st_nlink > 1:
                     file.unlink()
+
+    def _record(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Write the record of a stage; rows of a comparison may end at the same time in several processes."""
+        with FileLock(self.root / LOCK):
+            manifest = self.manifest()
+            manifest["stages"][stage] = record
+            self._write(manifest)
 
     def _write(self, manifest: Mapping[str, Any]) -> None:
         write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))

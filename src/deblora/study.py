@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deblora.artifacts import write_atomic
-from deblora.compare import check_out, in_parallel, is_finished, short_road
+from deblora.compare import check_out, is_finished, short_road
 from deblora.compare import stages_of as rows_and_heads
 from deblora.config import Recipe, to_yaml
+from deblora.parallel import Call, in_parallel
 from deblora.pipeline import ROAD, check_inputs, start_log
 from deblora.run_dir import RunDir
 from deblora.simulated import Simulation, draw_chips
@@ -65,8 +66,8 @@ def run_study(study: Study, out: Path, *, n_jobs: int = 1) -> Path:
     if first.simulation is None:
         for variant in study.variants:
             check_inputs(variant.recipe)
-    todo = [(own, out / CHIPS, study.judge, study.methods) for own in tasks]
-    in_parallel(run_variants, todo, n_jobs=n_jobs)
+    calls = [Call(run_variants, (own, out / CHIPS, study.judge, study.methods)) for own in tasks]
+    in_parallel(calls, n_jobs=n_jobs)
     merge_study(
         study.name,
         [(variant.name, variant.settings) for variant in study.variants],

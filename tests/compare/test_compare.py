@@ -85,7 +85,7 @@ def test_a_finished_comparison_is_only_rendered_again(
     before = {path: path.stat().st_mtime_ns for path in finished.glob("seed-*/**/*") if path.is_file()}
     page = (finished / "index.html").read_bytes()
     (finished / "index.html").unlink()
-    monkeypatch.setattr("deblora.compare.run_seed", None)  # not even started
+    monkeypatch.setattr("deblora.compare.run_part", None)  # not even started
     assert main(command(recipe, finished)) == 0
     assert (finished / "index.html").read_bytes() == page
     assert {

@@ -1,5 +1,6 @@
 """Seeds that run at the same time: results in order, and no process outlives the comparison."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,25 +10,58 @@ from pathlib import Path
 
 import pytest
 
-from deblora.compare import in_parallel
+from deblora.cli import main
+from deblora.parallel import Call, in_parallel
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from deblora.compare import in_parallel
+from deblora.parallel import Call, in_parallel
 
 def work(folder, k):
     (Path(folder) / f"pid-{k}").write_text(str(os.getpid()))
     time.sleep(600)
 
 if __name__ == "__main__":
-    in_parallel(work, [(sys.argv[1], 0), (sys.argv[1], 1)], n_jobs=2)
+    in_parallel([Call(work, (sys.argv[1], k)) for k in range(2)], n_jobs=2)
 """
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_results_keep_the_order_of_the_arguments(n_jobs: int) -> None:
-    assert in_parallel(divmod, [(7, 2), (9, 4), (5, 5)], n_jobs=n_jobs) == [(3, 1), (2, 1), (1, 0)]
+    calls = [Call(divmod, given) for given in ((7, 2), (9, 4), (5, 5))]
+    assert in_parallel(calls, n_jobs=n_jobs) == [(3, 1), (2, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_call_waits_for_those_before_it(n_jobs: int, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    calls = [
+        Call(os.mkdir, (one,)),
+        Call(os.mkdir, (one / "a",), (0,)),
+        Call(os.mkdir, (one / "b",), (0,)),
+        Call(os.listdir, (one,), (1, 2)),
+        Call(os.mkdir, (other,)),
+    ]
+    assert sorted(in_parallel(calls, n_jobs=n_jobs)[3]) == ["a", "b"]
+    assert other.is_dir()
+
+
+def test_what_depends_on_a_failure_is_left_out_and_the_rest_is_made(tmp_path: Path) -> None:
+    calls = [
+        Call(os.rmdir, (tmp_path / "nothing",)),
+        Call(os.mkdir, (tmp_path / "after",), (0,)),
+        Call(os.mkdir, (tmp_path / "after" / "that",), (1,)),
+        Call(os.mkdir, (tmp_path / "apart",)),
+    ]
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        in_parallel(calls, n_jobs=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["apart"]
+
+
+def test_a_call_cannot_wait_for_a_later_one() -> None:
+    with pytest.raises(ValueError, match="call 0 waits for"):
+        in_parallel([Call(divmod, (1, 1), (1,)), Call(divmod, (1, 1))], n_jobs=2)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a signal that cannot be caught")
@@ -58,3 +92,15 @@ def alive(process: int) -> bool:
         return False
     stat = Path(f"/proc/{process}/stat")
     return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_rows_in_two_processes_give_the_same_table(recipe: Path, tmp_path: Path) -> None:
+    rows = ["--skip-deblora", "--seeds", "1", "--rows", "shift-kernel", "lora-bs"]
+    tables = []
+    for n_jobs in ("1", "2"):
+        out = tmp_path / n_jobs
+        assert main(["compare", str(recipe), "--out", str(out), "--jobs", n_jobs, *rows]) == 0
+        tables.append((out / "results.csv").read_bytes())
+        stages = json.loads((out / "seed-0" / "run.json").read_text())["stages"]
+        assert {"train-row-lora-bs", "heads-lora-bs", "heads-shift-kernel", "heads", "choose"} <= set(stages)
+    assert tables[0] == tables[1]
