@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,12 @@ def _run_command(arguments: list[str]) -> int:
         from deblora import detect_cli
 
         return detect_cli.dispatch(arguments[1:])
-    return _dispatch(_parse(arguments))
+    settings: dict[str, Any] = {}
+    if arguments[:1] in (["compare"], ["study"]):
+        from deblora.overrides import take_settings
+
+        settings, arguments = take_settings(arguments)
+    return _dispatch(_parse(arguments), settings)
 
 
 def _fail(message: str) -> int:
@@ -158,7 +163,9 @@ def _parse(arguments: list[str]) -> Any:
         stage.add_argument("run_dir", type=str, help="run folder")
         commands.add_subcommand(name, stage, help=text)
     if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
-        _check_recipe(arguments[1:])
+        from deblora.overrides import check_recipe
+
+        check_recipe(arguments[1:])
     try:
         return parser.parse_args(arguments)
     except argparse.ArgumentError as error:
@@ -231,36 +238,13 @@ def _add_uses(commands: Any, ArgumentParser: Any) -> None:
     commands.add_subcommand("export", export, help="an adapter in the layout of diffusers or peft")
 
 
-def _check_recipe(arguments: list[str]) -> None:
-    """Check recipe files together with the settings on the command line, all problems at once.
-
-    Raises:
-        RecipeError: If the whole of them is not a recipe.
-    """
-    from deblora.config import read_recipe, recipe_from, setting_from_text
-
-    values: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        name, equals, text = argument.partition("=")
-        if not equals:
-            text = arguments[position + 1] if position + 1 < len(arguments) else ""
-        table, dot, key = name.removeprefix("--").partition(".")
-        if name == "--config":
-            for given, content in read_recipe(Path(text)).items():
-                both = isinstance(content, dict) and isinstance(values.get(given), dict)
-                values[given] = {**values[given], **content} if both else content
-        elif name.startswith("--") and dot and isinstance(values.setdefault(table, {}), dict):
-            values[table][key] = setting_from_text(table, key, text)
-    recipe_from(values)
-
-
 def _add_out(parser: Any, *, default: str | None = None) -> None:
     parser.add_argument("--out", type=str, default=default, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on in an existing run folder")
     parser.add_argument("--overwrite", action="store_true", help="empty an existing run folder first")
 
 
-def _dispatch(arguments: Any) -> int:
+def _dispatch(arguments: Any, settings: Mapping[str, Any]) -> int:
     command = arguments.command
     options = arguments[command]
     logging.captureWarnings(True)
@@ -282,7 +266,7 @@ def _dispatch(arguments: Any) -> int:
         print(f"adapter: {out}")
         return 0
     if command in COMMANDS:
-        print(run_command(command, options))
+        print(run_command(command, options, settings))
         return 0
     from deblora.config import read_recipe, recipe_from
     from deblora.run_dir import RunDir
