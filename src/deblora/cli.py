@@ -219,6 +219,9 @@ def _add_uses(commands: Any, ArgumentParser: Any) -> None:
         help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
     )
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
+    predict.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier prediction in this folder"
+    )
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     export = ArgumentParser(
         description="An adapter for other tools: one LoRA of factor 1, stacked adapters joined. diffusers reads the "
@@ -285,7 +288,7 @@ def _dispatch(arguments: Any, settings: Mapping[str, Any]) -> int:
         from deblora.stages.predict import predict
 
         recipe, chips, out = recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out)
-        found = predict(run, recipe, chips, out, on_error=options.on_error)
+        found = predict(run, recipe, chips, out, on_error=options.on_error, overwrite=options.overwrite)
         skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
         print(f"{len(found.ids)} chips classified{skipped}\npage: {out / 'index.html'}")
         return 0
