@@ -381,10 +381,12 @@ def _score_table(path: Path) -> list[str]:
     for method, probe in dict.fromkeys((r["method"], r["probe"]) for r in rows):
         texts = []
         for group in GROUPS:
-            value, low, high = (
-                100 * float(cells[method, probe, group][k]) for k in ("value", "ci_lower", "ci_upper")
+            value, *ends = (
+                100 * float(cells[method, probe, group][k] or "nan")
+                for k in ("value", "ci_lower", "ci_upper")
             )
-            texts.append("-" if value != value else f"{value:.1f} [{low:.1f}, {high:.1f}]")
+            shown = "-" if any(end != end for end in ends) else "[{:.1f}, {:.1f}]".format(*ends)
+            texts.append("-" if value != value else f"{value:.1f} {shown}")
         lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>22}" for text in texts))
     return lines
 
