@@ -38,22 +38,17 @@ STAGES = {
 
 LISTS = (".csv", ".tsv", ".parquet", ".pq", ".txt", ".npz", ".npy", ".zip")  # files of chips, not recipes
 RECIPE_YAML = "recipe"  # our name for the YAML of recipes, among the parsers of jsonargparse
-_FULL = "free space, then go on with --resume"
-_DENIED = "check its permissions or name another folder"
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: _FULL,
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-}
+_RESUME = ("run", "demo", "detect demo", "detect train", "detect predict")  # commands that have --resume
+_NEW = ("export", "detect chips")  # those that take new folders only
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
+        arguments = _recipe_first(given)
         join()
         code = _run_command(arguments)
         leave()
@@ -65,17 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
-        return _fail(f"{where}{error.strerror or error}; {advice}")
+        return _fail(f"{where}{error.strerror or error}; {_advice(error, given)}")
     except Exception as error:
         if not is_lost_connection(error):
             speaks_of_failure()  # a traceback follows; the other processes need not wonder
             raise
-        return _fail("another process of this run has ended without a word; go on with --resume")
+        return _fail(f"another process of this run has ended without a word; {_how_to_go_on(given)}")
     except KeyboardInterrupt:
         if is_first():
-            print("deblora: interrupted; go on with --resume", file=sys.stderr)
+            print(f"deblora: interrupted; {_how_to_go_on(given)}", file=sys.stderr)
         return 130
+
+
+def _advice(error: OSError, arguments: Sequence[str]) -> str:
+    """Say what to do about a file that cannot be read or written."""
+    if error.errno in _DENIED:
+        return "check its permissions or name another folder"
+    first = "free space" if error.errno in _FULL else "check the path and the disk"
+    return f"{first}, then {_how_to_go_on(arguments)}"
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """Say how a command that was cut short is given again."""
+    command = " ".join(arguments[: 2 if arguments[:1] == ["detect"] else 1])
+    if command in _RESUME:
+        return "go on with --resume"
+    return "give the command again" + " with a new folder" * (command in _NEW)
 
 
 def _run_command(arguments: list[str]) -> int:
