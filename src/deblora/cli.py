@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
-from deblora.data_cli import add_audit, hide_appending
+from deblora.data_cli import add_audit, hide_appending, show_most_used
 from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
 from deblora.processes import (
     is_first,
@@ -172,10 +172,15 @@ def _parse(arguments: list[str]) -> Any:
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")
         commands.add_subcommand(name, stage, help=text)
-    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
-        from deblora.overrides import check_recipe
+    if arguments[:1] == ["run"]:
+        if "--help.all" in arguments:
+            arguments = ["run", "--help"]
+        elif {"-h", "--help"} & set(arguments):
+            show_most_used(commands.choices["run"])
+        else:
+            from deblora.overrides import check_recipe
 
-        check_recipe(arguments[1:])
+            check_recipe(arguments[1:])
     try:
         return parser.parse_args(arguments)
     except argparse.ArgumentError as error:
@@ -190,9 +195,11 @@ def _add_road(commands: Any, ArgumentParser: Any) -> None:
     from deblora.config import Recipe
 
     run = ArgumentParser(
+        usage="deblora run RECIPE.yaml|DATA --out RUN_DIR [--resume] [--overwrite] [--choose] [--table.key VALUE ...]",
         description="All stages in order: deblora run RECIPE.yaml --out RUN_DIR [--table.key value ...]. "
         "Finished stages whose inputs have not changed are skipped. deblora run DATA --out RUN_DIR takes the default "
-        "recipe and lets validation choose among all heads."
+        "recipe and lets validation choose among all heads. The most used settings follow, table by table; "
+        "--help.all shows all of them.",
     )
     run.add_argument("--config", action=jsonargparse.ActionConfigFile, help="the recipe (YAML)")
     run.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")

@@ -8,7 +8,7 @@ from typing import Any
 from deblora.errors import RecipeError
 
 COMMANDS = ("compare", "study", "heads")
-_SETTINGS = "--table.key VALUE overrides the recipe, as in deblora run (its --help lists every setting)."
+_SETTINGS = "--table.key VALUE overrides the recipe, as in deblora run (its --help.all lists every setting)."
 
 
 def add_commands(commands: Any, parser: Any) -> None:
