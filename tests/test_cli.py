@@ -1,5 +1,6 @@
 """The command line: help is light, bad input gives one message and exit code 2."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from deblora.cli import main
+from deblora.config import Recipe, tables
+from deblora.data_cli import MOST_USED
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -22,12 +25,27 @@ def test_help_loads_nothing_heavy() -> None:
     assert "train-deblora" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "audit"])
-def test_help_shows_every_setting_once(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", [("run", "--help.all"), ("audit", "--help")])
+def test_help_shows_every_setting_once(command: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main(list(command))
     text = capsys.readouterr().out
     assert "  --data.classes [ITEM" in text and "+ [ITEM" not in text
+
+
+def test_help_of_run_is_short_and_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def names(flag: str) -> set[str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", flag])
+        assert stopped.value.code == 0
+        return set(re.findall(r"^  --(\w+\.\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+
+    every = {
+        f"{table}.{key}" for table, own in tables(Recipe()).items() if isinstance(own, dict) for key in own
+    }
+    assert names("--help.all") == every
+    assert names("--help") == names("-h") == set(MOST_USED) < every
+    assert {name.split(".")[0] for name in MOST_USED} == {name.split(".")[0] for name in every}
 
 
 def test_a_list_is_given_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,14 +5,14 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from deblora import __version__, data_cli, models_cli
 from deblora.compare_cli import COMMANDS, add_commands, run_command
-from deblora.data_cli import add_audit, hide_appending
+from deblora.data_cli import add_audit, hide_appending, show_most_used
 from deblora.errors import ArtifactError, DataError, DebloraError, LauncherError, RecipeError
 from deblora.processes import (
     is_first,
@@ -38,22 +38,17 @@ STAGES = {
 
 LISTS = (".csv", ".tsv", ".parquet", ".pq", ".txt", ".npz", ".npy", ".zip")  # files of chips, not recipes
 RECIPE_YAML = "recipe"  # our name for the YAML of recipes, among the parsers of jsonargparse
-_FULL = "free space, then go on with --resume"
-_DENIED = "check its permissions or name another folder"
-_ADVICE = {
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: _FULL,
-    errno.EFBIG: _FULL,
-    errno.EACCES: _DENIED,
-    errno.EPERM: _DENIED,
-    errno.EROFS: _DENIED,
-}
+_RESUME = ("run", "demo", "detect demo", "detect train", "detect predict")  # commands that have --resume
+_NEW = ("export", "detect chips")  # those that take new folders only
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 when the user has something to mend."""
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _recipe_first(list(sys.argv[1:] if argv is None else argv))
+        arguments = _recipe_first(given)
         join()
         code = _run_command(arguments)
         leave()
@@ -65,17 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        advice = _ADVICE.get(error.errno or 0, "check the path and the disk, then go on with --resume")
-        return _fail(f"{where}{error.strerror or error}; {advice}")
+        return _fail(f"{where}{error.strerror or error}; {_advice(error, given)}")
     except Exception as error:
         if not is_lost_connection(error):
             speaks_of_failure()  # a traceback follows; the other processes need not wonder
             raise
-        return _fail("another process of this run has ended without a word; go on with --resume")
+        return _fail(f"another process of this run has ended without a word; {_how_to_go_on(given)}")
     except KeyboardInterrupt:
         if is_first():
-            print("deblora: interrupted; go on with --resume", file=sys.stderr)
+            print(f"deblora: interrupted; {_how_to_go_on(given)}", file=sys.stderr)
         return 130
+
+
+def _advice(error: OSError, arguments: Sequence[str]) -> str:
+    """Say what to do about a file that cannot be read or written."""
+    if error.errno in _DENIED:
+        return "check its permissions or name another folder"
+    first = "free space" if error.errno in _FULL else "check the path and the disk"
+    return f"{first}, then {_how_to_go_on(arguments)}"
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """Say how a command that was cut short is given again."""
+    command = " ".join(arguments[: 2 if arguments[:1] == ["detect"] else 1])
+    if command in _RESUME:
+        return "go on with --resume"
+    return "give the command again" + " with a new folder" * (command in _NEW)
 
 
 def _run_command(arguments: list[str]) -> int:
@@ -87,7 +97,12 @@ def _run_command(arguments: list[str]) -> int:
         from deblora import detect_cli
 
         return detect_cli.dispatch(arguments[1:])
-    return _dispatch(_parse(arguments))
+    settings: dict[str, Any] = {}
+    if arguments[:1] in (["compare"], ["study"]):
+        from deblora.overrides import take_settings
+
+        settings, arguments = take_settings(arguments)
+    return _dispatch(_parse(arguments), settings)
 
 
 def _fail(message: str) -> int:
@@ -157,8 +172,15 @@ def _parse(arguments: list[str]) -> Any:
         stage = ArgumentParser(description=text[0].upper() + text[1:] + ". Reads and writes a run folder.")
         stage.add_argument("run_dir", type=str, help="run folder")
         commands.add_subcommand(name, stage, help=text)
-    if arguments[:1] == ["run"] and not {"-h", "--help"} & set(arguments):
-        _check_recipe(arguments[1:])
+    if arguments[:1] == ["run"]:
+        if "--help.all" in arguments:
+            arguments = ["run", "--help"]
+        elif {"-h", "--help"} & set(arguments):
+            show_most_used(commands.choices["run"])
+        else:
+            from deblora.overrides import check_recipe
+
+            check_recipe(arguments[1:])
     try:
         return parser.parse_args(arguments)
     except argparse.ArgumentError as error:
@@ -173,9 +195,11 @@ def _add_road(commands: Any, ArgumentParser: Any) -> None:
     from deblora.config import Recipe
 
     run = ArgumentParser(
+        usage="deblora run RECIPE.yaml|DATA --out RUN_DIR [--resume] [--overwrite] [--choose] [--table.key VALUE ...]",
         description="All stages in order: deblora run RECIPE.yaml --out RUN_DIR [--table.key value ...]. "
         "Finished stages whose inputs have not changed are skipped. deblora run DATA --out RUN_DIR takes the default "
-        "recipe and lets validation choose among all heads."
+        "recipe and lets validation choose among all heads. The most used settings follow, table by table; "
+        "--help.all shows all of them.",
     )
     run.add_argument("--config", action=jsonargparse.ActionConfigFile, help="the recipe (YAML)")
     run.add_argument("--print_config", action="store_true", help="print the resolved recipe and stop")
@@ -212,6 +236,9 @@ def _add_uses(commands: Any, ArgumentParser: Any) -> None:
         help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
     )
     predict.add_argument("--out", type=str, required=True, help="folder for predictions.csv and index.html")
+    predict.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier prediction in this folder"
+    )
     commands.add_subcommand("predict", predict, help="classes of new chips by a finished run")
     export = ArgumentParser(
         description="An adapter for other tools: one LoRA of factor 1, stacked adapters joined. diffusers reads the "
@@ -231,36 +258,13 @@ def _add_uses(commands: Any, ArgumentParser: Any) -> None:
     commands.add_subcommand("export", export, help="an adapter in the layout of diffusers or peft")
 
 
-def _check_recipe(arguments: list[str]) -> None:
-    """Check recipe files together with the settings on the command line, all problems at once.
-
-    Raises:
-        RecipeError: If the whole of them is not a recipe.
-    """
-    from deblora.config import read_recipe, recipe_from, setting_from_text
-
-    values: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        name, equals, text = argument.partition("=")
-        if not equals:
-            text = arguments[position + 1] if position + 1 < len(arguments) else ""
-        table, dot, key = name.removeprefix("--").partition(".")
-        if name == "--config":
-            for given, content in read_recipe(Path(text)).items():
-                both = isinstance(content, dict) and isinstance(values.get(given), dict)
-                values[given] = {**values[given], **content} if both else content
-        elif name.startswith("--") and dot and isinstance(values.setdefault(table, {}), dict):
-            values[table][key] = setting_from_text(table, key, text)
-    recipe_from(values)
-
-
 def _add_out(parser: Any, *, default: str | None = None) -> None:
     parser.add_argument("--out", type=str, default=default, help="run folder")
     parser.add_argument("--resume", action="store_true", help="go on in an existing run folder")
     parser.add_argument("--overwrite", action="store_true", help="empty an existing run folder first")
 
 
-def _dispatch(arguments: Any) -> int:
+def _dispatch(arguments: Any, settings: Mapping[str, Any]) -> int:
     command = arguments.command
     options = arguments[command]
     logging.captureWarnings(True)
@@ -282,7 +286,7 @@ def _dispatch(arguments: Any) -> int:
         print(f"adapter: {out}")
         return 0
     if command in COMMANDS:
-        print(run_command(command, options))
+        print(run_command(command, options, settings))
         return 0
     from deblora.config import read_recipe, recipe_from
     from deblora.run_dir import RunDir
@@ -301,7 +305,7 @@ def _dispatch(arguments: Any) -> int:
         from deblora.stages.predict import predict
 
         recipe, chips, out = recipe_from(read_recipe(run.recipe)), Path(options.chips), Path(options.out)
-        found = predict(run, recipe, chips, out, on_error=options.on_error)
+        found = predict(run, recipe, chips, out, on_error=options.on_error, overwrite=options.overwrite)
         skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
         print(f"{len(found.ids)} chips classified{skipped}\npage: {out / 'index.html'}")
         return 0
@@ -394,10 +398,12 @@ def _score_table(path: Path) -> list[str]:
     for method, probe in dict.fromkeys((r["method"], r["probe"]) for r in rows):
         texts = []
         for group in GROUPS:
-            value, low, high = (
-                100 * float(cells[method, probe, group][k]) for k in ("value", "ci_lower", "ci_upper")
+            value, *ends = (
+                100 * float(cells[method, probe, group][k] or "nan")
+                for k in ("value", "ci_lower", "ci_upper")
             )
-            texts.append("-" if value != value else f"{value:.1f} [{low:.1f}, {high:.1f}]")
+            shown = "-" if any(end != end for end in ends) else "[{:.1f}, {:.1f}]".format(*ends)
+            texts.append("-" if value != value else f"{value:.1f} {shown}")
         lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>22}" for text in texts))
     return lines
 

@@ -1,12 +1,14 @@
 """The sub-commands ``compare``, ``study`` and ``heads``: arguments and messages, no logic."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from deblora.errors import RecipeError
 
 COMMANDS = ("compare", "study", "heads")
+_SETTINGS = "--table.key VALUE overrides the recipe, as in deblora run (its --help.all lists every setting)."
 
 
 def add_commands(commands: Any, parser: Any) -> None:
@@ -18,7 +20,7 @@ def add_commands(commands: Any, parser: Any) -> None:
     """
     compare = parser(
         description="Every baseline and every head over several seeds, with paired differences and their intervals. "
-        "Finished seeds are skipped."
+        f"Finished seeds are skipped. {_SETTINGS}"
     )
     compare.add_argument("recipe", type=str, help="the recipe (YAML)")
     _add_common(compare)
@@ -39,7 +41,7 @@ def add_commands(commands: Any, parser: Any) -> None:
     commands.add_subcommand("compare", compare, help="all baselines and heads over several seeds")
     study = parser(
         description="A recipe with one or more settings varied, over seeds, with sensitivity curves. What variants "
-        "share is computed once."
+        f"share is computed once. {_SETTINGS}"
     )
     study.add_argument("study", type=str, help="the study (YAML): base, vary or variants, seeds")
     _add_common(study)
@@ -58,8 +60,13 @@ def _add_common(parser: Any) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="seeds, and of a comparison rows of a seed, that run at the same time")
 
 
-def run_command(command: str, options: Any) -> str:
+def run_command(command: str, options: Any, settings: Mapping[str, Any]) -> str:
     """Run a sub-command and return what to say at its end.
+
+    Args:
+        command: One of ``COMMANDS``.
+        options: What its parser understood.
+        settings: Dotted name -> value, instead of what the recipe says; for compare and study.
 
     Raises:
         DebloraError: What the user has to mend.
@@ -72,17 +79,17 @@ def run_command(command: str, options: Any) -> str:
     if command == "study":
         from deblora.study import read_study, run_study
 
-        study = read_study(Path(options.study), n_seeds=options.seeds)
+        study = read_study(Path(options.study), n_seeds=options.seeds, settings=settings)
         return f"report: {run_study(study, Path(options.out), n_jobs=options.jobs)}"
-    return _compare(options)
+    return _compare(options, settings)
 
 
-def _compare(options: Any) -> str:
+def _compare(options: Any, settings: Mapping[str, Any]) -> str:
     from deblora.compare import chosen_methods, compare, short_road
-    from deblora.config import read_recipe, recipe_from
+    from deblora.config import read_recipe, recipe_from, with_settings
     from deblora.pipeline import ROAD
 
-    recipe = recipe_from(read_recipe(Path(options.recipe)))
+    recipe = recipe_from(with_settings(read_recipe(Path(options.recipe)), settings))
     methods = chosen_methods(options.rows, recipe)
     if options.skip_deblora:
         if "deblora" in options.rows:

@@ -8,9 +8,17 @@ import yaml
 
 from deblora.errors import RecipeError
 from deblora.recipe_checks import RANGES, problems_of
-from deblora.recipe_tables import fill_table, load_yaml, read_recipe, tables
+from deblora.recipe_tables import fill_table, load_yaml, read_recipe, tables, with_settings
 
-__all__ = ["Recipe", "read_recipe", "recipe_from", "setting_from_text", "tables", "to_yaml"]
+__all__ = [
+    "Recipe",
+    "read_recipe",
+    "recipe_from",
+    "setting_from_text",
+    "tables",
+    "to_yaml",
+    "with_settings",
+]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,20 @@ _COLUMNS = (
     "reader",
 )
 _WIDEST = 28
+MOST_USED = (
+    *("data.source", "data.format", "data.groups", "data.scale", "data.offset", "data.on_error"),
+    *("backbone.name", "backbone.path", "backbone.image_size"),
+    *("lora.adapter", "lora.rank", "lora.loss", "lora.learning_rate", "lora.max_train_steps"),
+    *(
+        "extract.batch_size",
+        "cluster.n_clusters",
+        "center.method",
+        "calibrate.numerator",
+        "deblora.placement",
+    ),
+    *("deblora.max_train_steps", "shift.temperature", "probe.n_bootstrap", "rows.names"),
+)
+"""Settings of a recipe that ``deblora run --help`` shows, at least one of each table (ours)."""
 NOT_DECODED = "pixels were not decoded; with --decode every chip is read, and those that cannot be are named"
 
 
@@ -125,6 +139,15 @@ def hide_appending(parser: Any) -> None:
     """Leave ``--table.key+`` of jsonargparse out of the help: a list is given whole, as in a recipe."""
     for action in parser._actions:
         action.option_strings = [name for name in action.option_strings if not name.endswith("+")]
+
+
+def show_most_used(parser: Any) -> None:
+    """Leave settings that are rarely given out of the help of a parser; they are understood all the same."""
+    tables = {name.partition(".")[0] for name in MOST_USED}
+    for action in parser._actions:
+        name = str(action.dest)
+        if name.partition(".")[0] in tables and name not in MOST_USED:
+            action.help = argparse.SUPPRESS
 
 
 def audit_source(options: Any) -> None:

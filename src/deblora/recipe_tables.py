@@ -66,6 +66,21 @@ def tables(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
+def with_settings(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested tables in which settings, by dotted name, have new values.
+
+    What should be a table and is none stays, for :func:`fill_table` to complain about.
+    """
+    changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for dotted, value in settings.items():
+        table, dot, key = dotted.partition(".")
+        if not dot:
+            changed[table] = value
+        elif isinstance(changed.setdefault(table, {}), dict):
+            changed[table][key] = value
+    return changed
+
+
 def without_later(table: Any, first: Collection[str]) -> dict[str, Any]:
     """Return the settings of a table by name, without those that came after its first version and are at their default.
 

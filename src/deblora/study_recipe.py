@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from deblora.config import Recipe, read_recipe, recipe_from
+from deblora.config import Recipe, read_recipe, recipe_from, with_settings
 from deblora.errors import RecipeError
 from deblora.simulated import Simulation, simulation_from
 from deblora.stages.heads import EVERY_METHOD
@@ -64,7 +65,9 @@ class Study:
         return tuple(dict.fromkeys((BASELINE[0], *(method for method, _ in self.rows))))
 
 
-def read_study(path: Path, *, n_seeds: int | None = None) -> Study:
+def read_study(
+    path: Path, *, n_seeds: int | None = None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> Study:
     """Read a study file.
 
     Its keys: ``base`` (a recipe file, relative to this one, or a recipe), ``vary`` (dotted setting -> list; several
@@ -75,6 +78,7 @@ def read_study(path: Path, *, n_seeds: int | None = None) -> Study:
     Args:
         path: YAML.
         n_seeds: Instead of the file's.
+        settings: Dotted name -> value, instead of what the base says; what the study varies cannot be among them.
 
     Raises:
         RecipeError: What is wrong, with the variant it is in.
@@ -89,7 +93,7 @@ def read_study(path: Path, *, n_seeds: int | None = None) -> Study:
     seeds = values.get("seeds", 3) if n_seeds is None else n_seeds
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 1000:
         raise RecipeError(f"study {path}: seeds is {seeds!r}, allowed are 1 to 1000")
-    return Study(path.stem, _variants(path, values), seeds, judge, _rows(path, values, judge))
+    return Study(path.stem, _variants(path, values, settings), seeds, judge, _rows(path, values, judge))
 
 
 def with_seed(variant: Variant, k: int, chips: Path) -> Recipe:
@@ -121,7 +125,7 @@ def _rows(path: Path, values: Mapping[str, Any], judge: str) -> tuple[tuple[str,
     return tuple(dict.fromkeys(rows))
 
 
-def _variants(path: Path, values: Mapping[str, Any]) -> tuple[Variant, ...]:
+def _variants(path: Path, values: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Variant, ...]:
     if ("vary" in values) == ("variants" in values):
         raise RecipeError(f"study {path}: give either vary or variants")
     key = "vary" if "vary" in values else "variants"
@@ -145,8 +149,13 @@ def _variants(path: Path, values: Mapping[str, Any]) -> tuple[Variant, ...]:
         named = {_slug(str(name)): dict(settings) for name, settings in table.items()}
         if len(named) < len(table):
             raise RecipeError(f"study {path}: two variants have the same name, {', '.join(map(str, table))}")
-    base = _base(path, values.get("base"))
     simulate = values.get("simulate")
+    varied = {str(key) for point in named.values() for key in point}
+    for key in settings:
+        if key in varied or (key == "data.source" and simulate is not None):
+            does = "varies" if key in varied else "draws its own chips, so it sets"
+            raise RecipeError(f"study {path} {does} {key}; drop --{key}, or edit the study")
+    base = with_settings(_base(path, values.get("base")), settings)
     return tuple(_variant(path, name, point, base, simulate) for name, point in named.items())
 
 

@@ -93,6 +93,25 @@ def test_a_finished_comparison_is_only_rendered_again(
     } == before
 
 
+def test_other_settings_do_what_an_edited_recipe_does(
+    cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    given, edited = (Path(shutil.copytree(finished, tmp_path / name)) for name in ("given", "edited"))
+    other = tmp_path / "other.yaml"
+    other.write_text(recipe.read_text().replace("n_bootstrap: ", "n_bootstrap: 1"))
+    n_draws = yaml.safe_load(other.read_text())["probe"]["n_bootstrap"]
+    calls = {given: (recipe, "--probe.n_bootstrap", str(n_draws)), edited: (other,)}
+    for out, (path, *more) in calls.items():
+        before = len((out / "seed-0" / "run.log").read_text())
+        words = command(path, out)
+        assert main([*words[:2], *more, *words[2:]]) == 0
+        new = (out / "seed-0" / "run.log").read_text()[before:]
+        assert "train-lora: unchanged" in new and "heads: done" in new
+    for name in ("results.csv", "seed-0/recipe.yaml", "seed-1/recipe.yaml"):
+        assert (given / name).read_bytes() == (edited / name).read_bytes()
+    assert (given / "seed-0" / "recipe.yaml").read_text() != (finished / "seed-0" / "recipe.yaml").read_text()
+
+
 def test_a_further_row_keeps_the_others(
     cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +167,12 @@ def test_the_report_comes_after_the_choice_and_no_stage_twice() -> None:
         (["--jobs", "0"], "--jobs is 0"),
         (["--rows", "nonsense"], "nonsense is no row"),
         (["--skip-deblora", "--rows", "deblora"], "drop one of them"),
+        (["--lora.rnak", "4"], "did you mean lora.rank?"),
+        (["--lora.rank=four", "--seed", "-1"], "seed is -1, allowed are 0"),
+        (
+            ["--rows", "lora", "--lora.rank", "--jobs", "1"],
+            "--lora.rank has no value; write --lora.rank VALUE",
+        ),
     ],
 )
 def test_bad_options_are_named(

@@ -98,4 +98,11 @@ def test_scores_and_differences(rows: dict[tuple[str, str], Judged]) -> None:
         if (d["method"], d["baseline_probe"], d["group"]) == ("shift-kernel", "cross_entropy", "tail")
     )
     assert one["value"] == one["ci_lower"] == one["ci_upper"] == 1
+    y = np.append(np.repeat([0, 1], 20), 2)
+    alone = {("lora", "cross_entropy"): judged(y, 0.5), ("lora", "balanced_softmax"): judged(y * 0, 0.5)}
+    for table in score_tables(alone, y, GROUPS, COUNTS, names={}, n_draws=100, seed=3):
+        scored = [row for row in table if row.get("metric", "macro_f1") == "macro_f1"]
+        unknown = {row["group"] for row in scored if row["ci_lower"] == row["ci_upper"] == ""}
+        assert unknown == {"tail", "all"} and all(np.isfinite(row["value"]) for row in scored)
+        assert all(row["ci_lower"] <= row["ci_upper"] for row in scored if row["group"] not in unknown)
     assert not any((d["method"], d["probe"]) == (d["baseline"], d["baseline_probe"]) for d in differences)

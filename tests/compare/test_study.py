@@ -43,3 +43,8 @@ def test_a_study_computes_shared_stages_once(cheap: pytest.MonkeyPatch, recipe: 
     assert str(tmp_path) not in (out / "results.json").read_text()
     assert main(["study", str(path), "--out", str(out)]) == 0
     assert (out / "numerator" / "seed-0" / "run.log").read_text() == log
+    assert main(["study", str(path), "--out", str(out), "--lora.rank", "3", "--seeds", "1"]) == 0
+    new = (out / "numerator" / "seed-0" / "run.log").read_text().removeprefix(log)
+    assert "train-lora: taken over" in new and "extract-base: unchanged" in new
+    ranks = [yaml.safe_load(file.read_text())["lora"]["rank"] for file in out.glob("*/seed-0/recipe.yaml")]
+    assert ranks == [3, 3]

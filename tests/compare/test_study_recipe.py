@@ -93,6 +93,29 @@ def test_problems_are_named(values: dict[str, Any], message: str, write: Any) ->
         read_study(write(**values))
 
 
+def test_settings_on_the_command_line_change_the_base(write: Any) -> None:
+    study = read_study(write(vary={"lora.rank": [1, 2]}), settings={"seed": 5, "cluster.n_clusters": 7})
+    found = [(v.recipe.seed, v.recipe.cluster.n_clusters, v.recipe.lora.rank) for v in study.variants]
+    assert found == [(5, 7, 1), (5, 7, 2)]
+    assert [variant.settings for variant in study.variants] == [{"lora.rank": 1}, {"lora.rank": 2}]
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        ({"vary": {"lora.rank": [1]}}, {"lora.rank": 8}, "varies lora.rank; drop --lora.rank"),
+        ({"variants": {"a": {}, "b": {"lora.rank": 2}}}, {"lora.rank": 8}, "varies lora.rank; drop"),
+        ({"simulate": {}, "vary": {"lora.rank": [1]}}, {"data.source": "x"}, "draws its own chips"),
+        ({"vary": {"lora.rank": [1]}}, {"lora.rnk": 8}, "did you mean lora.rank"),
+    ],
+)
+def test_settings_that_a_study_cannot_take(
+    values: dict[str, Any], settings: dict[str, Any], message: str, write: Any
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_study(write(**values), settings=settings)
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY_ROOT / "recipes" / "studies").glob("*.yaml")))
 def test_the_studies_of_the_project_are_valid(path: Path) -> None:
     study = read_study(path)

@@ -1,5 +1,6 @@
 """Tiles and chips on disk."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -104,3 +105,24 @@ def test_the_commands(large: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "9 scenes (9 cut now)" in capsys.readouterr().out
     assert main(["detect", "chips", str(large), "--out", str(tmp_path / "c"), "--ignore", "square"]) == 0
     assert "square" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [("tile", "then give the command again\n"), ("chips", "then give the command again with a new folder\n")],
+)
+def test_a_full_disk_is_told_how_to_go_on(
+    command: str,
+    advice: str,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert main(["detect", command, str(scenes / "train"), "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert "No space left on device; free space, " + advice in message and "--resume" not in message

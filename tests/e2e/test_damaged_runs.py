@@ -359,7 +359,9 @@ def test_a_full_disk_leaves_no_half_file(
 
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        refused(capsys, [stage, str(run)], "No space left on device", "free space", "--resume")
+        refused(
+            capsys, [stage, str(run)], "No space left on device", "free space, then give the command again"
+        )
     assert files_of(run) == before and not [path for path in run.rglob(".*") if path.is_file()]
     assert main([stage, str(run)]) == 0
     after = {name: content for name, content in files_of(run).items() if name != "run.json"}

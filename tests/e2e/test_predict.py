@@ -100,6 +100,18 @@ def test_new_chips_get_classes(
     page = (out / "index.html").read_text()
     assert "slope" in page and "data:image/jpeg" in page and str(tmp_path) not in page
 
+    # An earlier prediction is replaced on request only, and not before the new one is complete.
+    call = ["predict", str(chosen), str(new / "slope"), "--out", str(out)]
+    capsys.readouterr()
+    assert main(call) == 2
+    assert f"{out} already holds a prediction; add --overwrite to replace it" in capsys.readouterr().err
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    assert main([*call[:2], str(tmp_path / "broken"), *call[3:], "--overwrite"]) == 2
+    assert (out / "index.html").read_text() == page and len(rows_of(out)) == 18
+    assert main([*call, "--overwrite"]) == 0
+    assert len(rows_of(out)) == 6
+
     # Names of files and folders mean nothing.
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -190,7 +202,7 @@ def test_unusable_chips_are_skipped_counted_and_named(
     for name in ("checks", "slope"):
         for path in (new / name).glob("0*.png"):
             path.write_bytes(b"")
-    assert main([*call, "--on-error", "skip"]) == 2
+    assert main([*call, "--on-error", "skip", "--overwrite"]) == 2
     assert "none of the 10 chips can be used, first: " in capsys.readouterr().err
 
 

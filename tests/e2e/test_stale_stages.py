@@ -1,6 +1,8 @@
 """A single stage never builds on stages that the recipe has left behind, and a method that does nothing says so."""
 
+import csv
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,29 @@ def test_lists_can_be_set_on_the_command_line(tmp_path: Path, capsys: pytest.Cap
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["head"] == ["checks"]
     assert printed["data"]["tail"] == ["slope", "rows"]
+
+
+def test_one_test_chip_gives_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_vit(tmp_path / "vit")
+    write_chips(tmp_path / "chips", counts={"checks": 16, "rows": 12, "slope": 4})
+    values = recipe_values(tmp_path / "chips", tmp_path / "vit")
+    run = tmp_path / "run"
+    assert main(["run", str(write_recipe(tmp_path / "r.yaml", values)), "--out", str(run)]) == 0
+    said = "No interval (-) for tail, all: a class there has a single test chip"
+    assert said in (run / "run.log").read_text()
+    assert said in (run / "report" / "index.html").read_text()
+    printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lora "))
+    assert re.fullmatch(r"lora +cross_entropy +(\S+ \[\S+, \S+\] +){2}\S+ - +\S+ -", printed)
+    for name in ("results.csv", "differences.csv"):
+        with (run / "eval" / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["group"] for row in rows if row["ci_lower"] == row["ci_upper"] == ""} == {"tail", "all"}
+        assert not any("nan" in row.values() for row in rows)
+    line = next(
+        x for x in (run / "report" / "report.md").read_text().splitlines() if x.startswith("| lora |")
+    )
+    assert line.count(" to ") == 2 and line.count("(-)") == 2
+    assert main(["merge", str(run), "--out", str(tmp_path / "merged")]) == 0
 
 
 def test_a_balanced_set_is_told_that_nothing_moves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

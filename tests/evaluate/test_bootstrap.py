@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from deblora.artifacts import Groups
-from deblora.evaluate.bootstrap import bootstrap_scores, interval, paired_difference, stratified_draws
+from deblora.evaluate.bootstrap import (
+    bootstrap_scores,
+    interval,
+    judged_by_one,
+    paired_difference,
+    stratified_draws,
+    without_interval,
+)
 from deblora.evaluate.metrics import group_scores, per_class_f1
 
 GROUPS = Groups(head=(0,), middle=(1,), tail=(2, 3))
@@ -84,6 +91,22 @@ def test_perfect_predictions_have_no_width(rng: np.random.Generator) -> None:
     y, _ = predictions(rng, 1.0)
     scores = bootstrap_scores(y, y, 4, GROUPS, stratified_draws(y, n_draws=50, rng=rng))
     assert {name: interval(values) for name, values in scores.items()} == dict.fromkeys(scores, (1.0, 1.0))
+
+
+def test_a_group_with_a_class_of_one_sample_has_no_interval(rng: np.random.Generator) -> None:
+    for n_test, names in {
+        (40, 25, 12, 5): (),
+        (40, 25, 12, 0): (),
+        (40, 25, 12, 1): ("tail", "all"),
+        (1, 25, 1, 1): ("head", "tail", "all"),
+    }.items():
+        assert judged_by_one(np.array(n_test), GROUPS) == names
+    y = np.repeat([0, 1, 2, 3], [40, 25, 12, 1])
+    draws = stratified_draws(y, n_draws=50, rng=rng)
+    scores = bootstrap_scores(y, np.where(rng.random(len(y)) < 0.7, y, 0), 4, GROUPS, draws)
+    ends = {name: interval(own) for name, own in without_interval(scores, ("tail", "all")).items()}
+    assert {name for name, own in ends.items() if np.isnan(own).all()} == {"tail", "all"}
+    assert ends["head"] == interval(scores["head"])
 
 
 def test_paired_difference_is_signed_and_narrower_than_unpaired(rng: np.random.Generator) -> None:

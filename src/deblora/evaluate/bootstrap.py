@@ -1,5 +1,7 @@
 """Intervals by bootstrap over test samples, and paired differences on the same draws."""
 
+from collections.abc import Collection
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -111,6 +113,27 @@ def _counts(labels: Int[np.ndarray, "b m"], n_classes: int) -> Int[np.ndarray, "
     width = n_classes + 1
     cells = labels + width * np.arange(len(labels))[:, None]
     return np.bincount(cells.ravel(), minlength=width * len(labels)).reshape(len(labels), width)[:, :-1]
+
+
+def judged_by_one(n_test: Int[np.ndarray, " c"], groups: Groups) -> tuple[str, ...]:
+    """Return the groups, ``all`` among them, with a class that a single test sample judges.
+
+    Every draw holds that one sample, so the spread over draws leaves out the class that is known least: with one
+    sample per class the interval has no width at all. Such a group has no interval (ours).
+
+    Args:
+        n_test: Test samples per class. Classes without any are in no mean and do not matter here.
+        groups: Head, middle and tail classes.
+    """
+    members = {**groups.named(), "all": tuple(range(len(n_test)))}
+    return tuple(name for name, classes in members.items() if (n_test[list(classes)] == 1).any())
+
+
+def without_interval(
+    scores: dict[str, Float[np.ndarray, " b"]], names: Collection[str]
+) -> dict[str, Float[np.ndarray, " b"]]:
+    """Return the scores of draws, nan in the groups that have no interval."""
+    return {name: np.full_like(own, np.nan) if name in names else own for name, own in scores.items()}
 
 
 def interval(values: Float[np.ndarray, " b"]) -> tuple[float, float]:

@@ -73,7 +73,11 @@ def scores(content: ReportContent) -> Table:
 def _score(row: ScoreRow | None, best: float) -> Cell:
     if row is None or not math.isfinite(row.value):
         return Cell(MISSING)
-    return Cell(percent(row.value), between(row.ci_lower, row.ci_upper), "best" if row.value == best else "")
+    return Cell(
+        percent(row.value),
+        between(row.ci_lower, row.ci_upper) or MISSING,
+        "best" if row.value == best else "",
+    )
 
 
 def differences(content: ReportContent) -> Table:

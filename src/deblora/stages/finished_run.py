@@ -14,6 +14,7 @@ from deblora.errors import ArtifactError, RecipeError
 from deblora.evaluate.seeds import Entry, Unit
 from deblora.report.content import DifferenceRow
 from deblora.run_dir import RunDir
+from deblora.stages.tables import as_number
 
 RESULT_COLUMNS = (
     "dataset",
@@ -180,7 +181,7 @@ def _table(run: RunDir, name: str, columns: tuple[str, ...]) -> tuple[dict[str, 
 
 def _number(path: Path, row: dict[str, str], key: str, command: str) -> float:
     try:
-        return float(row[key])
+        return float(row[key]) if key == "value" else as_number(row[key])
     except ValueError as error:
         raise _damaged(path, f"{key} is {row[key]!r}, not a number", command) from error
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from deblora.artifacts import Groups
 from deblora.errors import DataError
-from deblora.evaluate.bootstrap import bootstrap_scores, interval, stratified_draws
+from deblora.evaluate.bootstrap import bootstrap_scores, judged_by_one, stratified_draws, without_interval
 from deblora.evaluate.metrics import group_scores, per_class_f1
 from deblora.evaluate.priors import Prior, resampled_indices
+from deblora.stages.tables import interval_cells
 
 PRIORS: tuple[Prior, ...] = ("forward", "uniform", "backward")
 N_SETS = 20
@@ -135,8 +136,10 @@ def score_tables(
     """
     n_classes = len(train_counts)
     draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=n_draws)
+    hidden = judged_by_one(np.bincount(y, minlength=n_classes), groups)
     drawn = {
-        name: bootstrap_scores(y, row.predicted, n_classes, groups, draws) for name, row in judged.items()
+        name: without_interval(bootstrap_scores(y, row.predicted, n_classes, groups, draws), hidden)
+        for name, row in judged.items()
     }
     points = {
         name: group_scores(per_class_f1(y, row.predicted, n_classes), groups) for name, row in judged.items()
@@ -147,11 +150,11 @@ def score_tables(
     for (method, probe), row in judged.items():
         first = {**names, "method": method, "probe": probe}
         for group, value in points[method, probe].items():
-            ends = _ends(drawn[method, probe][group])
+            ends = interval_cells(drawn[method, probe][group])
             score = {"metric": "macro_f1", "group": group, "value": value, **ends}
             results.append({**first, **score, "n_classes": sizes[group], **last})
         for metric, value in prior_accuracies(y, row.predicted, train_counts, seed=seed).items():
-            ends = {"ci_lower": float("nan"), "ci_upper": float("nan")}
+            ends = interval_cells(np.array([np.nan]))
             score = {"metric": metric, "group": "all", "value": value, **ends}
             results.append({**first, **score, "n_classes": n_classes, **last})
     differences: list[dict[str, object]] = [
@@ -162,7 +165,7 @@ def score_tables(
             "baseline_probe": baseline[1],
             "group": group,
             "value": points[name][group] - points[baseline][group],
-            **_ends(drawn[name][group] - drawn[baseline][group]),
+            **interval_cells(drawn[name][group] - drawn[baseline][group]),
         }
         for name in judged
         for baseline in baselines
@@ -170,8 +173,3 @@ def score_tables(
         for group in points[name]
     ]
     return results, differences
-
-
-def _ends(values: Float[np.ndarray, " b"]) -> dict[str, float]:
-    lower, upper = interval(values)
-    return {"ci_lower": lower, "ci_upper": upper}

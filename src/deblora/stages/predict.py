@@ -48,7 +48,15 @@ class Predicted:
         return np.asarray(self.probabilities.argmax(axis=1))
 
 
-def predict(run: RunDir, recipe: Recipe, source: Path, out: Path, *, on_error: OnError = "stop") -> Predicted:
+def predict(
+    run: RunDir,
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    on_error: OnError = "stop",
+    overwrite: bool = False,
+) -> Predicted:
     """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
 
     The head is fitted again on the features of the run with the settings that validation chooses, so nothing but
@@ -58,15 +66,16 @@ def predict(run: RunDir, recipe: Recipe, source: Path, out: Path, *, on_error: O
         run: Finished, with a choice.
         recipe: Its settings.
         source: What :func:`~deblora.data.unlabeled.read_unlabeled` takes.
-        out: Folder for both files; new or empty, or one of an earlier prediction.
+        out: Folder for both files; new or empty.
         on_error: Chips that cannot be read, or that have other bands or types of values than the run knows: stop and
             name them, or leave them out, counted and named in table and page.
+        overwrite: ``out`` may hold an earlier prediction, which is replaced once this one is complete.
 
     Raises:
-        ArtifactError: If the run has no choice, or ``out`` holds something else.
+        ArtifactError: If the run has no choice, or ``out`` holds something.
         DataError: If chips cannot be read and ``on_error`` is stop, or none can be.
     """
-    _check_out(out, source)
+    _check_out(out, source, overwrite=overwrite)
     choice = read_choice(run)
     method, name = str(choice["method"]), str(choice["probe"])
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
@@ -113,7 +122,7 @@ def new_features(
     return FeatureTable(ids, residual_map(run, table.features.shape[1])(table.features))
 
 
-def _check_out(out: Path, source: Path) -> None:
+def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{out} lies inside the chips, {source}; name a folder outside")
     if out.exists() and not out.is_dir():
@@ -121,6 +130,10 @@ def _check_out(out: Path, source: Path) -> None:
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if path.name not in ("predictions.csv", "index.html"):
             raise ArtifactError(f"{path} is no part of a prediction; choose another folder")
+        if not overwrite:
+            raise ArtifactError(
+                f"{out} already holds a prediction; add --overwrite to replace it, or name another folder"
+            )
 
 
 def _table(run: RunDir, found: Predicted) -> str:

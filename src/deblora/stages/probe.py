@@ -1,5 +1,6 @@
 """Stage ``probe``: the same linear probe judges every row; choices on validation, one look at the test."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from deblora.artifacts import FeatureTable, Groups, Targets, write_atomic
 from deblora.config import ProbeRecipe, Recipe
 from deblora.data.chips import ChipSet
-from deblora.evaluate.bootstrap import bootstrap_scores, interval, stratified_draws
+from deblora.evaluate.bootstrap import bootstrap_scores, judged_by_one, stratified_draws, without_interval
 from deblora.evaluate.metrics import filtered_group_f1, group_scores, per_class_f1
 from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select_probe, select_tau, unit_rows
 from deblora.evaluate.separation import separation
@@ -23,8 +24,10 @@ from deblora.stages.audit import table
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.heads import fitted_path, read_fitted
 from deblora.stages.stage import Stage
+from deblora.stages.tables import interval_cells, say_judged_by_one
 from deblora.stages.unlabeled_rows import SEMI_SUPERVISED
 
+log = logging.getLogger("deblora")
 PROBES = ("cross_entropy", "balanced_softmax", "logit_adjustment")
 BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"))
 GAUSSIANS = "gaussians"
@@ -144,6 +147,10 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     for named, predicted in text_row.text_predictions(run, recipe, splits).items():
         predictions[named] = predicted
         scores[named] = bootstrap_scores(y, predicted, n_classes, groups, draws)
+    hidden = judged_by_one(np.bincount(y, minlength=n_classes), groups)
+    if hidden:
+        log.warning("probe: %s", say_judged_by_one(hidden))
+    scores = {named: without_interval(own, hidden) for named, own in scores.items()}
     data = Path(recipe.data.source).name
     names = {"dataset": data, "backbone": recipe.backbone.name}
     results = _results(names, y, predictions, scores, groups, n_classes, recipe)
@@ -174,9 +181,7 @@ def _results(
             metrics["macro_f1_filtered"] = filtered_group_f1(y, predicted, groups, n_classes)
         for metric, values in metrics.items():
             for group, value in values.items():
-                lower, upper = (
-                    interval(scores[method, probe][group]) if metric == "macro_f1" else (float("nan"),) * 2
-                )
+                drawn = scores[method, probe][group] if metric == "macro_f1" else np.array([np.nan])
                 rows.append(
                     {
                         **names,
@@ -185,8 +190,7 @@ def _results(
                         "metric": metric,
                         "group": group,
                         "value": value,
-                        "ci_lower": lower,
-                        "ci_upper": upper,
+                        **interval_cells(drawn),
                         "n_classes": sizes[group],
                         "n_test": len(y),
                         "seed": recipe.seed,
@@ -206,7 +210,6 @@ def _differences(
             if (method, probe) == baseline:
                 continue
             for group, values in found.items():
-                lower, upper = interval(values - scores[baseline][group])
                 value = float(points[method, probe, group]) - float(points[(*baseline, group)])  # type: ignore[arg-type]
                 rows.append(
                     {
@@ -216,8 +219,7 @@ def _differences(
                         "baseline_probe": baseline[1],
                         "group": group,
                         "value": value,
-                        "ci_lower": lower,
-                        "ci_upper": upper,
+                        **interval_cells(values - scores[baseline][group]),
                     }
                 )
     return rows

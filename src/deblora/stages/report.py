@@ -15,6 +15,7 @@ from deblora.artifacts import Centers, Clusters, FeatureTable, Targets, write_at
 from deblora.config import Recipe
 from deblora.data.chips import ChipSet
 from deblora.errors import ArtifactError
+from deblora.evaluate.bootstrap import judged_by_one
 from deblora.evaluate.metrics import confusion, per_class_f1
 from deblora.evaluate.projection import tsne_2d
 from deblora.report.content import DifferenceRow, Projection, ReportContent, ScoreRow
@@ -23,6 +24,7 @@ from deblora.run_dir import RunDir
 from deblora.stages.chips import groups_of, open_chips
 from deblora.stages.choose import choice_files, read_choice, say_choice
 from deblora.stages.stage import Stage
+from deblora.stages.tables import as_number, say_judged_by_one
 
 SHOWN = (
     ("lora", "cross_entropy"),
@@ -125,6 +127,9 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
         )
     if Targets.load(run.targets("shift")).moved_nothing:
         found.append("The shift moved no class (all alpha are 1), so its rows repeat those of lora.")
+    hidden = judged_by_one(np.array(frozen["counts"]["test"]), groups_of(run))
+    if hidden:
+        found.append(say_judged_by_one(hidden))
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(
@@ -135,7 +140,7 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
 
 
 def _numbers(row: dict[str, str]) -> tuple[float, float, float]:
-    return float(row["value"]), float(row["ci_lower"]), float(row["ci_upper"])
+    return float(row["value"]), as_number(row["ci_lower"]), as_number(row["ci_upper"])
 
 
 def _curve(path: Path) -> tuple[tuple[int, float], ...]:

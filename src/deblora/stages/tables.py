@@ -1,12 +1,40 @@
 """Tables of a run as lines of text, checked for what a reader of them needs."""
 
 import csv
+import math
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 from deblora.errors import ArtifactError
+from deblora.evaluate.bootstrap import interval
 from deblora.run_dir import RunDir
 
 Lines = list[dict[str, str]]
+
+
+def interval_cells(draws: Float[np.ndarray, " b"]) -> dict[str, object]:
+    """Return the columns ``ci_lower`` and ``ci_upper`` of scores over draws, empty where there is no interval."""
+    return dict(zip(("ci_lower", "ci_upper"), map(_cell, interval(draws)), strict=True))
+
+
+def _cell(end: float) -> float | str:
+    return end if math.isfinite(end) else ""
+
+
+def as_number(text: str) -> float:
+    """Return the number of a cell, NaN where it is empty.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
+    return float(text or "nan")
+
+
+def say_judged_by_one(groups: Sequence[str]) -> str:
+    """Say why groups have no interval."""
+    return f"No interval (-) for {', '.join(groups)}: a class there has a single test chip, which every draw holds."
 
 
 def read_lines(run: RunDir, name: str, columns: Sequence[str]) -> Lines:
