@@ -130,7 +130,7 @@ def calls_of(
     return [
         Call(run_part, (recipe, root, before, tuple(methods))),
         *each,
-        Call(run_part, (recipe, root, last, tuple(methods)), behind),
+        Call(run_last, (recipe, root, last, tuple(methods)), behind),
     ]
 
 
@@ -149,7 +149,12 @@ def run_part(recipe: Recipe, root: Path, names: Sequence[str], methods: Sequence
     for stage in stages_of(ROAD, methods):
         if stage.name in names:
             run_stage(stage, run, recipe)
-    write_costs(run, recipe)
+
+
+def run_last(recipe: Recipe, root: Path, names: Sequence[str], methods: Sequence[str]) -> None:
+    """Run the stages that serve all rows of a seed, and write what every row cost."""
+    run_part(recipe, root, names, methods)
+    write_costs(RunDir.open(root), recipe)
 
 
 def run_heads(run: RunDir, recipe: Recipe) -> None:

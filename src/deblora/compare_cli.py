@@ -57,7 +57,12 @@ def add_commands(commands: Any, parser: Any) -> None:
 
 def _add_common(parser: Any) -> None:
     parser.add_argument("--out", type=str, required=True, help="folder for all runs and the report")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds, and of a comparison rows of a seed, that run at the same time")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="seeds that run at the same time; in a comparison rows of a seed, too",
+    )
 
 
 def run_command(command: str, options: Any, settings: Mapping[str, Any]) -> str:

@@ -19,3 +19,12 @@ def standardized(blobs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     unit = blobs[0] / np.linalg.norm(blobs[0], axis=1, keepdims=True)
     centered = unit - unit.mean(axis=0)
     return centered * np.sqrt(50 / np.mean(np.sum(centered**2, axis=1)))
+
+
+@pytest.fixture
+def others(blobs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Samples an adapter did not see: the class means of the training samples, twice the scatter."""
+    x, y = blobs
+    means = np.stack([x[y == c].mean(axis=0) for c in range(len(COUNTS))])
+    labels = np.repeat(np.arange(len(COUNTS)), 40)
+    return means[labels] + np.random.default_rng(7).normal(size=(len(labels), x.shape[1])), labels

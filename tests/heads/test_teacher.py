@@ -12,15 +12,6 @@ Blobs = tuple[np.ndarray, np.ndarray]
 C, ADAPTED = 4, 6
 
 
-@pytest.fixture
-def others(blobs: Blobs) -> Blobs:
-    rng = np.random.default_rng(7)
-    x, y = blobs
-    means = np.stack([x[y == c].mean(axis=0) for c in range(C)])
-    labels = np.repeat(np.arange(C), 40)
-    return means[labels] + rng.normal(size=(len(labels), x.shape[1])), labels
-
-
 def test_every_class_owns_the_same_share(blobs: Blobs, others: Blobs) -> None:
     soft = soft_labels(*blobs, C, others[0], adapted_size=ADAPTED)
     np.testing.assert_allclose(soft.sum(axis=1), 1)

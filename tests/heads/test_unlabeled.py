@@ -22,16 +22,6 @@ Blobs = tuple[np.ndarray, np.ndarray]
 N_CLASSES = 4
 
 
-@pytest.fixture
-def others(blobs: Blobs) -> Blobs:
-    """Samples the adapter did not see: the class means of the training samples, twice the scatter."""
-    rng = np.random.default_rng(7)
-    x, y = blobs
-    means = np.stack([x[y == c].mean(axis=0) for c in range(N_CLASSES)])
-    labels = np.repeat(np.arange(N_CLASSES), 40)
-    return means[labels] + rng.normal(size=(len(labels), x.shape[1])), labels
-
-
 def gaussian_logits(z: np.ndarray, means: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     inverse = np.linalg.inv(covariance)
     return np.array([[-0.5 * (row - m) @ inverse @ (row - m) for m in means] for row in z])
