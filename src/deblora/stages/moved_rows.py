@@ -18,6 +18,8 @@ from deblora.debias.density import density_clusters
 from deblora.debias.kmeans import cluster_features
 from deblora.debias.nearest import nearest_donor_centers
 from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
+from deblora.debias.posterior import posterior_kappa
+from deblora.debias.united import united_centers
 from deblora.evaluate.probe import unit_rows
 from deblora.stages.center import moved_classes
 
@@ -36,8 +38,11 @@ SHIFTED = {
     "shift-debiased-32": 32,
     "shift-nearest-3": "nearest",
     "shift-global-mean": "global_mean",
+    "shift-united": "united",
+    "shift-posterior": "kernel_neighbors",
 }
-"""The shift with kernel neighbors, de-biased centers of 8 and 32 clusters, 3 nearest donors and the global mean."""
+"""The shift with kernel neighbors, de-biased centers of 8 and 32 clusters, 3 nearest donors, the global mean, and
+the part of the neighbors that shares clusters. ``shift-posterior`` differs from ``shift-kernel`` in the pull."""
 
 MOVED = (*CONTRACTED, *SHIFTED)
 
@@ -62,7 +67,8 @@ def moved_features(name: str, training: Training, recipe: Recipe) -> Float[np.nd
 
     Contraction: raw features of the recipe's classes, ``alpha`` from the imbalance ratio, as the stage
     ``calibrate``. Shift: unit features of every class that has donors, ``alpha = n / (n + kappa)`` with the
-    ``kappa`` fitted to kernel neighbors for every center (ours), so that rows differ in the center only.
+    ``kappa`` fitted to kernel neighbors for every center (ours), so that rows differ in the center only;
+    ``shift-posterior`` takes the ``kappa`` of :func:`~deblora.debias.posterior.posterior_kappa`.
 
     Args:
         name: One of :data:`MOVED`.
@@ -78,7 +84,7 @@ def moved_features(name: str, training: Training, recipe: Recipe) -> Float[np.nd
 def moved_settings(name: str, recipe: Recipe) -> list[dict[str, object]]:
     """Return the tables of the recipe that a row of :data:`MOVED` depends on."""
     tables: list[object] = [recipe.calibrate if name in CONTRACTED else recipe.shift]
-    if "debiased" in name:
+    if "debiased" in name or name == "shift-united":
         tables.append(recipe.cluster)
     if name == "contract-kernel-neighbors":
         tables.append(recipe.shift)
@@ -122,8 +128,14 @@ def _shifted(name: str, training: Training, recipe: Recipe) -> Float[np.ndarray,
         centers = nearest_donor_centers(unit, labels, n_classes)[0][classes]
     elif isinstance(kind, int):
         centers = _cluster_mix(unit, labels, classes, kind, recipe)
+    elif kind == "united":
+        found = _clusters(unit, recipe.cluster.n_clusters, recipe)[0]
+        centers = united_centers(unit, labels, found, n_classes, temperature=temperature)[classes]
     else:
         centers = global_mean_centers(unit, classes)
+    if name == "shift-posterior":
+        kappa = posterior_kappa(unit, labels, neighbors, has_donors)
+        return unit_rows(shift(unit, labels, centers, classes, alpha_from_kappa(training.counts, kappa)))
     kappa = fit_kappa(
         unit,
         labels,
@@ -146,12 +158,19 @@ def _cluster_mix(
     n_clusters: int,
     recipe: Recipe,
 ) -> Float[np.ndarray, "t d"]:
+    assignments, centers = _clusters(features, n_clusters, recipe)
+    return debiased_centers(centers, assignments, labels, classes)[0]
+
+
+def _clusters(
+    features: Float[np.ndarray, "n d"], n_clusters: int, recipe: Recipe
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]:
     settings = recipe.cluster
     if settings.method == "dbscan":
         assignments, centers, _ = density_clusters(
             features, eps=settings.eps, min_samples=settings.min_samples, space=settings.space
         )
-        return debiased_centers(centers, assignments, labels, classes)[0]
+        return assignments, centers
     assignments, centers, _, _ = cluster_features(
         features,
         n_clusters=min(n_clusters, len(features)),
@@ -160,4 +179,4 @@ def _cluster_mix(
         n_init=settings.n_init,
         seed=recipe.seed,
     )
-    return debiased_centers(centers, assignments, labels, classes)[0]
+    return assignments, centers
