@@ -18,7 +18,7 @@ from deblora.artifacts import file_sha256, write_atomic
 from deblora.errors import ArtifactError
 
 MANIFEST = "run.json"
-LOCK = ".run.lock"
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True)
