@@ -1,7 +1,8 @@
 """The map in feature space that a second adapter can be: built by its placement, saved, and applied to features."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from deblora.run_dir import RunDir
 from deblora.train.residual_maps import ResidualMap, ResidualMlp
 
 RESIDUAL = "residual.safetensors"
-MAPS = {"residual": ResidualMap, "residual-mlp": ResidualMlp}
+FeatureMap = ResidualMap | ResidualMlp
+MAPS: Final[Mapping[str, type[FeatureMap]]] = {"residual": ResidualMap, "residual-mlp": ResidualMlp}
 """The placements that are maps, by the name in the recipe."""
 
 _TENSORS = {
@@ -30,13 +32,13 @@ def is_map(placement: str) -> bool:
     return placement in MAPS
 
 
-def fresh_map(recipe: Recipe, feature_size: int) -> ResidualMap | ResidualMlp:
+def fresh_map(recipe: Recipe, feature_size: int) -> FeatureMap:
     """Return the map of the recipe's placement as it is before training: the identity."""
     settings = recipe.deblora
     return MAPS[settings.placement](feature_size, settings.rank or recipe.lora.rank, seed=recipe.seed)
 
 
-def save_map(run: RunDir, trained: ResidualMap | ResidualMlp) -> None:
+def save_map(run: RunDir, trained: FeatureMap) -> None:
     """Write the map as all there is of the second adapter: nothing of another placement stays beside it."""
     folder = run.adapter("deblora")
     shutil.rmtree(folder, ignore_errors=True)

@@ -21,14 +21,13 @@ from deblora.processes import is_first
 from deblora.run_dir import RunDir
 from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
-from deblora.stages.feature_map import fresh_map, is_map, save_map
+from deblora.stages.feature_map import FeatureMap, fresh_map, is_map, save_map
 from deblora.stages.model_input import adopt_input
 from deblora.stages.open_model import model_settings, open_backbone
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, adapter_settings, chips_sidecar, save_history
 from deblora.train.loop import forget_checkpoints, train
 from deblora.train.objectives import Regress
-from deblora.train.residual_maps import ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder, TrainingOrder
 
 log = logging.getLogger("deblora")
@@ -122,7 +121,7 @@ def _adapted(run: RunDir, recipe: Recipe, placement: str) -> Backbone:
 
 
 def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
-    if isinstance(module, ResidualMap | ResidualMlp):
+    if isinstance(module, FeatureMap):
         save_map(run, module)
     elif isinstance(module, Backbone):
         record = chips_sidecar(run, recipe, "deblora", module)

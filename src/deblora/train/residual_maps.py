@@ -32,9 +32,9 @@ class ResidualMap(nn.Module):
 class ResidualMlp(nn.Module):
     """A residual with one hidden layer, ``g(z) = z + B gelu(A z + a)``; B starts at zero, so g starts as the identity.
 
-    Unlike :class:`ResidualMap` it can move some regions of feature space and leave others where they are (the paper
-    names maps that are not linear as future work; this one is ours). ``A z`` is not standardized: features far below
-    1 see the nearly straight part of the gelu, and the map is then close to a linear one.
+    Unlike :class:`ResidualMap` it can move some regions of feature space and leave others where they are (ours; the
+    authors name non-linear optimization as future work). ``A z`` is not standardized: features far below 1 see the
+    nearly straight part of the gelu, and the map is then close to a linear one.
 
     Args:
         feature_size: Size ``d`` of a feature.
