@@ -257,18 +257,19 @@ class DebloraRecipe:
     """The second adapter, trained to reproduce calibrated features.
 
     Args:
-        placement: Stack on the first adapter (ours), go on training it, a fresh one, or a map in feature space.
+        placement: Stack on the first adapter (ours), go on training it, a fresh one, or a map in feature space:
+            low-rank (``residual``) or with one hidden layer (``residual-mlp``).
         samples: The D_t of the paper read as tail only (literal) or all chips.
         anchor: With tail: weight of the other classes' features staying where they are, >= 0.
         loss: Distance to the target.
         space: Standardized or raw dimensions of the distance.
-        rank: Inner size; null takes that of stage 0.
+        rank: Inner size, of ``residual-mlp`` the hidden one; null takes that of stage 0.
         learning_rate: Peak rate of AdamW (our choice).
         max_train_steps: Optimizer steps (our choice).
         train_batch_size: Chips per step.
     """
 
-    placement: Literal["stack", "continue", "fresh", "residual"] = "stack"
+    placement: Literal["stack", "continue", "fresh", "residual", "residual-mlp"] = "stack"
     samples: Literal["tail", "all"] = "tail"
     anchor: float = 0.0
     loss: Literal["squared_l2", "l2", "cosine"] = "squared_l2"

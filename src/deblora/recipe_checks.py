@@ -107,7 +107,8 @@ def _adapter_problems(values: Mapping[str, Any], default: str) -> list[str]:
     if placement not in ("stack", "continue"):
         return []
     return [
-        f"deblora.placement {placement} cannot be built on lora.adapter adalora; set it to fresh or residual"
+        f"deblora.placement {placement} cannot be built on lora.adapter adalora; set it to fresh, residual or "
+        "residual-mlp"
     ]
 
 

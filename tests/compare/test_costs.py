@@ -17,6 +17,7 @@ from deblora.report.cost_table import LITERATURE, costs
 from deblora.resources import measured
 from deblora.run_dir import RunDir
 from deblora.stages.costs import COLUMNS, costs_of, write_costs
+from deblora.stages.feature_map import fresh_map, save_map
 
 USED = {"cpu_seconds": 3.0, "peak_bytes": 10**9}
 
@@ -71,6 +72,18 @@ def test_a_second_adapter_on_its_own_is_all_that_is_stored(run: RunDir) -> None:
     )
     assert stacked["n_trained"] == alone["n_trained"] == 12
     assert 0 < int(str(alone["stored_bytes"])) < int(str(stacked["stored_bytes"]))
+
+
+@pytest.mark.parametrize(("placement", "n_map"), [("residual", 24), ("residual-mlp", 27)])
+def test_a_map_counts_with_the_adapter_before_it(run: RunDir, placement: str, n_map: int) -> None:
+    recipe = Recipe()
+    recipe = replace(recipe, deblora=replace(recipe.deblora, placement=placement, rank=3))  # type: ignore[arg-type]
+    save_map(run, fresh_map(recipe, 4))
+    run.finish("extract-deblora", "k", [], 5.0)
+    lines = {line["method"]: line for line in costs_of(run, recipe)}
+    assert lines["deblora"]["n_trained"] == 6 + n_map
+    stored = sum(f.stat().st_size for name in ("lora", "deblora") for f in run.adapter(name).iterdir())
+    assert lines["deblora"]["stored_bytes"] == stored
 
 
 def test_damaged_files_are_named(run: RunDir) -> None:

@@ -294,9 +294,18 @@ def test_a_wrong_adapter_is_refused(case: str, run: Path, capsys: Capture) -> No
 
 def test_a_residual_map_that_is_damaged(finished: Path, run: Path, capsys: Capture) -> None:
     values = yaml.safe_load((run / "recipe.yaml").read_text())
+    values["deblora"]["placement"] = "residual-mlp"
+    (run / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert main(["train-deblora", str(run)]) == 0
+    assert [path.name for path in (run / "adapters" / "deblora").iterdir()] == ["residual.safetensors"]
+    trained = (run / "adapters" / "deblora" / "residual.safetensors").read_bytes()
     values["deblora"]["placement"] = "residual"
     (run / "recipe.yaml").write_text(yaml.safe_dump(values))
     assert main(["train-deblora", str(run)]) == 0
+    (run / "adapters" / "deblora" / "residual.safetensors").write_bytes(trained)
+    refused(
+        capsys, ["extract", str(run)], "of deblora.placement residual-mlp, but", "run train-deblora again"
+    )
     cut("adapters/deblora/residual.safetensors")(run)
     refused(capsys, ["extract", str(run)], "residual.safetensors is damaged", "run train-deblora again")
 

@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import shutil
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,13 @@ import torch
 import yaml
 from sklearn.metrics import f1_score
 
+import deblora.stages.heads as heads
+import deblora.stages.predict as predict
 from builders import COUNTS
+from deblora.artifacts import FeatureTable
 from deblora.cli import main
+from deblora.heads.trials import moved_heads
+from deblora.stages.predict import new_features
 
 STAGES = (
     "audit",
@@ -44,6 +51,14 @@ COLUMNS = [
     "seed",
 ]
 GROUPS = ("head", "middle", "tail", "all")
+CHOICE = {
+    "method": "deblora",
+    "probe": "cross_entropy",
+    "reference": ["lora", "cross_entropy"],
+    **dict.fromkeys(("gain", "ci_lower", "ci_upper", "share"), 0.0),
+    **dict.fromkeys(("fewest_val", "n_val"), 10),
+    "candidates": [],
+}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -179,11 +194,31 @@ def test_one_stage_can_be_run_alone(run: Path) -> None:
     assert (run / "eval" / "results.csv").is_file()
 
 
-@pytest.mark.parametrize("placement", ["residual", "continue", "fresh"])
-def test_every_placement_goes_the_road(recipe: Path, run: Path, placement: str) -> None:
+@pytest.mark.parametrize("placement", ["residual", "residual-mlp", "continue", "fresh"])
+def test_every_placement_goes_the_road(
+    recipe: Path, run: Path, tmp_path: Path, placement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran, skipped = resume(recipe, run, "--deblora.placement", placement)
     assert ran == {"audit", "train-deblora", "extract-deblora", "probe", "report"}
     assert skipped == set(STAGES) - ran
+
+    # New chips go through the same second adapter: those of the run get the features that it extracted.
+    (run / "eval" / "choice.json").write_text(json.dumps(CHOICE))
+    monkeypatch.setattr(heads, "moved_heads", lambda samples: islice(moved_heads(samples), 1))
+    seen: list[FeatureTable] = []
+
+    def watched(*arguments: Any) -> FeatureTable:
+        seen.append(new_features(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(predict, "new_features", watched)
+    source = Path(yaml.safe_load((run / "recipe.yaml").read_text())["data"]["source"])
+    assert main(["predict", str(run), str(source), "--out", str(tmp_path / "found")]) == 0
+    (found,) = seen
+    known = FeatureTable.load(run / "features" / "deblora.safetensors").rows(found.ids)
+    np.testing.assert_allclose(found.features, known, atol=1e-5)
+    lora = FeatureTable.load(run / "features" / "lora.safetensors").rows(found.ids)
+    assert np.abs(found.features - lora).max() > 1e-4
 
 
 @pytest.mark.parametrize(

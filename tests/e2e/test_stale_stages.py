@@ -78,7 +78,7 @@ def test_a_balanced_set_is_told_that_nothing_moves(tmp_path: Path, caplog: pytes
     lora = FeatureTable.load(run.features("lora")).features
     np.testing.assert_array_equal(FeatureTable.load(run.features("deblora")).features, lora)
     recipe = yaml.safe_load(run.recipe.read_text())
-    for placement in ("continue", "fresh", "residual"):
+    for placement in ("continue", "fresh", "residual", "residual-mlp"):
         recipe["deblora"]["placement"] = placement
         run.recipe.write_text(yaml.safe_dump(recipe))
         run.features("deblora").unlink()

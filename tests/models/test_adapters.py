@@ -118,7 +118,7 @@ def test_a_second_adapter_stands_on_every_kind(kind: AdapterKind, tmp_path: Path
 def test_nothing_is_stacked_on_adalora() -> None:
     model = backbone()
     attach_lora(model, rank=2, alpha=2, kind="adalora", n_steps=12, seed=0)
-    with pytest.raises(ModelError, match="set deblora.placement to fresh or residual"):
+    with pytest.raises(ModelError, match="set deblora.placement to fresh, residual or residual-mlp"):
         stack_adapter(model, rank=2, alpha=2, seed=1)
 
 

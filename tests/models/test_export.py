@@ -20,7 +20,7 @@ from deblora.models.lora import (
     stack_adapter,
 )
 from deblora.stages.export import chain_of, export
-from deblora.stages.extract import RESIDUAL
+from deblora.stages.feature_map import RESIDUAL
 from generative_builders import write_stable_diffusion
 
 LATENTS = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))

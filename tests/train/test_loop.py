@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from deblora.train.loop import WEIGHTS, forget_checkpoints, train
-from deblora.train.objectives import Regress, ResidualMap
+from deblora.train.objectives import Regress
+from deblora.train.residual_maps import ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder
 
 N_STEPS, BATCH, N_CHIPS, SIZE = 8, 4, 12, 6
@@ -57,6 +58,13 @@ class Noisy(nn.Module):
         return moved
 
 
+class Mlp(ResidualMlp):
+    """The map with a hidden layer, at the size of these tests."""
+
+    def __init__(self) -> None:
+        super().__init__(SIZE, 3, seed=0)
+
+
 def objective(module: nn.Module | None = None) -> Regress:
     return Regress(module if module is not None else ResidualMap(SIZE, 2, seed=0), scale=torch.ones(SIZE))
 
@@ -96,7 +104,7 @@ def assert_same(a: nn.Module, b: nn.Module) -> None:
         assert torch.equal(weight, b.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("module", [None, Noisy], ids=["plain", "dropout"])
+@pytest.mark.parametrize("module", [None, Noisy, Mlp], ids=["plain", "dropout", "mlp"])
 def test_a_killed_training_ends_at_the_same_weights(tmp_path: Path, module: type[nn.Module] | None) -> None:
     whole, first, second = (objective(module() if module else None) for _ in range(3))
     records = run(tmp_path / "whole", whole, samples())

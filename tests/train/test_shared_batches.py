@@ -10,7 +10,8 @@ import torch
 
 from conftest import REPOSITORY_ROOT
 from deblora.train.loop import train
-from deblora.train.objectives import Regress, ResidualMap
+from deblora.train.objectives import Regress
+from deblora.train.residual_maps import ResidualMap
 from deblora.train.samples import FeatureOrder
 from deblora.train.shared_batches import SharedBatches
 

@@ -112,7 +112,8 @@ def stack_adapter(
     kinds = [str(config.peft_type).rpartition(".")[2].lower() for config in peft_model.peft_config.values()]
     if any(name in NO_STACK for name in (kind, *kinds)):
         raise ModelError(
-            "no second adapter can be trained on top of adalora; set deblora.placement to fresh or residual"
+            "no second adapter can be trained on top of adalora; set deblora.placement to fresh, residual or "
+            "residual-mlp"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from deblora.models.adapter_files import WEIGHTS as ADAPTER_WEIGHTS
 from deblora.models.adapters import SHARED
 from deblora.run_dir import RunDir
 from deblora.stages.audit import table
-from deblora.stages.extract import RESIDUAL
+from deblora.stages.feature_map import RESIDUAL, is_map
 from deblora.stages.rows.settings import ADAPTER, ADAPTERS, FACTS, HEAD, WEIGHTS
 
 COSTS = "costs.csv"
@@ -59,7 +59,8 @@ def costs_of(run: RunDir, recipe: Recipe) -> list[dict[str, object]]:
     stages = run.manifest()["stages"]
     n_chips = _n_train_chips(run)
     lora, second = run.adapter("lora"), run.adapter("deblora")
-    together = recipe.deblora.placement in ("stack", "residual")  # features pass through both
+    placement = recipe.deblora.placement
+    together = placement == "stack" or is_map(placement)  # features pass through both
     parts: list[tuple[str, str, Sequence[str], int, Sequence[Path], int]] = [
         ("zero-shot", "extract-base", (), 0, (), 0),
         ("lora", "extract-lora", ("train-lora",), _n_stored(lora), (lora,), n_chips),

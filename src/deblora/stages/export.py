@@ -7,7 +7,7 @@ from deblora.errors import ArtifactError, ModelError
 from deblora.models.adapter_files import SIDECAR, WEIGHTS, read_folder
 from deblora.models.export import join_adapters, of_diffusers, weights_digest, write_diffusers, write_peft
 from deblora.run_dir import MANIFEST, RunDir
-from deblora.stages.extract import RESIDUAL
+from deblora.stages.feature_map import RESIDUAL
 
 Format = Literal["diffusers", "peft"]
 

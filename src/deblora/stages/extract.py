@@ -7,29 +7,23 @@ the chips, and the first one writes.
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from deblora.artifacts import FeatureTable, save_index
 from deblora.config import ExtractRecipe, Recipe
 from deblora.data.chips import ChipSet, SubsetPixels
-from deblora.errors import ArtifactError
 from deblora.models.backbone import Backbone
 from deblora.models.lora import load_adapter
 from deblora.processes import device, gather_rows, is_first, rank, shares, world_size
 from deblora.row_blocks import blocks_of_rows
 from deblora.run_dir import RunDir
 from deblora.stages.chips import open_chips
+from deblora.stages.feature_map import is_map, load_map
 from deblora.stages.model_input import adopt_input
 from deblora.stages.open_model import model_settings, open_checked, open_for_chips
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES
 from deblora.train.extract import extract_features
-from deblora.train.objectives import ResidualMap
-
-RESIDUAL = "residual.safetensors"
 
 
 def stage_for(adapter: str) -> Stage:
@@ -50,7 +44,7 @@ def stage_for(adapter: str) -> Stage:
             run.samples,
             run.groups,
             *(run.adapter(name) for name in parents),
-            *([run.features("lora")] if adapter == "deblora" else []),  # what a residual map is applied to
+            *([run.features("lora")] if adapter == "deblora" else []),  # what a map is applied to
         ],
         outputs=lambda run: run.feature_files(adapter),
         work=work,
@@ -60,7 +54,7 @@ def stage_for(adapter: str) -> Stage:
 
 
 def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
-    if adapter == "deblora" and recipe.deblora.placement == "residual":
+    if adapter == "deblora" and is_map(recipe.deblora.placement):
         if is_first():
             _move(run, recipe)
         return
@@ -140,41 +134,11 @@ def _save(
 def _move(run: RunDir, recipe: Recipe) -> None:
     """Apply the map in feature space to the features of the first adapter, block by block."""
     table = FeatureTable.load(run.features("lora"))
-    residual = residual_map(run, table.features.shape[1])
+    placement = recipe.deblora.placement
+    trained = load_map(run, placement, table.features.shape[1])
 
     def moved(rows: slice, _: str) -> Float[np.ndarray, "n d"]:
-        return residual(table.features[rows])
+        return trained(table.features[rows])
 
-    notes = {"adapter": "deblora", "placement": "residual"}
+    notes = {"adapter": "deblora", "placement": placement}
     _save(run, "deblora", table.ids, notes, moved, recipe.extract.shard_rows)
-
-
-def residual_map(
-    run: RunDir, n_dimensions: int
-) -> Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]:
-    """Return the map of ``deblora.placement: residual``, from features of the first adapter.
-
-    Raises:
-        ArtifactError: If it is missing, damaged or made for other features.
-    """
-    path = run.adapter("deblora") / RESIDUAL
-    if not path.is_file():
-        raise ArtifactError(f"{path} is missing; run train-deblora again")
-    try:
-        weights = load_file(path)
-        inner, size = weights["down.weight"].shape
-        residual = ResidualMap(size, inner, seed=0)
-        residual.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged ({str(error)[:300]}); run train-deblora again") from error
-    if size != n_dimensions:
-        raise ArtifactError(
-            f"{path} maps {size} dimensions, features have another number; run train-deblora again"
-        )
-
-    def moved(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        with torch.inference_mode():
-            found: Float[np.ndarray, "n d"] = residual(torch.from_numpy(features)).numpy()
-        return found
-
-    return moved

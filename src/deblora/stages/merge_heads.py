@@ -164,6 +164,8 @@ _ROW_NOTES = (
     "The features of clora are means over the adapters of all classes, for every chip; the adapter of the true class, "
     "as in the authors' scripts, would show the model the answer.",
     "own_logits are those of a classifier trained together with the extractor; SADE's experts have equal weights.",
+    "self-trained also learns from soft labels of the validation chips, made from features alone; its validation "
+    "scores are no evidence.",
 )
 
 
@@ -176,7 +178,8 @@ def _notes() -> tuple[str, ...]:
         "With a free bias, balanced softmax and logit adjustment with tau = 1 have the same optimum on fixed "
         "features; they differ here in which penalties and strengths are tried.",
         "Semi-supervised rows are also fitted to the validation chips without their labels, transductive rows to the "
-        "test chips without theirs; all others see training chips only, and validation for their settings.",
+        "test chips without theirs; all others but self-trained see training chips only, and validation for their "
+        "settings.",
         "The row ours is the strong head that validation chose or the semi-supervised head, whichever is better on "
         "validation chips that it did not see.",
         "On fixed features cRT is re-weighting by inverse frequency.",

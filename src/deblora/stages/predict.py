@@ -25,7 +25,8 @@ from deblora.report.pictures import Picture
 from deblora.run_dir import RunDir
 from deblora.stages.chips import as_audited, class_names, groups_of, open_chips, reading_of
 from deblora.stages.choose import read_choice
-from deblora.stages.extract import open_adapted, residual_map
+from deblora.stages.extract import open_adapted
+from deblora.stages.feature_map import is_map, load_map
 from deblora.stages.heads import fitted_heads, kinds_of
 from deblora.stages.new_chips import OnError, shortened, usable_chips
 from deblora.train.extract import extract_features
@@ -111,15 +112,16 @@ def new_features(
     run: RunDir, recipe: Recipe, adapter: str, ids: tuple[str, ...], pixels: Pixels
 ) -> FeatureTable:
     """Return features of new chips through the model of a row."""
-    residual = adapter == "deblora" and recipe.deblora.placement == "residual"
-    backbone = open_adapted(run, recipe, "lora" if residual else adapter).to(device())
+    placement = recipe.deblora.placement
+    is_mapped = adapter == "deblora" and is_map(placement)
+    backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter).to(device())
     settings = recipe.extract
     table = extract_features(
         backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
     )
-    if not residual:
+    if not is_mapped:
         return table
-    return FeatureTable(ids, residual_map(run, table.features.shape[1])(table.features))
+    return FeatureTable(ids, load_map(run, placement, table.features.shape[1])(table.features))
 
 
 def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:

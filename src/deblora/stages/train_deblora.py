@@ -9,10 +9,9 @@ import logging
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import nn
 
-from deblora.artifacts import FeatureTable, Targets, write_atomic
+from deblora.artifacts import FeatureTable, Targets
 from deblora.config import DebloraRecipe, Recipe
 from deblora.data.chips import Pixels, SubsetPixels
 from deblora.models.adapters import second_kind
@@ -22,13 +21,13 @@ from deblora.processes import is_first
 from deblora.run_dir import RunDir
 from deblora.stages.center import moved_classes
 from deblora.stages.chips import groups_of, open_chips
-from deblora.stages.extract import RESIDUAL
+from deblora.stages.feature_map import FeatureMap, fresh_map, is_map, save_map
 from deblora.stages.model_input import adopt_input
 from deblora.stages.open_model import model_settings, open_backbone
 from deblora.stages.stage import Stage
 from deblora.stages.train_lora import PEFT_NAMES, adapter_settings, chips_sidecar, save_history
 from deblora.train.loop import forget_checkpoints, train
-from deblora.train.objectives import Regress, ResidualMap
+from deblora.train.objectives import Regress
 from deblora.train.samples import FeatureOrder, TrainingOrder
 
 log = logging.getLogger("deblora")
@@ -65,8 +64,8 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     n_samples = settings.max_train_steps * settings.train_batch_size
     module: nn.Module
     samples: TrainingOrder | FeatureOrder
-    if settings.placement == "residual":
-        module = _residual(recipe, before.shape[1])
+    if is_map(settings.placement):
+        module = fresh_map(recipe, before.shape[1])
         samples = FeatureOrder(torch.from_numpy(before[used]), values, n_samples=n_samples, seed=recipe.seed)
     else:
         module = _adapted(run, recipe, settings.placement)
@@ -91,13 +90,9 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 def _unchanged(run: RunDir, recipe: Recipe) -> nn.Module:
     """Return what leaves the features of the first adapter as they are: a fresh map or adapter on it, or itself."""
     placement = recipe.deblora.placement
-    if placement == "residual":
-        return _residual(recipe, FeatureTable.load(run.features("lora")).features.shape[1])
+    if is_map(placement):
+        return fresh_map(recipe, FeatureTable.load(run.features("lora")).features.shape[1])
     return _adapted(run, recipe, "stack" if placement == "stack" else "continue")
-
-
-def _residual(recipe: Recipe, feature_size: int) -> ResidualMap:
-    return ResidualMap(feature_size, recipe.deblora.rank or recipe.lora.rank, seed=recipe.seed)
 
 
 def _adapted(run: RunDir, recipe: Recipe, placement: str) -> Backbone:
@@ -126,11 +121,8 @@ def _adapted(run: RunDir, recipe: Recipe, placement: str) -> Backbone:
 
 
 def _save(run: RunDir, recipe: Recipe, module: nn.Module) -> None:
-    if isinstance(module, ResidualMap):
-        folder = run.adapter("deblora")
-        write_atomic(
-            folder / RESIDUAL, save({name: w.contiguous() for name, w in module.state_dict().items()})
-        )
+    if isinstance(module, FeatureMap):
+        save_map(run, module)
     elif isinstance(module, Backbone):
         record = chips_sidecar(run, recipe, "deblora", module)
         save_adapter(module, PEFT_NAMES["deblora"], run.adapter("deblora"), record)

@@ -81,29 +81,6 @@ class Regress(nn.Module):
         return {"loss": (weight * distance).sum() / weight.sum(), "weight": weight.sum()}
 
 
-class ResidualMap(nn.Module):
-    """A low-rank residual in feature space, ``g(z) = z + B A z``; B starts at zero, so g starts as the identity.
-
-    Args:
-        feature_size: Size ``d`` of a feature.
-        rank: Inner size ``r``.
-        seed: Seed of ``A``.
-    """
-
-    def __init__(self, feature_size: int, rank: int, *, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.down = nn.Linear(feature_size, rank, bias=False)
-            self.up = nn.Linear(rank, feature_size, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, features: Float[torch.Tensor, "b d"]) -> Float[torch.Tensor, "b d"]:
-        """Return the moved features."""
-        moved: torch.Tensor = features + self.up(self.down(features))
-        return moved
-
-
 def feature_distance(
     a: Float[torch.Tensor, "b d"], b: Float[torch.Tensor, "b d"], loss: FeatureLoss
 ) -> Float[torch.Tensor, " b"]:

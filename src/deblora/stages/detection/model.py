@@ -165,7 +165,7 @@ def _adapter_folders(method: MethodRecipe) -> list[tuple[str, Path]]:
     if not (folder / SIDECAR).is_file():
         raise ModelError(
             f"method.adapter {root} has no adapters/deblora; name the folder of a finished `deblora run` "
-            "(placement stack, continue or fresh: a residual map has no part in feature maps)"
+            "(placement stack, continue or fresh: a map in feature space has no part in feature maps)"
         )
     try:
         parents = json.loads((folder / SIDECAR).read_text(encoding="utf-8")).get("parents") or {}
