@@ -13,7 +13,11 @@ import tiny_models as tiny
 from builders import draw, recipe_values, write_recipe
 from deblora.artifacts import FeatureTable
 from deblora.cli import main
+from deblora.config import recipe_from
+from deblora.recipe_tables import read_recipe
 from deblora.run_dir import RunDir
+from deblora.stages.rows import row_stages
+from deblora.stages.stage import run_stage
 from generative_builders import write_clip, write_stable_diffusion
 
 CLASSES = ("checks", "rows", "slope")
@@ -115,6 +119,27 @@ def test_labels_that_must_not_be_seen_reach_nothing(
         one, other = (FeatureTable.load(run.features(kind)) for run in runs)
         assert one.ids == other.ids
         np.testing.assert_array_equal(one.features[:], other.features[:])
+
+
+def test_soft_labels_are_made_without_the_labels_of_validation(
+    chips: Chips, models: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """By folders, whose names are classes, so that ids and the order of the chips change with the labels."""
+    found = []
+    for name, wrong in {"right": (), "wrong": ("val", "test")}.items():
+        source, root = tmp_path / name / "data", tmp_path / name / "run"
+        ids = write_folders(source, chips, labels_of(chips, wrong=wrong), renamed=False)
+        run = extracted(source, models["cross_entropy"], "cross_entropy", root)
+        recipe = recipe_from(read_recipe(run.recipe))
+        for stage in row_stages(["self-trained"]):
+            run_stage(stage, run, recipe)
+        folder = run.row("self-trained")
+        wanted = tuple(ids[key] for key, (split, _, _) in chips.items() if split == "val")
+        soft = FeatureTable.load(folder / "soft_labels.safetensors").rows(wanted)
+        found.append((soft, load_file(folder / "adapter" / "adapter_model.safetensors")))
+    (one, first), (other, second) = found
+    np.testing.assert_array_equal(one, other)
+    assert all(np.array_equal(first[key], second[key]) for key in first | second)
 
 
 def test_folders_and_names_of_validation_and_test_reach_nothing(
