@@ -61,7 +61,7 @@ def _add_common(parser: Any) -> None:
         "--jobs",
         type=int,
         default=1,
-        help="seeds that run at the same time; in a comparison rows of a seed, too",
+        help="seeds, and rows of a comparison, that run at the same time",
     )
 
 
