@@ -1,6 +1,8 @@
 """What a piece of work used: wall seconds, processor seconds and peak memory of this process."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import sys
 import time
@@ -53,6 +55,9 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def _reset_peaks() -> None:
     """Let the kernel forget the peak so far; where it cannot, the peak of the process stands for that of the work."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what earlier work has freed until it is asked
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")
     torch = sys.modules.get("torch")
