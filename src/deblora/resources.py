@@ -56,7 +56,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def _reset_peaks() -> None:
     """Let the kernel forget the peak so far; where it cannot, the peak of the process stands for that of the work."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what earlier work has freed until it is asked
+    # glibc keeps what earlier work has freed until it is asked.
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         _CLEAR.write_text("5")
