@@ -26,13 +26,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from deblora.config import read_recipe
-from deblora.detect.extractor import n_parameters
+from deblora.detect.fcos.class_loss import FocalScoring
+from deblora.detect.fcos.extractor import n_parameters
 from deblora.detect.predict import precision
-from deblora.detect.scoring import FocalScoring
 from deblora.detect.training import Detect
-from deblora.detection_config import DetectionRecipe, MethodRecipe, detection_recipe_from
-from deblora.stages.detection import model
+from deblora.pipeline.detect import model
+from deblora.recipe.classify import read_recipe
+from deblora.recipe.detect import DetectionRecipe, MethodRecipe, detection_recipe_from
 
 N_CLASSES, N_OBJECTS = 15, 20  # DOTA-v1.0; its tiles hold about twenty objects
 KINDS = ("zero-shot", "lora", "fine-tune")

@@ -25,8 +25,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deblora.data.chips import ArrayPixels
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.models.lora import attach_lora
 from deblora.train.extract import extract_features
 from deblora.train.objectives import Classify
 

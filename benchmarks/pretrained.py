@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from machine import describe_machine
 
-from deblora.data.readers import read_chips
+from deblora.data.readers.registry import read_chips
 from deblora.evaluate.probe import select_probe
 from deblora.models.backbone import load_backbone
 from deblora.train.extract import extract_features

@@ -19,9 +19,9 @@ import torch
 from machine import describe_machine
 from PIL import Image
 
-from deblora.data.folder_reader import read_folder
+from deblora.data.readers.folder import read_folder
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, load_backbone
-from deblora.models.lora import attach_lora
 from deblora.train.extract import extract_features, read_batch
 from deblora.train.loop import train
 from deblora.train.objectives import Classify

@@ -21,11 +21,11 @@ from torch.nn import functional
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from deblora.data.pixels import to_batch
-from deblora.data.simulate import CLASS_NAMES, Sensor, simulated_chips
+from deblora.data.simulate.chips import CLASS_NAMES, Sensor, simulated_chips
 from deblora.evaluate.probe import select_probe
-from deblora.models.vision import load
+from deblora.models.backbones.vision import load
 
-FOLDER = Path(__file__).resolve().parent.parent / "src/deblora/models/embedded"
+FOLDER = Path(__file__).resolve().parent.parent / "src/deblora/models/backbones/embedded"
 # All values below are ours, chosen for minutes on one CPU thread, unless a source is named.
 SIZE, BATCH, PEAK_RATE, WARMUP_SHARE = 64, 64, 1.5e-3, 0.05
 TEMPERATURE = 0.2

@@ -19,12 +19,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from deblora.artifacts import Groups
-from deblora.config import Recipe
-from deblora.data.longtail import exponential_counts
+from deblora.data.longtail import Groups, exponential_counts
+from deblora.debias.variants import Training, moved_features
 from deblora.evaluate.metrics import group_scores, per_class_f1
 from deblora.evaluate.probe import select_probe
-from deblora.stages.moved_rows import Training, moved_features
+from deblora.recipe.classify import Recipe
 
 N_CLASSES, N_DIMENSIONS, N_ATTRIBUTES = 15, 32, 8
 N_VAL, N_TEST = 40, 200  # per class

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from deblora.data.longtail import exponential_counts
-from deblora.data.simulate import CLASS_NAMES, SPLITS
-from deblora.data.simulate_scenes import SENSORS, SimulatedScene, simulate_scenes
+from deblora.data.simulate.chips import CLASS_NAMES, SPLITS
+from deblora.data.simulate.scenes import SENSORS, SimulatedScene, simulate_scenes
 
 
 def main() -> None:

@@ -223,7 +223,7 @@ def write_satmae_groups(folder: Path) -> Path:
 
 def write_galileo(folder: Path) -> Path:
     """Write Galileo's encoder in the original names, for both sensors; the architecture itself is small."""
-    from deblora.models.galileo import GROUPS, N_BANDS, PATCH, GalileoEncoder
+    from deblora.models.backbones.galileo import GROUPS, N_BANDS, PATCH, GalileoEncoder
 
     torch.manual_seed(0)
     weights = {
@@ -243,7 +243,7 @@ def write_galileo(folder: Path) -> Path:
 
 def write_efficientnet(folder: Path) -> Path:
     """Write EfficientNet-Lite0 in timm's names; there is no smaller one."""
-    from deblora.models.efficientnet import EfficientNetLite0
+    from deblora.models.backbones.efficientnet import EfficientNetLite0
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    from deblora.cli import STAGES
+    from deblora.cli.main import STAGES
 
     commands = re.findall(r"^deblora ([\w-]+)", (REPOSITORY_ROOT / "README.md").read_text(), re.M)
     known = [
@@ -52,7 +52,7 @@ def test_the_commands_of_the_readme_exist() -> None:
 
 
 def test_every_recipe_is_valid() -> None:
-    from deblora.config import read_recipe, recipe_from
+    from deblora.recipe.classify import read_recipe, recipe_from
 
     recipes = sorted((REPOSITORY_ROOT / "recipes").glob("*.yaml"))
     assert recipes

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deblora.pipeline import start_log
 from deblora.progress import name_bars, titled
-from deblora.run_dir import RunDir
+from deblora.run.log import start_log
+from deblora.run.run_dir import RunDir
 from process_state import logger_as_before  # noqa: F401 - a fixture
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from deblora.cli import main
+from deblora.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

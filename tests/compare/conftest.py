@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import deblora.stages.heads as heads
+import deblora.pipeline.classify.evaluate.heads as heads
 from builders import recipe_values, write_chips, write_recipe, write_vit
-from deblora.artifacts import Groups
-from deblora.heads.search import Samples
-from deblora.heads.trials import moved_heads
+from deblora.data.longtail import Groups
+from deblora.evaluate.heads.search import Samples
+from deblora.evaluate.heads.trials import moved_heads
 from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 COUNTS = (40, 20, 10, 6, 3, 2)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deblora.config import Recipe, recipe_from
-from deblora.run_dir import RunDir
-from deblora.stages.stage import Stage, run_stage
+from deblora.recipe.classify import Recipe, recipe_from
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import Stage, run_stage
 
 CALLS: list[Path] = []
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from deblora.cli import main
-from deblora.compare import short_road, stages_of
-from deblora.pipeline import ROAD
+from deblora.cli.main import main
+from deblora.pipeline.classify.road import ROAD
+from deblora.pipeline.compare.seeds import short_road, stages_of
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_finished_comparison_is_only_rendered_again(
     before = {path: path.stat().st_mtime_ns for path in finished.glob("seed-*/**/*") if path.is_file()}
     page = (finished / "index.html").read_bytes()
     (finished / "index.html").unlink()
-    monkeypatch.setattr("deblora.compare.run_part", None)  # not even started
+    monkeypatch.setattr("deblora.pipeline.compare.seeds.run_part", None)  # not even started
     assert main(command(recipe, finished)) == 0
     assert (finished / "index.html").read_bytes() == page
     assert {
@@ -144,9 +144,9 @@ def test_damaged_fits_are_named(
     table = run / "eval" / "heads.csv"
     table.write_text("method\n")
     from deblora.errors import ArtifactError
-    from deblora.run_dir import RunDir
-    from deblora.stages.finished_run import RESULT_COLUMNS
-    from deblora.stages.merge_heads import read_lines
+    from deblora.pipeline.compare.finished_run import RESULT_COLUMNS
+    from deblora.pipeline.compare.tables import read_lines
+    from deblora.run.run_dir import RunDir
 
     with pytest.raises(ArtifactError, match="column dataset is missing"):
         read_lines(RunDir.open(run), "heads.csv", RESULT_COLUMNS)

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 
 from deblora.evaluate.seeds import Entry, Unit, paired_spread, spread, summarize_runs
-from deblora.report.compare_content import ClassGain, ClassGap, CompareContent, CostRow
+from deblora.pipeline.classify.evaluate.scores import BASELINES, OURS, STRONG
 from deblora.report.compare_page import render_comparison_markdown, render_comparison_page
 from deblora.report.compare_summary import summarize_comparison
-from deblora.report.merged_content import MergedRun
-from deblora.report.study_content import GROUPS, StudyContent, StudyPoint
+from deblora.report.seeds_content import (
+    GROUPS,
+    ClassGain,
+    ClassGap,
+    CompareContent,
+    CostRow,
+    MergedRun,
+    StudyContent,
+    StudyPoint,
+)
 from deblora.report.study_page import render_study_markdown, render_study_page, summarize_study
-from deblora.stages.head_scores import BASELINES, OURS, STRONG
 
 N_SEEDS = 5
 BASE = {"head": 0.8, "middle": 0.6, "tail": 0.4, "all": 0.6}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
-from deblora.config import ROWS
+from deblora.cli.main import main
+from deblora.recipe.classify import ROWS
+from deblora.run.artifacts import FeatureTable
 
 JOINT = ("lift", "reslt", "sade", "self-trained")
 
@@ -90,11 +90,11 @@ def test_a_fine_tuned_model_differs_from_the_base_and_scratch_from_both(finished
 
 def test_class_wise_features_are_means_that_know_no_class(finished: Path) -> None:
     from builders import write_vit  # noqa: F401 - the model lies beside the recipe
-    from deblora.config import read_recipe, recipe_from
-    from deblora.models.lora import load_adapter
-    from deblora.run_dir import RunDir
-    from deblora.stages.chips import open_chips
-    from deblora.stages.open_model import open_backbone
+    from deblora.models.adapters.lora import load_adapter
+    from deblora.pipeline.classify.chips import open_chips
+    from deblora.pipeline.open_model import open_backbone
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
     from deblora.train.extract import extract_features
 
     run = RunDir.open(finished / "seed-0")
@@ -111,10 +111,10 @@ def test_class_wise_features_are_means_that_know_no_class(finished: Path) -> Non
 
 
 def test_missing_and_damaged_adapters_of_classes_are_named(finished: Path, tmp_path: Path) -> None:
-    from deblora.config import read_recipe, recipe_from
     from deblora.errors import ArtifactError, ModelError
-    from deblora.run_dir import RunDir
-    from deblora.stages.rows.extract import stage_for
+    from deblora.pipeline.compare.baselines.extract import stage_for
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
 
     run = RunDir.open(Path(shutil.copytree(finished / "seed-0", tmp_path / "run")))
     recipe = recipe_from(read_recipe(run.recipe))
@@ -152,7 +152,7 @@ def test_a_finished_row_is_skipped_and_a_changed_setting_touches_its_row_only(
 def test_a_killed_row_of_classes_keeps_those_it_finished(
     cheap: pytest.MonkeyPatch, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deblora.stages.rows import class_wise
+    from deblora.pipeline.compare.baselines import class_wise
 
     trained: list[int] = []
     real = class_wise.train_adapter

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-import deblora.stages.heads as heads
-import deblora.stages.probe as probe
-import deblora.study
+import deblora.pipeline.classify.evaluate.heads as heads
+import deblora.pipeline.classify.evaluate.heads as probe
+import deblora.pipeline.compare.study
 from conftest import REPOSITORY_ROOT
-from deblora.cli import main
+from deblora.cli.main import main
+from deblora.evaluate.heads.search import Chosen, Samples
 from deblora.evaluate.probe import fit_probe
-from deblora.heads.search import Chosen, Samples
-from deblora.run_dir import RunDir
-from deblora.stages.stage import run_stage
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import run_stage
 
 STUDIES = sorted((REPOSITORY_ROOT / "recipes" / "studies").glob("*.yaml"))
 TOY = {
@@ -80,8 +80,8 @@ def shared_stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(heads, "every_head", toy_heads)
         patch.setattr(heads, "moved_heads", toy_heads)
         patch.setattr(probe, "select_probe", partial(probe.select_probe, l2_grid=(1.0,)))
-        patch.setattr(deblora.study, "run_stage", run)
-        patch.setattr(deblora.study, "CHIPS", str(tmp_path_factory.mktemp("chips")))
+        patch.setattr(deblora.pipeline.compare.study, "run_stage", run)
+        patch.setattr(deblora.pipeline.compare.study, "CHIPS", str(tmp_path_factory.mktemp("chips")))
         yield
 
 

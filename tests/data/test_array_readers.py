@@ -9,9 +9,9 @@ import pytest
 
 from builders import COUNTS
 from data_builders import FakeHubSplit, arrays, encoded, fake_datasets, write_geotiffs
-from deblora.data.geotiff_reader import fill_missing
-from deblora.data.readers import READERS, read_chips
-from deblora.data.reading import Reading
+from deblora.data.readers.geotiff import fill_missing
+from deblora.data.readers.reading import Reading
+from deblora.data.readers.registry import READERS, read_chips
 from deblora.errors import DataError
 
 FEW = {"checks": 2, "rows": 2}
@@ -202,6 +202,6 @@ def test_bad_sets_of_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 def test_recipes_name_every_reader() -> None:
     from typing import get_args
 
-    from deblora.config import DataRecipe
+    from deblora.recipe.classify import DataRecipe
 
     assert set(get_args(DataRecipe.__dataclass_fields__["format"].type)) == {"auto", *READERS}

@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deblora.data.chips import ArrayPixels, ChipSet
-from deblora.data.class_choice import choose_classes
+from deblora.data.chips import ArrayPixels, ChipSet, choose_classes
 from deblora.data.splits import note_shared_units, unit_split, val_as_test
 from deblora.errors import DataError
 

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from deblora.debias import Debiaser, SizeConstrainedKMeans, alpha_from_imbalance, contract, debiased_centers
-from deblora.debias.kmeans import cluster_features
+from deblora.debias.kmeans.estimator import cluster_features
 from deblora.errors import DataError
 
 NAMES = np.array(["cargo", "fishing", "tanker"])

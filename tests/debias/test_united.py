@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from deblora.debias.neighbors import kernel_neighbor_centers
-from deblora.debias.posterior import LARGEST_KAPPA, posterior_kappa
-from deblora.debias.united import united_centers
+from deblora.debias.neighbors import LARGEST_KAPPA, kernel_neighbor_centers, posterior_kappa, united_centers
 from deblora.errors import DataError
 
 COUNTS = (30, 20, 12, 4, 2)

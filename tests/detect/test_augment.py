@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from deblora.boxes import aligned_iou, boxes_from_quads
 from deblora.detect.augment import View, augment, draw_view, flip_horizontal, flip_vertical, lay, scale, turn
-from deblora.detect.points import grid_points, sides_from_boxes
+from deblora.detect.boxes import aligned_iou, boxes_from_quads
+from deblora.detect.fcos.coding import grid_points, sides_from_boxes
 
 HEIGHT, WIDTH = 60, 90
 BOXES = torch.tensor(

@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from deblora.artifacts import Groups
-from deblora.data.dota import Labels
-from deblora.data.task1 import QuadDetections
-from deblora.evaluate.detection_summary import summarize_detections
-from deblora.report.detection_markdown import render_detection_markdown
-from deblora.report.detection_page import DetectionContent, render_detection_page
+from deblora.data.longtail import Groups
+from deblora.data.scenes.dota import Labels
+from deblora.detect.evaluate.summary import summarize_detections
+from deblora.detect.files.task1 import QuadDetections
+from deblora.report.detection_page import DetectionContent, render_detection_markdown, render_detection_page
 from deblora.report.pictures import Picture
 
 NAMES = ("ship", "car<b>", "crane")

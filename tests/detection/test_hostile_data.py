@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from deblora.cli import main
-from deblora.data.dota import Labels, parse_labels
-from deblora.data.rasters import ArrayScene, open_scene
-from deblora.data.scene_tiles import TileSpec, read_tile
-from deblora.data.task1 import read_task1
-from deblora.data.tiles import tile_grid
+from deblora.cli.main import main
+from deblora.data.scenes.dota import Labels, parse_labels
+from deblora.data.scenes.rasters import ArrayScene, open_scene
+from deblora.detect.files.task1 import read_task1
+from deblora.detect.tiling.tiles import tile_grid
+from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.errors import DataError
 from deblora.report.overlays import to_rgb
 from detection.conftest import write_split

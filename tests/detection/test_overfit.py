@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deblora.artifacts import Groups
-from deblora.data.detection_set import read_detection_set
-from deblora.data.scene_tiles import TileSpec
-from deblora.detect.detector import build_detector
+from deblora.data.longtail import Groups
+from deblora.data.scenes.labeled_images import read_detection_set
+from deblora.detect.evaluate.summary import summarize_detections
+from deblora.detect.fcos.class_loss import FocalScoring
+from deblora.detect.fcos.detector import build_detector
 from deblora.detect.map_store import MapStore
 from deblora.detect.predict import detector_function, predict_scene
 from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
-from deblora.detect.scoring import FocalScoring
+from deblora.detect.tiling.windows import TileSpec
 from deblora.detect.training import DetectOnMaps
-from deblora.evaluate.detection_summary import summarize_detections
 from deblora.models.backbone import load_backbone
 from deblora.models.maps import feature_maps
-from deblora.stages.detection.predict import as_quads
+from deblora.pipeline.detect.predict import as_quads
 from deblora.train.loop import train
 from detection.conftest import NAMES
 

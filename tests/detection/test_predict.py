@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from deblora.boxes import boxes_from_quads, corners, pairwise_iou
-from deblora.data.rasters import ArrayScene
-from deblora.data.scene_tiles import TileSpec
-from deblora.data.tiles import tile_name
-from deblora.detect.fcos import Detections
+from deblora.data.scenes.rasters import ArrayScene
+from deblora.detect.boxes import boxes_from_quads, corners, pairwise_iou
+from deblora.detect.fcos.head import Detections
 from deblora.detect.predict import SceneDetections, merge_tiles, predict_scene
+from deblora.detect.tiling.tiles import tile_name
+from deblora.detect.tiling.windows import TileSpec
 from deblora.errors import ArtifactError, DataError
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from conftest import REPOSITORY_ROOT
-from deblora.cli import main
-from deblora.config import recipe_from
-from deblora.data.task1 import read_task1
-from deblora.detection_config import METHODS
-from deblora.pipeline import ROAD
-from deblora.run_dir import RunDir
-from deblora.stages.stage import run_stage
+from deblora.cli.main import main
+from deblora.detect.files.task1 import read_task1
+from deblora.pipeline.classify.road import ROAD
+from deblora.recipe.classify import recipe_from
+from deblora.recipe.detect import METHODS
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import run_stage
 from detection.conftest import NAMES, SIZE, recipe
 
 DETECTOR = "detector/detector.safetensors"

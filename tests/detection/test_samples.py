@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from deblora.data.detection_set import read_detection_set
-from deblora.data.rasters import ArrayScene
-from deblora.data.scene_tiles import TileSpec, read_tile
+from deblora.data.scenes.labeled_images import read_detection_set
+from deblora.data.scenes.rasters import ArrayScene
+from deblora.detect.fcos.coding import grid_points, sides_from_boxes
 from deblora.detect.map_store import MapStore
-from deblora.detect.points import grid_points, sides_from_boxes
 from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
+from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.detect.training import scales_for
 from deblora.errors import DataError
 from detection.conftest import NAMES

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblora.cli import main
-from deblora.data.detection_set import object_counts, read_detection_set
-from deblora.data.tiled_objects import each_once
-from deblora.data.tiles import parse_tile_name, to_scene
+from deblora.cli.main import main
+from deblora.data.scenes.labeled_images import object_counts, read_detection_set
+from deblora.detect.tiling.tiled_objects import each_once
+from deblora.detect.tiling.tiles import parse_tile_name, to_scene
 from deblora.errors import ArtifactError, DataError
-from deblora.stages.detection.chips import cut_chips
-from deblora.stages.detection.tile import tile_set
+from deblora.pipeline.detect.chips import cut_chips
+from deblora.pipeline.detect.tile import tile_set
 from detection.conftest import NAMES, write_split
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
-from deblora.cli import main
+from deblora.cli.main import main
 from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 

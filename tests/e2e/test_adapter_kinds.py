@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblora.artifacts import FeatureTable
-from deblora.config import read_recipe, recipe_from
-from deblora.pipeline import ROAD
-from deblora.run_dir import RunDir
-from deblora.stages.costs import costs_of
-from deblora.stages.stage import run_stage
+from deblora.pipeline.classify.evaluate.costs import costs_of
+from deblora.pipeline.classify.road import ROAD
+from deblora.recipe.classify import read_recipe, recipe_from
+from deblora.run.artifacts import FeatureTable
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import run_stage
 
 STAGES = ROAD[: [stage.name for stage in ROAD].index("extract-deblora") + 1]
 

@@ -20,11 +20,11 @@ from pyarrow import parquet
 
 from builders import draw, recipe_values, write_chips, write_recipe, write_vit
 from data_builders import huge_png
-from deblora.cli import main
-from deblora.config import recipe_from
+from deblora.cli.main import main
 from deblora.errors import RecipeError
-from deblora.pipeline import check_inputs
-from deblora.run_dir import RunDir
+from deblora.pipeline.classify.road import check_inputs
+from deblora.recipe.classify import recipe_from
+from deblora.run.run_dir import RunDir
 
 FEW = {"checks": 12, "rows": 9, "slope": 6}
 Capture = pytest.CaptureFixture[str]
@@ -446,7 +446,7 @@ def test_batches_too_small_for_the_processes(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = recipe_values(write_chips(tmp_path / "chips", counts=FEW), model)
-    monkeypatch.setattr("deblora.pipeline.world_size", lambda: 5)
+    monkeypatch.setattr("deblora.pipeline.classify.road.world_size", lambda: 5)
     with pytest.raises(RecipeError, match=r"train_batch_size is 4, but 5 processes share each batch"):
         check_inputs(recipe_from(values))
 

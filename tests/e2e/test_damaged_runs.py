@@ -19,8 +19,8 @@ from pyarrow import parquet
 from safetensors.numpy import load_file
 
 from builders import draw, recipe_values, write_chips, write_recipe, write_vit
-from deblora.artifacts import load_arrays, save_arrays
-from deblora.cli import main
+from deblora.cli.main import main
+from deblora.run.artifacts import load_arrays, save_arrays
 
 Capture = pytest.CaptureFixture[str]
 
@@ -405,7 +405,7 @@ def test_an_interrupt_ends_with_130_and_the_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("deblora.stages.cluster.cluster_features", interrupted)
+        patch.setattr("deblora.pipeline.classify.cluster.cluster_features", interrupted)
         assert main(["run", str(recipe), "--out", str(run), "--resume"]) == 130
     assert "--resume" in capsys.readouterr().err
     assert not (run / "clusters").exists() and not list(run.rglob(".*"))

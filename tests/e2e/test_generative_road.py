@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from builders import recipe_values, write_chips, write_recipe
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
-from deblora.config import recipe_from
+from deblora.cli.main import main
 from deblora.errors import RecipeError
-from deblora.models.lora import CONFIG, SIDECAR
-from deblora.pipeline import ROAD
-from deblora.run_dir import RunDir
-from deblora.stages.stage import run_stage
+from deblora.models.adapters.lora import CONFIG, SIDECAR
+from deblora.pipeline.classify.road import ROAD
+from deblora.recipe.classify import recipe_from
+from deblora.run.artifacts import FeatureTable
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import run_stage
 from generative_builders import write_clip, write_stable_diffusion
 
 COUNTS = {"checks": 14, "rows": 10, "slope": 8}
@@ -109,7 +109,7 @@ def test_recipes_that_do_not_fit_together_are_refused(case: str) -> None:
 
 
 def test_settings_of_stable_diffusion_leave_other_runs_finished() -> None:
-    from deblora.stages.open_model import model_settings
+    from deblora.pipeline.open_model import model_settings
 
     plain, other = (
         recipe_from({"data": {"source": "x"}, "backbone": {"draws": draws}}).backbone for draws in (8, 3)

@@ -15,10 +15,10 @@ from PIL import Image
 import published_files as files
 import tiny_models as tiny
 from builders import recipe_values, write_chips, write_recipe
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
+from deblora.cli.main import main
 from deblora.models.presets import PRESETS
-from deblora.run_dir import RunDir
+from deblora.run.artifacts import FeatureTable
+from deblora.run.run_dir import RunDir
 
 COUNTS = {"checks": 24, "rows": 12, "slope": 6}
 

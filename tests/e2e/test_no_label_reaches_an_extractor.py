@@ -11,13 +11,13 @@ from safetensors.numpy import load_file
 
 import tiny_models as tiny
 from builders import draw, recipe_values, write_recipe
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
-from deblora.config import recipe_from
-from deblora.recipe_tables import read_recipe
-from deblora.run_dir import RunDir
-from deblora.stages.rows import row_stages
-from deblora.stages.stage import run_stage
+from deblora.cli.main import main
+from deblora.pipeline.compare.baselines import row_stages
+from deblora.recipe.classify import recipe_from
+from deblora.recipe.tables import read_recipe
+from deblora.run.artifacts import FeatureTable
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import run_stage
 from generative_builders import write_clip, write_stable_diffusion
 
 CLASSES = ("checks", "rows", "slope")

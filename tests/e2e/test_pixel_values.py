@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
+from deblora.cli.main import main
+from deblora.run.artifacts import FeatureTable
 
 
 @pytest.fixture(scope="module")

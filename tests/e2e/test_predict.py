@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import deblora.stages.heads as heads
+import deblora.pipeline.classify.evaluate.heads as heads
 from builders import write_chips
-from deblora.cli import main
-from deblora.data.reading import Reading
-from deblora.data.unlabeled import read_unlabeled
-from deblora.heads.trials import moved_heads
+from deblora.cli.main import main
+from deblora.data.readers.reading import Reading
+from deblora.data.readers.unlabeled import read_unlabeled
+from deblora.evaluate.heads.trials import moved_heads
 
 
 @pytest.fixture(scope="module")

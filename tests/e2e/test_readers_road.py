@@ -21,7 +21,7 @@ from data_builders import (
     write_text_lists,
     write_voc,
 )
-from deblora.cli import main
+from deblora.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 

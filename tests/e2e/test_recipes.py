@@ -12,11 +12,11 @@ import tiny_models as tiny
 from builders import write_chips, write_recipe
 from conftest import REPOSITORY_ROOT
 from data_builders import write_fusrs
-from deblora.cli import main
-from deblora.config import Recipe, read_recipe, recipe_from, tables
+from deblora.cli.main import main
 from deblora.models.cards import CARDS
 from deblora.models.presets import PRESETS
-from deblora.run_dir import RunDir
+from deblora.recipe.classify import Recipe, read_recipe, recipe_from, tables
+from deblora.run.run_dir import RunDir
 
 RECIPES = {path.stem: path for path in sorted((REPOSITORY_ROOT / "recipes").glob("*.yaml"))}
 BANDS = 10

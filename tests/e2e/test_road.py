@@ -14,13 +14,13 @@ import torch
 import yaml
 from sklearn.metrics import f1_score
 
-import deblora.stages.heads as heads
-import deblora.stages.predict as predict
+import deblora.pipeline.classify.evaluate.heads as heads
+import deblora.pipeline.classify.predict as predict
 from builders import COUNTS
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
-from deblora.heads.trials import moved_heads
-from deblora.stages.predict import new_features
+from deblora.cli.main import main
+from deblora.evaluate.heads.trials import moved_heads
+from deblora.pipeline.classify.predict import new_features
+from deblora.run.artifacts import FeatureTable
 
 STAGES = (
     "audit",

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
-from deblora.artifacts import FeatureTable
-from deblora.cli import main
-from deblora.run_dir import RunDir
+from deblora.cli.main import main
+from deblora.run.artifacts import FeatureTable
+from deblora.run.run_dir import RunDir
 
 
 def test_a_stage_refuses_what_is_out_of_date(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from builders import recipe_values, write_chips, write_recipe
 from conftest import REPOSITORY_ROOT
-from deblora.artifacts import Clusters, FeatureTable
-from deblora.cli import main
+from deblora.cli.main import main
+from deblora.run.artifacts import Clusters, FeatureTable
 
 LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 N_CHIPS = 68

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 from deblora.evaluate.bootstrap import (
     bootstrap_scores,
     interval,

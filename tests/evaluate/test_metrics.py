@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 from deblora.evaluate.metrics import confusion, filtered_group_f1, group_scores, macro_f1, per_class_f1
 
 LONG_TAILED = np.repeat([0, 1, 2, 3], [500, 50, 50, 50])

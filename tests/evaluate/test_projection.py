@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deblora.evaluate.projection import tsne_2d
+from deblora.evaluate.features import tsne_2d
 
 
 def test_separate_blobs_stay_separate_and_the_seed_decides(rng: np.random.Generator) -> None:

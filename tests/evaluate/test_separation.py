@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from deblora.artifacts import Groups
-from deblora.evaluate.separation import separation
+from deblora.data.longtail import Groups
+from deblora.evaluate.features import separation
 
 GROUPS = Groups(head=(0,), middle=(1,), tail=(2, 3))
 

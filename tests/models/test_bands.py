@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import tiny_models as tiny
 from deblora.errors import ModelError
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, load_backbone
 from deblora.models.bands import widen, with_bands
-from deblora.models.lora import attach_lora
 
 BANDS = (1, 2, 3, 10, 13)
 KINDS = ("vit", "dinov2", "clip-full", "siglip", "convnext", "swin")
@@ -29,7 +29,7 @@ def open_kind(kind: str, folders: dict[str, Path], tmp_path: Path) -> Backbone:
     if kind == "efficientnet-lite0":
         from safetensors.torch import save_file
 
-        from deblora.models.efficientnet import EfficientNetLite0
+        from deblora.models.backbones.efficientnet import EfficientNetLite0
 
         torch.manual_seed(0)
         save_file(EfficientNetLite0(n_classes=1000).state_dict(), tmp_path / "model.safetensors")
@@ -74,7 +74,7 @@ def test_the_models_own_bands_change_nothing(folders: dict[str, Path]) -> None:
 
 def test_galileo_keeps_its_band_groups() -> None:
     from deblora.models.backbone import InputSpec
-    from deblora.models.galileo import GalileoEncoder
+    from deblora.models.backbones.galileo import GalileoEncoder
 
     model = Backbone(
         GalileoEncoder("S2_RGB"),

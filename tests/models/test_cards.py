@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from deblora.cli import main
+from deblora.cli.main import main
 from deblora.models.cards import CARDS, recipe_lines
 from deblora.models.presets import PRESETS
 
 
 def test_the_command_starts_without_torch() -> None:
     code = (
-        "import sys; from deblora.cli import main; assert main(['models', '--json']) == 0; "
+        "import sys; from deblora.cli.main import main; assert main(['models', '--json']) == 0; "
         "heavy = [m for m in ('torch', 'transformers', 'peft', 'sklearn') if m in sys.modules]; assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -32,7 +32,7 @@ def test_the_text_names_every_preset(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_commands_fetch_what_is_read() -> None:
-    from deblora.models import diffusion_files as sd
+    from deblora.models.backbones import diffusion_files as sd
     from deblora.models.hub import PIPELINE
 
     assert {*sd.SETTINGS, *(f"{name}.safetensors" for name in sd.WEIGHTS)} < set(PIPELINE)
@@ -51,7 +51,7 @@ def test_the_commands_fetch_what_is_read() -> None:
 def test_the_recipe_lines_are_valid() -> None:
     import yaml
 
-    from deblora.config import recipe_from
+    from deblora.recipe.classify import recipe_from
 
     for card in CARDS:
         recipe = recipe_from({"data": {"source": "x"}, **yaml.safe_load(recipe_lines(card))})

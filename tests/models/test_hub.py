@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import tiny_models as tiny
-from deblora.config import BackboneRecipe
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.cards import CARDS, Card
 from deblora.models.hub import _snapshot, find_weights, is_hub_id
-from deblora.stages.open_model import weights_path
+from deblora.pipeline.open_model import weights_path
+from deblora.recipe.classify import BackboneRecipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

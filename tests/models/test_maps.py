@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, InputSpec, load_backbone
-from deblora.models.efficientnet import EfficientNetLite0
-from deblora.models.galileo import GalileoEncoder
-from deblora.models.lora import attach_lora
+from deblora.models.backbones.efficientnet import EfficientNetLite0
+from deblora.models.backbones.galileo import GalileoEncoder
 from deblora.models.maps import feature_maps, map_channels, map_strides, size_multiple
 
 SMALL = {

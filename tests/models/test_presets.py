@@ -8,11 +8,11 @@ from torch import nn
 
 import tiny_models as tiny
 from deblora.errors import ModelError
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import load_backbone
-from deblora.models.lora import attach_lora
+from deblora.models.backbones.targets import adapter_targets
+from deblora.models.backbones.tokens import n_prefix_tokens
 from deblora.models.presets import PRESETS
-from deblora.models.targets import adapter_targets
-from deblora.models.tokens import n_prefix_tokens
 
 # Tokens before the patches, as the architectures are published; None: a convolutional map.
 PREFIX = {

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from deblora.models.adapters.lora import attach_lora, n_trainable
 from deblora.models.backbone import load_backbone
-from deblora.models.lora import attach_lora, n_trainable
 
 pytestmark = pytest.mark.shared
 

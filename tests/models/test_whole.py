@@ -8,8 +8,8 @@ from torch import nn
 
 from builders import write_vit
 from deblora.errors import ModelError
-from deblora.models import vision
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.models.backbones import vision
 from deblora.models.whole import (
     estimate_statistics,
     has_statistics,

@@ -8,9 +8,8 @@ from k_means_constrained.k_means_constrained_ import (
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from deblora.debias import constrained_assignment, minimum_size
-from deblora.debias.lloyd import lloyd
-from deblora.debias.lloyd_rows import Rows, row_squares
-from deblora.debias.lloyd_start import greedy_start
+from deblora.debias.kmeans.lloyd import greedy_start, lloyd
+from deblora.debias.kmeans.rows import Rows, row_squares
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 from deblora.report.content import DifferenceRow, Projection, ReportContent, ScoreRow
 
 NAMES = (

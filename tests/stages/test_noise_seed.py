@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deblora.config import BackboneRecipe
-from deblora.detection_config import detection_recipe_from
 from deblora.models.maps import feature_maps
-from deblora.stages.detection.model import open_extractor
-from deblora.stages.open_model import noise_settings, open_backbone
+from deblora.pipeline.detect.model import open_extractor
+from deblora.pipeline.open_model import noise_settings, open_backbone
+from deblora.recipe.classify import BackboneRecipe
+from deblora.recipe.detect import detection_recipe_from
 from generative_builders import write_stable_diffusion
 
 

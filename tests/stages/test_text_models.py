@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblora.config import Recipe, recipe_from
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import ModelError
 from deblora.models.hub import _snapshot
-from deblora.pipeline import check_inputs
-from deblora.stages.first_objective import check_loss, first_objective
-from deblora.stages.open_model import open_backbone, text_model, weights_path
-from deblora.stages.text_row import text_folder
+from deblora.pipeline.classify.evaluate.heads import text_folder
+from deblora.pipeline.classify.road import check_inputs
+from deblora.pipeline.objective import check_loss, first_objective
+from deblora.pipeline.open_model import open_backbone, text_model, weights_path
+from deblora.recipe.classify import Recipe, recipe_from
 from deblora.train.contrast import Contrast
 from generative_builders import write_clip
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import load_backbone
-from deblora.models.clip_text import load_text_head
-from deblora.models.lora import attach_lora
+from deblora.models.backbones.clip_text import load_text_head
 from deblora.train.contrast import Contrast, contrast
 from generative_builders import write_clip
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deblora.data.chips import ArrayPixels
+from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, InputSpec, load_backbone
-from deblora.models.lora import attach_lora
 from deblora.train.denoise import Denoise, Numbered
 from deblora.train.loop import train
 from deblora.train.samples import TrainingOrder

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from scipy.special import ndtr
 
-from deblora.config import DebloraRecipe, Recipe
 from deblora.errors import ArtifactError
-from deblora.run_dir import RunDir
-from deblora.stages.feature_map import MAPS, RESIDUAL, fresh_map, load_map, save_map
+from deblora.pipeline.classify.train_deblora import MAPS, RESIDUAL, fresh_map, load_map, save_map
+from deblora.recipe.classify import DebloraRecipe, Recipe
+from deblora.run.run_dir import RunDir
 from deblora.train.objectives import Regress
 from deblora.train.residual_maps import ResidualMap, ResidualMlp
 

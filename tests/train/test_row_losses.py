@@ -6,14 +6,19 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
-from deblora.heads.sade import inverse_log_prior
+from deblora.evaluate.heads.sade import inverse_log_prior
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.train.lift import LiftClassifier
-from deblora.train.one_vs_rest import OneVsRest, alternating_order
-from deblora.train.reslt import ResltClassifier, branch_members
-from deblora.train.sade import SadeClassifier
-from deblora.train.soft_labels import SoftLabelClassifier
-from deblora.train.supervised import Classifier, Supervised
+from deblora.train.classifiers import (
+    Classifier,
+    LiftClassifier,
+    OneVsRest,
+    ResltClassifier,
+    SadeClassifier,
+    SoftLabelClassifier,
+    Supervised,
+    alternating_order,
+    branch_members,
+)
 
 N, D, C = 12, 5, 4
 GROUPS = ((0,), (1, 2), (3,))

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from conftest import REPOSITORY_ROOT
-from deblora.train.loop import train
+from deblora.train.loop import SharedBatches, train
 from deblora.train.objectives import Regress
 from deblora.train.residual_maps import ResidualMap
 from deblora.train.samples import FeatureOrder
-from deblora.train.shared_batches import SharedBatches
 
 N_STEPS, BATCH, N_CHIPS, SIZE = 8, 5, 12, 6
 

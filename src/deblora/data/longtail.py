@@ -1,12 +1,25 @@
 """Class counts, groups of classes and long-tailed selections."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.artifacts import Groups
 from deblora.errors import DataError
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Head, middle and tail classes (indices), fixed by the audit before anything is trained."""
+
+    head: tuple[int, ...]
+    middle: tuple[int, ...]
+    tail: tuple[int, ...]
+
+    def named(self) -> dict[str, tuple[int, ...]]:
+        """Return the groups by name, in the order head, middle, tail."""
+        return {"head": self.head, "middle": self.middle, "tail": self.tail}
 
 
 def class_counts(labels: Int[np.ndarray, " n"], n_classes: int) -> Int[np.ndarray, " c"]:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from deblora.debias.assignment import constrained_assignment
 from deblora.debias.calibrate import alpha_from_imbalance, alpha_from_kappa, contract, shift
 from deblora.debias.centers import (
     class_mean_centers,
@@ -11,7 +10,8 @@ from deblora.debias.centers import (
     global_mean_centers,
     random_head_centers,
 )
-from deblora.debias.kmeans import SizeConstrainedKMeans, cluster_features, minimum_size
+from deblora.debias.kmeans.assignment import constrained_assignment
+from deblora.debias.kmeans.estimator import SizeConstrainedKMeans, cluster_features, minimum_size
 from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.debias.kmeans import Space, as_matrix, to_space
+from deblora.debias.spaces import Space, as_matrix, to_space
 from deblora.errors import DataError
 
 
@@ -21,7 +21,7 @@ def density_clusters(
         eps: Radius in units of the median distance to the ``min_samples``-th neighbor (ours, so that one value
             means the same for every backbone), > 0.
         min_samples: Neighbors, itself included, that make a sample a core sample. Default 5 (scikit-learn).
-        space: As in :func:`~deblora.debias.kmeans.cluster_features`.
+        space: As in :func:`~deblora.debias.kmeans.estimator.cluster_features`.
 
     Returns:
         The cluster of each row; the centers as means of the raw members, noise included; the sum of squared

@@ -15,8 +15,9 @@ from deblora.debias.centers import (
     global_mean_centers,
     random_head_centers,
 )
-from deblora.debias.kmeans import Space, as_matrix, cluster_features
+from deblora.debias.kmeans.estimator import cluster_features
 from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
+from deblora.debias.spaces import Space, as_matrix
 from deblora.errors import DataError
 
 CenterKind = Literal["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]

@@ -110,3 +110,137 @@ def _donor_weights(
     logits[~has_donors] = np.where(np.eye(len(counts), dtype=bool)[~has_donors], 0.0, -np.inf)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True), has_donors
+
+
+def united_centers(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    assignments: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    temperature: float = 0.15,
+) -> Float[np.ndarray, "c d"]:
+    """Mix donor classes by the kernel, and within a donor weigh its samples by the clusters they share (ours).
+
+    ::
+
+        P_c = sum_j w_cj q_cj,   q_cj = sum_{i in j} v_c,k(i) z_i / sum_{i in j} v_c,k(i),   v_ck = n_ck / n_c
+
+    ``w`` are the weights of :func:`~deblora.debias.neighbors.kernel_neighbor_centers`, ``v`` those of
+    :func:`~deblora.debias.centers.debiased_centers`. A donor that shares no cluster counts with its mean. With one
+    cluster this is the kernel-neighbor center.
+
+    Args:
+        features: Training features; L2-normalize the rows first if cosine geometry is meant.
+        labels: Class of each row.
+        assignments: Cluster of each row.
+        n_classes: Number of classes, each with at least one sample.
+        temperature: Of the donor kernel, positive.
+
+    Raises:
+        DataError: If a class has no sample.
+        ValueError: If ``temperature`` is not positive or lengths disagree.
+    """
+    if len(assignments) != len(labels):
+        raise ValueError(f"{len(assignments)} assignments but {len(labels)} labels")
+    _, kernel, _ = kernel_neighbor_centers(features, labels, n_classes, temperature=temperature)
+    n_clusters = int(assignments.max()) + 1
+    sums = np.zeros((n_classes, n_clusters, features.shape[1]))
+    np.add.at(sums, (labels, assignments), features)
+    sizes = np.zeros((n_classes, n_clusters))
+    np.add.at(sizes, (labels, assignments), 1)
+    shares = sizes / sizes.sum(axis=1, keepdims=True)
+    weight = shares @ sizes.T  # of the samples of a donor that lie in the clusters of a class
+    shared = np.einsum("ck,jkd->cjd", shares, sums) / np.where(weight > 0, weight, 1)[:, :, None]
+    means = class_means(features, labels, n_classes).astype(np.float64)
+    parts = np.where(weight[:, :, None] > 0, shared, means[None])
+    return np.asarray(np.einsum("cj,cjd->cd", kernel, parts)).astype(features.dtype)
+
+
+def nearest_donor_centers(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    n_nearest: int = 3,
+) -> tuple[Float[np.ndarray, "c d"], Bool[np.ndarray, " c"]]:
+    """Average the means of the nearest donors with equal weights (ours).
+
+    Donors of class ``c`` are those of :func:`~deblora.debias.neighbors.kernel_neighbor_centers`, the classes with
+    ``n_j >= max(2 n_c, median n)``; near means a large ``cos(m_c - g, m_j - g)`` with class means ``m`` and the
+    mean ``g`` of all samples. A class without donors keeps its own mean.
+
+    Args:
+        features: Training features; L2-normalize the rows first if cosine geometry is meant.
+        labels: Class of each row.
+        n_classes: Number of classes, each with at least one sample.
+        n_nearest: Donors that are averaged, at least 1; all where there are fewer. Default 3 (ours, measured).
+
+    Returns:
+        The centers, and which classes have donors.
+
+    Raises:
+        DataError: If a class has no sample.
+        ValueError: If ``n_nearest`` is below 1 or the arrays disagree.
+    """
+    if n_nearest < 1:
+        raise ValueError(f"n_nearest must be at least 1, got {n_nearest}")
+    counts = counted(features, labels, n_classes)
+    means = class_means(features, labels, n_classes).astype(np.float64)
+    offsets = means - counts @ means / counts.sum()
+    lengths = np.linalg.norm(offsets, axis=1, keepdims=True)
+    directions = offsets / np.where(lengths > 0, lengths, 1.0)
+    donors = counts[None, :] >= np.maximum(2 * counts, np.median(counts))[:, None]
+    cosines = np.where(donors, directions @ directions.T, -np.inf)
+    centers = means.copy()
+    for c in np.flatnonzero(donors.any(axis=1)):
+        nearest = np.argsort(-cosines[c], kind="stable")[: min(n_nearest, int(donors[c].sum()))]
+        centers[c] = means[nearest].mean(axis=0)
+    return centers.astype(features.dtype), donors.any(axis=1)
+
+
+LARGEST_KAPPA = 30.0
+"""As in the grid of :func:`~deblora.debias.neighbors.fit_kappa` (ours)."""
+
+
+def posterior_kappa(
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    centers: Float[np.ndarray, "c d"],
+    has_donors: Bool[np.ndarray, " c"],
+) -> float:
+    """Return ``kappa = s² / t²`` of ``alpha = n / (n + kappa)``, the posterior mean under a normal prior (ours).
+
+    ``s²`` is the pooled within-class variance, summed over dimensions. Class means lie about their centers with
+    variance ``t²``, of which chance explains ``s² / n_c``::
+
+        t² = sum_c n_c (‖m_c - P_c‖² - s² / n_c) / sum_c n_c     over classes with donors
+
+    the empirical Bayes estimate by moments (Efron and Morris, 1975). Nothing is drawn and nothing is tuned.
+
+    Args:
+        features: Training features.
+        labels: Class of each row.
+        centers: Of every class.
+        has_donors: Which classes have a center other than their own mean.
+
+    Returns:
+        At most 30; 0 if no class has donors, or no class has two samples, so that nothing moves.
+
+    Raises:
+        DataError: If a class has no sample.
+        ValueError: If shapes disagree.
+    """
+    n_classes = len(centers)
+    counts = counted(features, labels, n_classes)
+    spare = len(labels) - n_classes
+    if not has_donors.any() or spare <= 0:
+        return 0.0
+    means = class_means(features, labels, n_classes).astype(np.float64)
+    within = float(((features - means[labels]) ** 2).sum()) / spare
+    gaps = ((means - centers) ** 2).sum(axis=1)[has_donors]
+    sizes = counts[has_donors]
+    between = float((sizes * gaps - within).sum()) / float(sizes.sum())
+    if within <= LARGEST_KAPPA * between:
+        return within / between if between > 0 else 0.0
+    return LARGEST_KAPPA

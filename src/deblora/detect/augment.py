@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch.nn import functional
 
-from deblora.boxes import convert
+from deblora.detect.boxes import convert
 
 Sample = tuple[Float[torch.Tensor, "c h w"], Float[torch.Tensor, "n 5"]]
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from deblora.artifacts import write_atomic
+from deblora.files import write_atomic
 
 Maps = list[Float[torch.Tensor, "d h w"]]
 Extract = Callable[[Float[torch.Tensor, "c t t"]], Sequence[Float[torch.Tensor, "d h w"]]]

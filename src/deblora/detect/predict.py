@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from deblora.boxes.convert import corners
-from deblora.boxes.nms import rotated_nms
-from deblora.data.rasters import Scene
-from deblora.data.scene_tiles import TileSpec, read_tile
-from deblora.data.tiles import Window, owned, parse_tile_name
-from deblora.detect.detector import OrientedFCOS
-from deblora.detect.fcos import Detections
+from deblora.data.scenes.rasters import Scene
+from deblora.detect.boxes.convert import corners
+from deblora.detect.boxes.nms import rotated_nms
+from deblora.detect.fcos.detector import OrientedFCOS
+from deblora.detect.fcos.head import Detections
+from deblora.detect.tiling.tiles import Window, owned, parse_tile_name
+from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.errors import ArtifactError
 
 log = logging.getLogger("deblora")

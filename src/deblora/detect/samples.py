@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch.utils.data import Dataset
 
-from deblora.boxes.convert import boxes_from_quads, scale
-from deblora.data.detection_set import SceneFiles
-from deblora.data.dota import Labels
-from deblora.data.rasters import Scene
-from deblora.data.scene_tiles import TileSpec, read_tile
-from deblora.data.tiles import Window, tile_labels
+from deblora.data.scenes.dota import Labels
+from deblora.data.scenes.labeled_images import SceneFiles
+from deblora.data.scenes.rasters import Scene
 from deblora.detect.augment import View, draw_view, lay
+from deblora.detect.boxes.convert import boxes_from_quads, scale
 from deblora.detect.map_store import MapStore
+from deblora.detect.tiling.tiles import Window, tile_labels
+from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.errors import DataError
 from deblora.train.samples import training_order
 

@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from deblora.artifacts import write_atomic
-from deblora.detect.assign import assign, background_ratio
-from deblora.detect.detector import OrientedFCOS
-from deblora.detect.fcos import Level
-from deblora.detect.points import grid_points
+from deblora.detect.fcos.assign import assign, background_ratio
+from deblora.detect.fcos.coding import grid_points
+from deblora.detect.fcos.detector import OrientedFCOS
+from deblora.detect.fcos.head import Level
 from deblora.detect.samples import Tile
 from deblora.errors import ArtifactError
+from deblora.files import write_atomic
 
 FINEST_STRIDE = 8  # FCOS
 N_LOOKED_AT = 200  # tiles

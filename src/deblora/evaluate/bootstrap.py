@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 from deblora.evaluate.metrics import check_labels, f1_from_counts, grouped_means
 
 N_DRAWS = 1000

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 from deblora.evaluate.bootstrap import bootstrap_scores, interval, stratified_draws
 from deblora.evaluate.metrics import macro_f1
 

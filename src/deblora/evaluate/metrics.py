@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 
 
 def confusion(

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from deblora.debias.spaces import unit_rows
 from deblora.errors import DataError
 from deblora.evaluate.metrics import check_labels, macro_f1
 from deblora.evaluate.softmax import Rotated, fit_cross_entropy
@@ -252,12 +253,6 @@ def select_tau(
         return macro_f1(y_val, adjust_logits(logits_val, log_prior, tau).argmax(axis=1), n_classes)
 
     return float(max(sorted(grid), key=score))
-
-
-def unit_rows(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Divide every row by its Euclidean norm; rows of zeros stay zero."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norms > 0, norms, 1.0))
 
 
 def standardize(

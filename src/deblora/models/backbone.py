@@ -1,6 +1,6 @@
 """One protocol for every pre-trained model: normalized pixels in, one feature vector per chip out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,50 +123,3 @@ def with_unit_features(backbone: Backbone) -> Backbone:
     )
     unit.train_statistics, unit.open_decoder = backbone.train_statistics, backbone.open_decoder
     return unit
-
-
-def weights_file(folder: Path, *, names: Sequence[str] = ("model.safetensors",)) -> Path:
-    """Return the weight file of a folder (or the file itself).
-
-    Args:
-        folder: Folder, or a safetensors file, or a file of another kind that ``names`` allows.
-        names: Files to look for, first choice first. Pickles are taken only where they are named here.
-
-    Raises:
-        ModelError: If there is none, or only pickled weights.
-    """
-    suffixes = {".safetensors", *(Path(name).suffix for name in names)}
-    if folder.is_file() and folder.suffix in suffixes:
-        return folder
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    file = folder / names[0]
-    pickled = [p for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in sorted(folder.glob(ending))]
-    if pickled:
-        raise ModelError(
-            f"{pickled[0]} is a pickle, which can run code when it is loaded; convert it once, where you trust it:\n"
-            '  python -c "import sys, torch; from safetensors.torch import save_file; '
-            "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
-            'sys.argv[2])" '
-            f"{pickled[0]} {file}"
-        )
-    raise ModelError(
-        f"no weights at {folder}; expected a folder with {' or '.join(names)} (and config.json for transformers)"
-    )
-
-
-def read_weights(file: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file, as float32 where it holds floats.
-
-    Raises:
-        ModelError: If the file is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{file} is damaged ({error}); get the weights again") from error
-    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

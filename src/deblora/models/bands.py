@@ -35,7 +35,7 @@ def with_bands(backbone: Backbone, n_bands: int) -> Backbone:
     """Return the backbone for images with ``n_bands`` bands; the same object where it already takes them.
 
     The normalization is a placeholder (mean and std .5): the model knows nothing of these bands, so the statistics
-    of the training chips have to replace it (:mod:`deblora.stages.model_input`).
+    of the training chips have to replace it (:mod:`deblora.pipeline.open_model`).
 
     Args:
         backbone: Changed in place, before an adapter is attached.

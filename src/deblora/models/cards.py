@@ -81,7 +81,7 @@ CARDS: tuple[Card, ...] = (
         "Apache-2.0 (this project)",
         "nothing to get",
         None,
-        "src/deblora/models/embedded/README.md",
+        "src/deblora/models/backbones/embedded/README.md",
     ),
     _hub("vit", "google/vit-base-patch16-224-in21k", 85_798_656, IN21K, CARD, "arXiv 2010.11929"),
     _hub(

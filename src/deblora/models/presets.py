@@ -40,13 +40,17 @@ class Preset:
 
 
 def _hugging_face(name: str, hub_files: tuple[str, ...] = hub.FILES) -> Preset:
-    return Preset("deblora.models.vision:load", ("image_size", "pool"), {"name": name}, hub_files=hub_files)
+    return Preset(
+        "deblora.models.backbones.vision:load", ("image_size", "pool"), {"name": name}, hub_files=hub_files
+    )
 
 
 PRESETS: dict[str, Preset] = {
-    "embedded": Preset("deblora.models.vision:load_embedded", ("image_size", "pool"), needs_path=False),
-    "galileo-nano": Preset("deblora.models.galileo:load", ("image_size", "sensor")),
-    "efficientnet-lite0": Preset("deblora.models.efficientnet:load"),
+    "embedded": Preset(
+        "deblora.models.backbones.vision:load_embedded", ("image_size", "pool"), needs_path=False
+    ),
+    "galileo-nano": Preset("deblora.models.backbones.galileo:load", ("image_size", "sensor")),
+    "efficientnet-lite0": Preset("deblora.models.backbones.efficientnet:load"),
     "vit": _hugging_face("vit"),
     "vit-mae": _hugging_face("vit-mae"),
     "dinov2": _hugging_face("dinov2"),
@@ -54,7 +58,7 @@ PRESETS: dict[str, Preset] = {
     "siglip": _hugging_face("siglip"),
     "convnext": _hugging_face("convnext"),
     "satmae": Preset(
-        "deblora.models.satmae:load",
+        "deblora.models.backbones.satmae:load",
         ("image_size", "pool"),
         files=(
             "model.safetensors",
@@ -64,18 +68,18 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "open-clip": Preset(
-        "deblora.models.open_clip:load",
+        "deblora.models.backbones.open_clip:load",
         ("image_size", "pool"),
         files=("open_clip_model.safetensors", "model.safetensors"),
         hub_files=("open_clip_config.json", "open_clip_model.safetensors"),
     ),
     "timm": Preset(
-        "deblora.models.timm_models:load",
+        "deblora.models.backbones.timm:load",
         ("image_size", "pool", "model"),
         hub_files=("config.json", "model.safetensors"),
     ),
     "stable-diffusion": Preset(
-        "deblora.models.diffusion:load",
+        "deblora.models.backbones.diffusion:load",
         ("image_size", "timestep", "draws", "layer", "prompt", "noise_seed"),
     ),
     "huggingface": _hugging_face("huggingface", hub.WITH_TEXT),

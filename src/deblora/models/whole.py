@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from deblora.artifacts import write_atomic
 from deblora.errors import ModelError
-from deblora.models.backbone import Backbone, read_weights
+from deblora.files import write_atomic
+from deblora.models.backbone import Backbone
+from deblora.models.weights import read_weights
 
 INITIAL_STD = 0.02
 """Of tokens and position codes (ours; the usual value for vision transformers)."""

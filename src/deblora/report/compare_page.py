@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from deblora.evaluate.seeds import SpreadRow
-from deblora.report import merged_figures, merged_tables
-from deblora.report.class_sections import class_sections
-from deblora.report.compare_content import PRIOR_METRICS, CompareContent
+from deblora.report import seeds_figures as merged_figures
+from deblora.report import seeds_tables as merged_tables
 from deblora.report.compare_summary import summarize_comparison
-from deblora.report.cost_table import costs
-from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
-from deblora.report.origin_sections import origin_sections
+from deblora.report.page import Section, fill_template
+from deblora.report.seeds_content import PRIOR_METRICS, CompareContent
+from deblora.report.seeds_page import class_sections, origin_sections
+from deblora.report.seeds_tables import costs
 from deblora.report.tables import MISSING, Cell, Table, percent
 
 __all__ = ["render_comparison_markdown", "render_comparison_page"]

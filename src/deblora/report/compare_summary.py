@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from deblora.evaluate.seeds import PairedSpread, SpreadRow
-from deblora.report.compare_content import PRIOR_METRICS, CompareContent
-from deblora.report.merged_tables import word
+from deblora.report.seeds_content import PRIOR_METRICS, CompareContent
+from deblora.report.seeds_tables import word
 from deblora.report.tables import between, percent, points
 
 GROUPS = ("tail", "all", "head")

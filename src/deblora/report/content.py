@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deblora.artifacts import Groups
+from deblora.data.longtail import Groups
 
 GROUP_NAMES = ("head", "middle", "tail", "all")
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deblora.report.frame import Section, fill_template
+from deblora.report.page import Section, fill_template
 from deblora.report.pictures import Picture, gallery, picture_rows
 from deblora.report.svg import GROUP_COLORS, draw
 from deblora.report.tables import MISSING, Cell, Table, percent
@@ -23,7 +23,7 @@ class DetectionContent:
 
     Attributes:
         title: Of the page.
-        summary: As :func:`deblora.evaluate.detection_summary.summarize_detections` returns it, with ``split``.
+        summary: As :func:`deblora.detect.evaluate.summary.summarize_detections` returns it, with ``split``.
         facts: What training counted (``n_extractor`` and others).
         history: Training loss by step.
         recipe_yaml: Resolved recipe.
@@ -227,3 +227,26 @@ def _facts(content: DetectionContent) -> list[tuple[str, str]]:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def render_detection_markdown(title: str, summary: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Return title, finding, groups and classes; ``facts`` may be empty (foreign predictions)."""
+    lines = [f"# {title}", "", *(f"- {line}" for line in sentences(summary))]
+    if facts:
+        lines.append(
+            f"- {facts['method']} on {facts['backbone']}, seed {facts['seed']}: extractor "
+            f"{facts['n_extractor'] / 1e6:.2f} M parameters, {facts['n_extractor_trained'] / 1e6:.2f} M of them "
+            f"trained; neck and head {facts['n_head'] / 1e6:.2f} M"
+        )
+    return "\n".join(
+        [*lines, "", *table_lines(groups_table(summary)), "", *table_lines(classes_table(summary)), ""]
+    )
+
+
+def table_lines(table: Table) -> list[str]:
+    """Return a table in Markdown."""
+    rule = ["---"] * table.n_text + ["---:"] * (len(table.header) - table.n_text)
+    cells: Sequence[Sequence[str]] = [
+        [cell.text + (f" [{cell.interval}]" if cell.interval else "") for cell in row] for row in table.rows
+    ]
+    return [f"| {' | '.join(row)} |" for row in (table.header, rule, *cells)]

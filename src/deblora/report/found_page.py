@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deblora.report.frame import Section, fill_template
+from deblora.report.page import Section, fill_template
 from deblora.report.pictures import Picture, picture_rows
 from deblora.report.tables import Cell, Table
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from deblora.report import tables
 from deblora.report.content import ReportContent
-from deblora.report.frame import Section
+from deblora.report.page import Section
 from deblora.report.summary import summarize
 from deblora.report.svg import clean
 from deblora.report.tables import Cell, Table

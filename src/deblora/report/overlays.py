@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from deblora.data.crops import crop
-from deblora.data.dota import Labels
-from deblora.data.rasters import Scene
-from deblora.data.task1 import QuadDetections
+from deblora.data.scenes.crops import crop
+from deblora.data.scenes.dota import Labels
+from deblora.data.scenes.rasters import Scene
+from deblora.detect.files.task1 import QuadDetections
 
 LARGEST_SIDE = 1600  # pixels of an overlay
 SMALL_SIDE = 600  # smaller images are enlarged toward this, so that names can be read

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from deblora.report.study_content import GROUPS, StudyContent, StudyPoint
+from deblora.report.seeds_content import GROUPS, StudyContent, StudyPoint
 from deblora.report.svg import INK, clean, draw
 
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#66717F")

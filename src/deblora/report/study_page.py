@@ -1,12 +1,11 @@
 """The page of a study and its Markdown twin, pure functions."""
 
 from deblora.evaluate.seeds import PairedSpread, Spread
-from deblora.report.cost_table import study_costs
-from deblora.report.frame import Section, fill_template
 from deblora.report.markdown import bullets, escape, sections_markdown
-from deblora.report.merged_tables import word
-from deblora.report.origin_sections import origin_sections
-from deblora.report.study_content import GROUPS, StudyContent, StudyPoint
+from deblora.report.page import Section, fill_template
+from deblora.report.seeds_content import GROUPS, StudyContent, StudyPoint
+from deblora.report.seeds_page import origin_sections
+from deblora.report.seeds_tables import study_costs, word
 from deblora.report.study_figures import curves
 from deblora.report.tables import MISSING, Cell, Table, between, percent, points
 

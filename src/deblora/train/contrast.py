@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.models.backbone import Backbone
-from deblora.models.clip_text import TextHead
+from deblora.models.backbones.clip_text import TextHead
 
 
 class Contrast(nn.Module):

@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from deblora.models.backbone import Backbone
-from deblora.models.diffusion import diffusion_of, keyed_generator
+from deblora.models.backbones.diffusion import diffusion_of, keyed_generator
 
 
 class Numbered(Dataset[dict[str, torch.Tensor]]):

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from deblora.artifacts import FeatureTable
 from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
 from deblora.progress import titled
+from deblora.run.artifacts import FeatureTable
 from deblora.train.read_ahead import ReadAhead, n_readers
 
 

@@ -1,0 +1,212 @@
+"""Chips cut out of labeled images while they are read: one per object, whole images decoded as rarely as can be."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from deblora.data.chips import ChipSet, as_chip
+from deblora.data.readers.reading import Reading
+from deblora.data.scenes.crops import crop, crop_window, visible
+from deblora.data.scenes.dota import Labels
+from deblora.data.scenes.labeled_images import SceneFiles
+from deblora.data.scenes.rasters import Scene
+from deblora.errors import DataError
+
+SCENE_BYTES = 256 * 2**20  # decoded images kept: five of 4000 x 4000 x 3
+CROP_BYTES = 512 * 2**20  # cut chips kept: training reads them in random order
+MAX_SCENES = 64  # windowed files hold a handle each
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one split ("" for none) and the objects in each, by image name."""
+
+    split: str
+    files: SceneFiles
+    labels: Mapping[str, Labels]
+
+
+@dataclass
+class _Entry:
+    """An image that is being read or was read, or why it cannot be; the lock keeps two threads from decoding twice."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    scene: Scene | None = None
+    problem: str = ""
+
+
+class SceneCache:
+    """The images used last, decoded, up to a number of bytes (at least one image); safe for several threads."""
+
+    def __init__(self, files: Sequence[SceneFiles], *, max_bytes: int = SCENE_BYTES) -> None:
+        self._files, self._max_bytes = tuple(files), max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[tuple[int, str], _Entry] = OrderedDict()
+        self.n_decoded = 0
+
+    def cut(self, part: int, name: str, quad: np.ndarray, reading: Reading) -> Shaped[np.ndarray, "h w b"]:
+        """Return one object of an image."""
+        with self._lock:
+            entry = self._entries.setdefault((part, name), _Entry())
+            self._entries.move_to_end((part, name))
+        with entry.lock:
+            if entry.problem:
+                raise DataError(entry.problem)  # not once more for each of its objects
+            if entry.scene is None:
+                entry.scene = self._opened(entry, part, name)
+                self._shrink()
+            # A copy: a view would keep the whole image alive.
+            return np.array(crop(entry.scene, quad, context=reading.context, shape=reading.crop))
+
+    def _opened(self, entry: _Entry, part: int, name: str) -> Scene:
+        self.n_decoded += 1
+        try:
+            return self._files[part].open(name)
+        except DataError as error:
+            entry.problem = str(error)
+            raise
+
+    def _shrink(self) -> None:
+        with self._lock:
+            while len(self._entries) > 1 and (
+                len(self._entries) > MAX_SCENES or self._n_bytes() > self._max_bytes
+            ):
+                self._entries.popitem(last=False)
+
+    def _n_bytes(self) -> int:
+        return sum(getattr(getattr(e.scene, "pixels", None), "nbytes", 0) for e in self._entries.values())
+
+
+class ObjectPixels:
+    """Object ``i`` of a list of images. An image is decoded once for objects that are read one after the other.
+
+    Beside the images used last, chips that were cut are kept up to 512 MiB in all, because training reads them in
+    random order. Beyond that (all of DOTA), cut them to files once: ``deblora detect chips``.
+
+    Args:
+        parts: The images.
+        images: Part and image name per object.
+        quads: Vertices per object in pixels of its image.
+        ids: One id per object, for messages.
+        reading: How to cut.
+        crop_bytes: Chips kept, in bytes.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        images: Sequence[tuple[int, str]],
+        quads: Float[np.ndarray, "n 4 2"],
+        ids: tuple[str, ...],
+        reading: Reading,
+        *,
+        crop_bytes: int = CROP_BYTES,
+    ) -> None:
+        self._files = tuple(part.files for part in parts)
+        self._images, self._quads, self._ids, self._reading = tuple(images), quads, ids, reading
+        self._room = self._crop_bytes = crop_bytes
+        self._crops: dict[int, np.ndarray] = {}
+        self.scenes = SceneCache(self._files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave images, chips and locks behind when a worker process gets a copy."""
+        return {**self.__dict__, "scenes": None, "_crops": {}, "_room": self._crop_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start with nothing decoded."""
+        self.__dict__.update(state)
+        self.scenes = SceneCache(self._files)
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self._ids)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return the chip of object ``index``."""
+        kept = self._crops.get(index)
+        if kept is not None:
+            return kept
+        part, name = self._images[index]
+        chip = as_chip(self.scenes.cut(part, name, self._quads[index], self._reading), self._ids[index])
+        chip.flags.writeable = False  # shared by all who read it
+        if chip.nbytes <= self._room:
+            self._room -= chip.nbytes
+            self._crops[index] = chip
+        return chip
+
+
+def object_chip_set(parts: Sequence[Part], reading: Reading, *, source: str) -> ChipSet:
+    """Return one chip per object; its unit is its image.
+
+    Left out and counted in the notes: objects marked difficult if asked, those of which no pixel lies in the image
+    (degenerate), and those with a shorter side below ``reading.min_side``. Classes are sorted by name. Only the headers
+    of images are read; one that cannot be read is left to the decoder, so that ``data.on_error`` decides.
+
+    Raises:
+        DataError: If two splits share an image, or no object is left.
+    """
+    _refuse_shared_images(parts, source)
+    rows: list[tuple[int, str, int]] = []
+    left_out = {"degenerate": 0, "small": 0, "difficult": 0}
+    for position, part in enumerate(parts):
+        sizes = part.files.sizes(name for name, entry in part.labels.items() if len(entry.quads))
+        for name, entry in part.labels.items():
+            size = sizes.get(name)
+            for row, quad in enumerate(entry.quads):
+                reason = _reason(quad, int(entry.difficult[row]), size, reading)
+                if reason:
+                    left_out[reason] += 1
+                else:
+                    rows.append((position, name, row))
+    if not rows:
+        raise DataError(
+            f"{source}: no object to cut ({_counted(left_out)}); check the labels and data.min_side"
+        )
+    names = [parts[p].labels[name].class_names[row] for p, name, row in rows]
+    classes = tuple(sorted(set(names)))
+    index = {name: i for i, name in enumerate(classes)}
+    units = tuple(f"{parts[p].split}/{name}".lstrip("/") for p, name, _ in rows)
+    ids = tuple(f"{unit}/{row:05d}" for unit, (_, _, row) in zip(units, rows, strict=True))
+    quads = np.array([parts[p].labels[name].quads[row] for p, name, row in rows], dtype=np.float64)
+    notes = (f"objects left out: {_counted(left_out)}",) if any(left_out.values()) else ()
+    return ChipSet(
+        ids=ids,
+        labels=np.array([index[name] for name in names], dtype=np.int64),
+        splits=tuple(parts[p].split for p, _, _ in rows),
+        class_names=classes,
+        pixels=ObjectPixels(parts, [(p, name) for p, name, _ in rows], quads, ids, reading),
+        units=units,
+        notes=notes,
+    )
+
+
+def _reason(quad: np.ndarray, difficult: int, size: tuple[int, int] | None, reading: Reading) -> str:
+    """Return why an object is left out, or nothing."""
+    if difficult and reading.difficult == "drop":
+        return "difficult"
+    window = crop_window(quad, context=1.0, shape="hull")
+    sides = visible(window, *size)[2:] if size else window[2:]
+    if min(sides) < 1:
+        return "degenerate"
+    return "small" if min(sides) < reading.min_side else ""
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+
+
+def _refuse_shared_images(parts: Sequence[Part], source: str) -> None:
+    seen: dict[str, str] = {}
+    for part in parts:
+        for name in part.labels:
+            if name in seen:
+                raise DataError(
+                    f"{source}: the image {name} is in {seen[name]} and in {part.split}; its objects would be trained "
+                    "and tested on: keep it in one split"
+                )
+            seen[name] = part.split

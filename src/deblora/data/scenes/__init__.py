@@ -1,0 +1,1 @@
+"""Scenes: large images, their annotations and windows of their pixels."""

@@ -1,0 +1,1 @@
+"""Simulated chips and scenes with a long tail."""

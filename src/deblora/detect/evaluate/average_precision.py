@@ -1,0 +1,209 @@
+"""Average precision of oriented detections as the devkit of DOTA computes it, per class and per group.
+
+Evaluate merged full images, not tiles. For each class the detections of all images are taken by falling
+score; the candidate of each is the ground truth with the largest IoU in its image, and IoU must be *above*
+the threshold.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from deblora.data.longtail import Groups
+from deblora.data.scenes.dota import Labels
+from deblora.detect.evaluate.matching import find_candidates, judge
+from deblora.detect.files.task1 import QuadDetections
+from deblora.errors import DataError
+from deblora.evaluate.metrics import group_scores
+
+Method = Literal["voc07", "area"]
+Protocol = Literal["dota1.0", "dota1.5"]
+
+COCO_THRESHOLDS = tuple(step / 100 for step in range(50, 100, 5))
+"""0.50, 0.55 ... 0.95: the thresholds of mAP 50:95."""
+
+
+@dataclass(frozen=True)
+class ClassDetection:
+    """What the detections of one class amount to.
+
+    Entries of ``recall``, ``precision`` and ``scores`` follow the detections by falling score. ``ap`` and
+    ``recall`` are nan for a class without ground truth that counts. ``n_untangled`` counts self-crossing quads,
+    detected or annotated, that were taken as their hulls.
+    """
+
+    ap: float
+    recall: Float[np.ndarray, " n"]
+    precision: Float[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+    n_ground_truth: int
+    n_difficult: int
+    n_true: int
+    n_false: int
+    n_ignored: int
+    n_untangled: int
+
+
+def average_precision(
+    recall: Float[np.ndarray, " n"], precision: Float[np.ndarray, " n"], *, method: Method
+) -> float:
+    """Return the average precision of a curve, in [0, 1]; nan if recall is.
+
+    ``voc07`` is the mean over ``t = 0, 0.1 ... 1`` of the largest precision at recall >= t, 0 if there is
+    none, on the grid ``np.arange(0, 1.1, 0.1)`` of the devkit, whose fourth value is a rounding error above
+    0.3. ``area`` is the area under the precision made monotone from the right.
+
+    Args:
+        recall: Never falling, by falling score.
+        precision: At the same detections.
+        method: ``voc07`` (headline of DOTA) or ``area``.
+
+    Raises:
+        ValueError: If the lengths differ or the method is unknown.
+    """
+    if recall.shape != precision.shape or recall.ndim != 1:
+        raise ValueError(f"recall has shape {recall.shape}, precision {precision.shape}")
+    if method not in ("voc07", "area"):
+        raise ValueError(f"method must be voc07 or area, got {method!r}")
+    if np.isnan(recall).any():
+        return float("nan")
+    # Largest precision from each detection on, 0 after the last.
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    if method == "area":
+        return float(np.sum(np.diff(recall, prepend=0.0) * envelope[:-1]))
+    grid = np.arange(0.0, 1.1, 0.1)
+    return float(envelope[np.searchsorted(recall, grid, side="left")].mean())
+
+
+def evaluate_detections(
+    detections: QuadDetections,
+    ground_truth: Mapping[str, Labels],
+    class_names: Sequence[str],
+    *,
+    iou_threshold: float = 0.5,
+    method: Method = "voc07",
+    protocol: Protocol = "dota1.0",
+) -> dict[str, ClassDetection]:
+    """Evaluate the detections of all images, class by class.
+
+    ``recall = TP / n``, ``precision = TP / max(TP + FP, eps)`` after each detection, with ``n`` the ground
+    truth that is not difficult. A detection whose candidate is difficult counts for neither.
+
+    Args:
+        detections: In any order; equal scores keep it.
+        ground_truth: Labels of every evaluated image, also of those without objects.
+        class_names: The classes to evaluate. Ground truth of other classes is left out.
+        iou_threshold: In [0, 1); 0.5 in the devkit.
+        method: See :func:`average_precision`.
+        protocol: ``dota1.0`` honors the difficult flag; ``dota1.5`` counts every object, as its script does.
+
+    Returns:
+        One entry per class, in the order of ``class_names``.
+
+    Raises:
+        DataError: If a detection lies in an image without labels or has an unknown class, or a score or
+            coordinate is not finite.
+        ValueError: If an option is out of range.
+    """
+    curves = _curves(detections, ground_truth, class_names, (iou_threshold,), method, protocol)
+    return {name: entries[0] for name, entries in curves.items()}
+
+
+def ap_at_thresholds(
+    detections: QuadDetections,
+    ground_truth: Mapping[str, Labels],
+    class_names: Sequence[str],
+    *,
+    iou_thresholds: Sequence[float] = COCO_THRESHOLDS,
+    method: Method = "area",
+    protocol: Protocol = "dota1.0",
+) -> Float[np.ndarray, "t c"]:
+    """Return the AP per threshold and class; the mean over thresholds of each class gives mAP 50:95.
+
+    Arguments and errors as :func:`evaluate_detections`; IoU is computed once for all thresholds.
+    """
+    curves = _curves(detections, ground_truth, class_names, tuple(iou_thresholds), method, protocol)
+    return np.array([[entry.ap for entry in curves[name]] for name in class_names]).T
+
+
+def map_over_groups(
+    ap_per_class: Float[np.ndarray, " c"], class_names: Sequence[str], groups: Groups
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Average AP over the classes of each group and over all; nan where no class of a group has an AP.
+
+    Returns:
+        Means under ``head``, ``middle``, ``tail``, ``all``, and the classes left out for want of ground truth.
+
+    Raises:
+        ValueError: If the lengths differ or a group names a class that has no entry.
+    """
+    if len(ap_per_class) != len(class_names):
+        raise ValueError(f"{len(ap_per_class)} values of AP for {len(class_names)} classes")
+    missing = tuple(name for name, ap in zip(class_names, ap_per_class, strict=True) if np.isnan(ap))
+    return group_scores(np.asarray(ap_per_class, dtype=np.float64), groups), missing
+
+
+def _curves(
+    detections: QuadDetections,
+    ground_truth: Mapping[str, Labels],
+    class_names: Sequence[str],
+    iou_thresholds: tuple[float, ...],
+    method: Method,
+    protocol: Protocol,
+) -> dict[str, list[ClassDetection]]:
+    if protocol not in ("dota1.0", "dota1.5"):
+        raise ValueError(f"protocol must be dota1.0 or dota1.5, got {protocol!r}")
+    if not iou_thresholds or not all(0 <= value < 1 for value in iou_thresholds):
+        raise ValueError(f"IoU thresholds must be in [0, 1), got {iou_thresholds}")
+    _check(detections, ground_truth, class_names)
+    curves: dict[str, list[ClassDetection]] = {}
+    for name in class_names:
+        candidates = find_candidates(detections, ground_truth, name, count_difficult=protocol == "dota1.5")
+        n_difficult = int(candidates.difficult.sum())
+        n_ground_truth = len(candidates.difficult) - n_difficult
+        curves[name] = []
+        for threshold in iou_thresholds:
+            true, false = judge(candidates, threshold)
+            n_true, n_false = true.cumsum(), false.cumsum()
+            recall = n_true / n_ground_truth if n_ground_truth else np.full(len(true), np.nan)
+            precision = n_true / np.maximum(n_true + n_false, np.finfo(np.float64).eps)
+            ap = average_precision(recall, precision, method=method) if n_ground_truth else float("nan")
+            totals = int(true.sum()), int(false.sum())
+            curves[name].append(
+                ClassDetection(
+                    ap,
+                    recall,
+                    precision,
+                    candidates.scores,
+                    n_ground_truth,
+                    n_difficult,
+                    *totals,
+                    len(true) - sum(totals),
+                    candidates.n_untangled,
+                )
+            )
+    return curves
+
+
+def _check(
+    detections: QuadDetections, ground_truth: Mapping[str, Labels], class_names: Sequence[str]
+) -> None:
+    if len(set(class_names)) != len(class_names) or not class_names:
+        raise ValueError(f"class names must be distinct and not empty, got {list(class_names)}")
+    foreign = sorted(set(detections.image_names) - set(ground_truth))
+    if foreign:
+        raise DataError(
+            f"there are detections in {foreign[0]} and {len(foreign) - 1} other images that have no labels; "
+            "evaluate the split they belong to, with image names without extension"
+        )
+    unknown = sorted(set(detections.class_names) - set(class_names))
+    if unknown:
+        raise DataError(
+            f"there are detections of the class {unknown[0]!r}, which is not evaluated; "
+            f"the classes are {', '.join(class_names)}"
+        )
+    if not (np.isfinite(detections.scores).all() and np.isfinite(detections.quads).all()):
+        raise DataError("detections hold scores or coordinates that are not finite; remove them")

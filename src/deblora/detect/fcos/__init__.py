@@ -1,0 +1,1 @@
+"""The oriented FCOS detector."""

@@ -1,0 +1,144 @@
+"""The detector: feature maps of a backbone, pyramid, head; targets, loss and detections of a batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from deblora.detect.fcos.assign import CENTER_RADIUS, Targets, assign
+from deblora.detect.fcos.box_loss import BoxLoss
+from deblora.detect.fcos.class_loss import Scoring
+from deblora.detect.fcos.coding import AngleCoding
+from deblora.detect.fcos.head import (
+    MAX_DETECTIONS,
+    N_CONVS,
+    NMS_THRESHOLD,
+    SCORE_THRESHOLD,
+    Detections,
+    FCOSHead,
+    Level,
+    decode,
+)
+from deblora.detect.fcos.loss import detection_losses
+from deblora.detect.fcos.pyramid import SCALES, FeaturePyramid, SimplePyramid, build_pyramid
+from deblora.models.backbone import Backbone
+from deblora.models.maps import feature_maps, map_channels, map_strides
+
+N_CHANNELS = 256  # of the levels: FCOS, mmrotate
+
+
+class OrientedFCOS(nn.Module):
+    """Oriented FCOS on any extractor of feature maps.
+
+    Args:
+        extractor: The backbone; what is trainable in it is decided outside.
+        pyramid: From its maps to levels.
+        head: From levels to raw outputs.
+        scoring: Meaning and loss of the class channels.
+        angle: Coding of boxes and angles; the one of the head.
+        box_loss: ``riou`` or ``kld``.
+        center_radius: In strides, see :func:`deblora.detect.fcos.assign.assign`.
+        maps: Turns extractor and pixels into maps, finest first.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        pyramid: SimplePyramid | FeaturePyramid,
+        head: FCOSHead,
+        scoring: Scoring,
+        *,
+        angle: AngleCoding = "vector",
+        box_loss: BoxLoss = "riou",
+        center_radius: float = CENTER_RADIUS,
+        maps: Callable[..., list[torch.Tensor]] = feature_maps,
+    ) -> None:
+        super().__init__()
+        self.extractor, self.pyramid, self.head, self.scoring = extractor, pyramid, head, scoring
+        self.angle, self.box_loss, self.center_radius, self._maps = angle, box_loss, center_radius, maps
+
+    def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Level]:
+        """Return the raw outputs of every level, finest first."""
+        maps = self._maps(self.extractor, pixels)
+        return self.from_maps(maps, map_strides(pixels, maps))
+
+    def from_maps(
+        self, maps: Sequence[Float[torch.Tensor, "b d h w"]], strides: Sequence[float]
+    ) -> list[Level]:
+        """Return the raw outputs of every level from maps of the extractor and their strides."""
+        levels: list[Level] = self.head(self.pyramid(maps), self.pyramid.strides(strides))
+        return levels
+
+    def targets(
+        self,
+        outputs: Sequence[Level],
+        boxes: Sequence[Float[torch.Tensor, "n 5"]],
+        labels: Sequence[Int[torch.Tensor, " n"]],
+    ) -> list[Targets]:
+        """Return what the locations of every image learn; ``boxes`` and ``labels`` have one entry per image."""
+        points, strides = [level.points for level in outputs], [level.stride for level in outputs]
+        return [
+            assign(
+                points,
+                strides,
+                of_image.to(points[0]),
+                classes.to(points[0].device),
+                n_classes=self.scoring.n_classes,
+                center_radius=self.center_radius,
+            )
+            for of_image, classes in zip(boxes, labels, strict=True)
+        ]
+
+    def loss(self, outputs: Sequence[Level], targets: Sequence[Targets]) -> dict[str, torch.Tensor]:
+        """Return the parts of the loss and their sum, see :func:`deblora.detect.fcos.loss.detection_losses`."""
+        return detection_losses(outputs, targets, self.scoring, coding=self.angle, box_loss=self.box_loss)
+
+    def decode(
+        self,
+        outputs: Sequence[Level],
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+        nms_threshold: float = NMS_THRESHOLD,
+        max_detections: int = MAX_DETECTIONS,
+    ) -> list[Detections]:
+        """Return the detections of every image, see :func:`deblora.detect.fcos.head.decode`."""
+        return decode(
+            outputs,
+            self.scoring,
+            coding=self.angle,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+        )
+
+
+def build_detector(
+    backbone: Backbone,
+    scoring: Scoring,
+    *,
+    seed: int,
+    n_channels: int = N_CHANNELS,
+    n_convs: int = N_CONVS,
+    scales: Sequence[float] = SCALES,
+    angle: AngleCoding = "vector",
+    box_loss: BoxLoss = "riou",
+) -> OrientedFCOS:
+    """Return a detector with a fresh pyramid and head; the same seed gives the same ones for equal backbones.
+
+    Args:
+        backbone: Loaded backbone, with or without adapters.
+        scoring: Meaning and loss of the class channels.
+        seed: Of the fresh weights; the global generator is left alone.
+        n_channels: Channels of the levels.
+        n_convs: Convolutions per tower.
+        scales: For backbones with one map, see :class:`deblora.detect.fcos.pyramid.SimplePyramid`; choose them so that
+            the finest stride is 8 px or the size of the smallest objects.
+        angle: Coding of boxes and angles.
+        box_loss: ``riou`` or ``kld``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pyramid = build_pyramid(map_channels(backbone), n_channels, scales=scales)
+        head = FCOSHead(n_channels, pyramid.n_levels, bias=scoring.bias, angle=angle, n_convs=n_convs)
+    return OrientedFCOS(backbone, pyramid, head, scoring, angle=angle, box_loss=box_loss)

@@ -1,0 +1,1 @@
+"""Files of detections: Task-1, GeoJSON, GeoPackage."""

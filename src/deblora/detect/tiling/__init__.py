@@ -1,0 +1,1 @@
+"""Scenes cut to tiles, with their boxes."""

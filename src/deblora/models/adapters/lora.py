@@ -1,0 +1,289 @@
+"""Adapters through peft: attach, stack, save and load, with a sidecar that names what an adapter belongs to.
+
+An adapter is a standard PEFT folder for ``Backbone.encoder``. ``base.json`` beside it records base, input and parent,
+because PEFT leaves the base empty for modules that do not come from a hub.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from deblora.errors import ArtifactError, ModelError
+from deblora.models.adapters.files import (
+    CONFIG,
+    SIDECAR,
+    WEIGHTS,
+    adapter_sha256,
+    check_base,
+    identity,
+    read_adapter,
+    read_folder,
+)
+from deblora.models.adapters.kinds import (
+    NO_STACK,
+    PREFIXES,
+    AdapterKind,
+    config_from,
+    is_of,
+    peft_settings,
+    refusal,
+    suits,
+)
+from deblora.models.backbone import Backbone
+
+__all__ = [
+    "CONFIG",
+    "SIDECAR",
+    "adapter_sha256",
+    "attach_lora",
+    "load_adapter",
+    "n_trainable",
+    "save_adapter",
+    "stack_adapter",
+]
+
+
+def attach_lora(
+    backbone: Backbone,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...] | None = None,
+    dropout: float = 0.0,
+    kind: AdapterKind = "lora",
+    n_steps: int | None = None,
+    adapter_name: str = "stage0",
+    seed: int,
+) -> None:
+    """Attach a fresh adapter: ``y = W x + (alpha / rank) B A x`` with ``B = 0``, so nothing changes yet.
+
+    Only the adapter is trainable afterwards. Other kinds than ``lora`` start from the identity as well (PiSSA up to
+    rounding); see :mod:`deblora.models.adapters.kinds`.
+
+    Args:
+        backbone: Changed in place.
+        rank: Inner size, >= 1.
+        alpha: LoRA alpha; equal to ``rank`` for a factor of 1.
+        targets: Names, or endings of names, of modules to adapt; the backbone's own list if ``None``.
+        dropout: On the adapter's input, while training.
+        kind: Kind of the adapter.
+        n_steps: Steps of the training, which AdaLoRA's schedule needs.
+        adapter_name: Name inside the peft model.
+        seed: Seed of ``A``.
+
+    Raises:
+        ModelError: If a target matches no Linear or Conv2d, or a layer that the kind cannot adapt.
+    """
+    from peft import get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        names = _resolve(backbone, targets, kind)
+        config = peft_settings(kind, rank=rank, alpha=alpha, targets=names, dropout=dropout, n_steps=n_steps)
+        backbone.encoder = get_peft_model(backbone.encoder, config, adapter_name=adapter_name)
+    backbone.encoder.eval()
+
+
+def stack_adapter(
+    backbone: Backbone,
+    *,
+    rank: int,
+    alpha: float,
+    targets: tuple[str, ...] | None = None,
+    kind: AdapterKind = "lora",
+    adapter_name: str = "deblora",
+    seed: int,
+) -> None:
+    """Put a second adapter on the same modules: both are active, only the new one is trainable.
+
+    Raises:
+        ModelError: If there is no first adapter, a target matches nothing, or the kind allows no second one.
+    """
+    peft_model = _peft_model(backbone)
+    first = list(peft_model.peft_config)
+    kinds = [str(config.peft_type).rpartition(".")[2].lower() for config in peft_model.peft_config.values()]
+    if any(name in NO_STACK for name in (kind, *kinds)):
+        raise ModelError(
+            "no second adapter can be trained on top of adalora; set deblora.placement to fresh, residual or "
+            "residual-mlp"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        settings = peft_settings(kind, rank=rank, alpha=alpha, targets=_resolve(backbone, targets, kind))
+        peft_model.add_adapter(adapter_name, settings)
+    _activate(backbone, [*first, adapter_name], trainable=adapter_name)
+
+
+def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: dict[str, object]) -> None:
+    """Write a PEFT folder and its ``base.json``, atomically: the folder is complete or absent.
+
+    Args:
+        backbone: Holds the adapter.
+        adapter_name: Which one.
+        folder: Replaced if it exists.
+        sidecar: Added to ``base.json`` (classes, groups, seed, settings).
+    """
+    peft_model = _peft_model(backbone)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        try:
+            peft_model.save_pretrained(str(staging), selected_adapters=[adapter_name])
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise ArtifactError(f"{folder} cannot be written ({error}); free space and go on") from error
+        written = staging / adapter_name if (staging / adapter_name / CONFIG).is_file() else staging
+        config = json.loads((written / CONFIG).read_text())
+        if isinstance(config.get("target_modules"), list):
+            config["target_modules"] = sorted(
+                config["target_modules"]
+            )  # a set, in the order of the hash seed
+        (written / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
+        others = [name for name in peft_model.base_model.active_adapters if name != adapter_name]
+        record = {
+            **identity(backbone),
+            "parents": {n: _state_sha256(backbone, n) for n in others},
+            **sidecar,
+        }
+        (written / SIDECAR).write_text(json.dumps(record, indent=1, default=str))
+        (written / WEIGHTS).chmod(0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        written.chmod(0o755)
+        written.replace(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_adapter(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    adapter_name: str,
+    trainable: bool = False,
+    instead_of: Sequence[str] = (),
+) -> None:
+    """Load an adapter onto the model it was trained on, together with the adapters it was trained on top of.
+
+    Args:
+        backbone: Changed in place.
+        folder: Holds the adapter.
+        adapter_name: Name inside the peft model.
+        trainable: Whether it is trained further.
+        instead_of: Adapters of the model that this one does not build on; they stay loaded but are not active.
+
+    Raises:
+        ModelError: If files are missing, damaged or pickled, or the base or a parent adapter is another one.
+    """
+    config, record = read_folder(folder)
+    check_base(backbone, record, folder)
+    weights = read_adapter(folder)
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    loaded = list(_peft_model(backbone).peft_config) if hasattr(backbone.encoder, "peft_config") else []
+    here = [name for name in loaded if name not in instead_of]
+    parents = record.get("parents") or {}
+    if not isinstance(parents, dict):
+        raise ModelError(f"{folder / SIDECAR}: parents must be a table; train the adapter again")
+    if sorted(parents) != sorted(here) or any(_state_sha256(backbone, n) != parents[n] for n in parents):
+        raise ModelError(
+            f"the adapter {folder} was trained on top of {sorted(parents) or 'no other adapter'}, "
+            f"but the model carries {sorted(here) or 'none'} with other weights; load its own parent first"
+        )
+    try:
+        settings = config_from(config)
+        with torch.random.fork_rng(devices=[]):
+            if loaded:
+                backbone.encoder.add_adapter(adapter_name, settings)  # type: ignore[operator]
+            else:
+                backbone.encoder = get_peft_model(backbone.encoder, settings, adapter_name=adapter_name)
+        found = set_peft_model_state_dict(backbone.encoder, weights, adapter_name=adapter_name)
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise ModelError(f"the adapter {folder} does not fit the model: {str(error)[:300]}") from error
+    if found.unexpected_keys:
+        raise ModelError(
+            f"the adapter {folder} holds weights for other modules, first: {found.unexpected_keys[0]}"
+        )
+    absent = [key for key in found.missing_keys if is_of(key, adapter_name)]
+    if absent:
+        raise ModelError(
+            f"the adapter {folder} lacks {len(absent)} weights, first: {absent[0]}; train it again"
+        )
+    _activate(backbone, [*here, adapter_name], trainable=adapter_name if trainable else None)
+
+
+def n_trainable(module: nn.Module) -> int:
+    """Count the numbers that training changes."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _resolve(backbone: Backbone, targets: tuple[str, ...] | None, kind: AdapterKind) -> list[str]:
+    """Return full module names; a target may be a full name or the end of one."""
+    layers = _layers(backbone)
+    names = [name for name, layer in layers.items() if suits(kind, layer)]
+    wanted = targets if targets is not None else backbone.lora_targets
+    chosen, unknown = set(), []
+    for target in wanted:
+        hits = [name for name in layers if name == target or name.endswith(f".{target}")]
+        refused = [name for name in hits if name not in names]
+        if refused and (targets is not None or isinstance(layers[refused[0]], (nn.Linear, nn.Conv2d))):
+            raise ModelError(refusal(kind, refused[0], layers[refused[0]]))
+        chosen.update(hits)
+        if not hits:
+            unknown.append(target)
+    if unknown or not chosen:
+        endings = sorted({name.split(".")[-1] for name in names})
+        if targets is None:
+            raise ModelError(
+                f"no layer of {backbone.name} is known to suit an adapter; set lora.targets to some of "
+                f"{', '.join(endings)}"
+            )
+        raise ModelError(
+            f"lora.targets {unknown or list(wanted)} match no layer; layers end in {', '.join(endings)}"
+        )
+    return sorted(chosen)
+
+
+def _layers(backbone: Backbone) -> dict[str, nn.Module]:
+    """Return the modules of the base model without children, by name; adapters on them are looked through."""
+    module: Any = backbone.encoder
+    inner = module.base_model.model if hasattr(module, "peft_config") else module
+    found: dict[str, nn.Module] = {}
+    for name, layer in inner.named_modules():
+        base = getattr(layer, "base_layer", layer)
+        clean = name.removesuffix(".base_layer")
+        is_leaf = base is not layer or not any(True for _ in layer.children())
+        if is_leaf and not any(prefix in clean for prefix in PREFIXES):
+            found.setdefault(clean, base)
+    return found
+
+
+def _peft_model(backbone: Backbone) -> Any:
+    if not hasattr(backbone.encoder, "peft_config"):
+        raise ModelError("the model carries no adapter; attach or load one first")
+    return backbone.encoder
+
+
+def _activate(backbone: Backbone, names: list[str], *, trainable: str | None) -> None:
+    """Make adapters active; peft makes them all trainable, so freeze the others again."""
+    backbone.encoder.base_model.set_adapter(names)  # type: ignore[union-attr, operator]
+    for name, parameter in backbone.encoder.named_parameters():
+        parameter.requires_grad_(trainable is not None and is_of(name, trainable))
+    backbone.encoder.eval()
+
+
+def _state_sha256(backbone: Backbone, adapter_name: str) -> str:
+    """Hash an adapter's weights in memory."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(backbone.encoder.named_parameters()):
+        if is_of(name, adapter_name):
+            digest.update(name.replace(f".{adapter_name}", "").encode())
+            digest.update(parameter.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()

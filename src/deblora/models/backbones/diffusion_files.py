@@ -1,0 +1,160 @@
+"""The files of a Stable Diffusion pipeline in the layout of diffusers: finding, checking, hashing and opening them."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from deblora.errors import ModelError
+from deblora.files import file_sha256
+from deblora.models.hub import PIPELINE, find_weights, is_hub_id
+
+UNET, VAE = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
+WEIGHTS = (UNET, VAE, "text_encoder/model")
+SETTINGS = (
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+)
+TOKENIZER = "tokenizer/tokenizer_config.json"
+EXTRA = "Stable Diffusion needs the package diffusers: pip install 'deblora[sd]'"
+
+
+def pipeline_folder(path: str | Path) -> Path:
+    """Return the local folder of a pipeline: ``path`` itself, or the download of a hub id.
+
+    Args:
+        path: A folder, or ``owner/name`` on the Hugging Face hub, with ``@revision`` where one commit is meant. Only
+            the files that are read are fetched, once; see :func:`deblora.models.hub.find_weights`.
+
+    Raises:
+        ModelError: If there is no such folder and no such hub id within reach; with the command that fetches it.
+    """
+    text = str(path)
+    name, _, revision = text.partition("@")
+    if Path(text).exists() or not is_hub_id(name):
+        return Path(text)
+    return find_weights(name, revision=revision or None, files=PIPELINE)
+
+
+def pipeline_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that the features depend on.
+
+    Weights in half precision (``*.fp16.safetensors``) are taken where there are no others.
+
+    Raises:
+        ModelError: If one is missing, or the weights are pickled; says which.
+    """
+    found = []
+    for name in (*SETTINGS, TOKENIZER):
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder / name} is missing; backbone.path must be a Stable Diffusion folder of diffusers, with "
+                "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
+            )
+        found.append(folder / name)
+    for name in WEIGHTS:
+        full, half = folder / f"{name}.safetensors", folder / f"{name}.fp16.safetensors"
+        if not (full.is_file() or half.is_file()):
+            pickled = (folder / f"{name}.bin").is_file() or (folder / name).with_name(
+                "pytorch_model.bin"
+            ).is_file()
+            other = "; the .bin file there is a pickle, which can run code and is not read" if pickled else ""
+            raise ModelError(f"{full} is missing{other}; get the safetensors file of the model")
+        found.append(full if full.is_file() else half)
+    return tuple(found)
+
+
+def pipeline_sha256(path: str | Path) -> str:
+    """Return one hash over all files that the features depend on, whatever folder they lie in.
+
+    Raises:
+        ModelError: If a file is missing.
+    """
+    folder = pipeline_folder(path)
+    digest = hashlib.sha256()
+    for file in pipeline_files(folder):
+        stat = file.stat()
+        line = f"{file.relative_to(folder).as_posix()} {_hash(file, stat.st_size, stat.st_mtime_ns)}\n"
+        digest.update(line.encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _hash(file: Path, _size: int, _modified: int) -> str:
+    """Hash a file once per process: every stage asks, and a UNet has gigabytes."""
+    return file_sha256(file)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelError: If the file is not readable JSON, or something else than an object.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is not readable JSON ({error}); get the model again") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{file} must hold a JSON object; get the model again")
+    return values
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers and diffusers from bars and notes while weights are read."""
+    from transformers.utils import logging as of_transformers
+
+    kinds = [of_transformers]
+    if "diffusers" in sys.modules:  # an extra
+        from diffusers.utils import logging as of_diffusers
+
+        kinds.append(of_diffusers)
+    before = [kind.get_verbosity() for kind in kinds]
+    for kind in kinds:
+        kind.set_verbosity_error()
+        kind.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for kind, verbosity in zip(kinds, before, strict=True):
+            kind.set_verbosity(verbosity)
+            kind.enable_progress_bar()
+
+
+def open_part(folder: Path, part: str, kind: Any) -> Any:
+    """Load one part of a pipeline from its safetensors file, as float32 and in evaluation mode.
+
+    Args:
+        folder: Folder of the pipeline.
+        part: ``unet``, ``vae`` or ``text_encoder``.
+        kind: Its class.
+
+    Raises:
+        ModelError: If the weights are damaged or do not fit the configuration.
+    """
+    weights = next(name for name in WEIGHTS if name.startswith(part))
+    variant = None if (folder / f"{weights}.safetensors").is_file() else "fp16"
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    try:
+        model, notes = kind.from_pretrained(str(folder / part), variant=variant, **options)
+    except Exception as error:  # safetensors and the strict configurations raise classes of their own
+        if isinstance(error, (MemoryError, ImportError)):
+            raise
+        raise ModelError(
+            f"{folder / part} cannot be loaded ({str(error)[:300]}); get the model again"
+        ) from error
+    absent = sorted(notes["missing_keys"])
+    if absent:
+        raise ModelError(
+            f"{folder / part}: the weights lack {len(absent)} tensors that config.json asks for, first: {absent[0]}; "
+            "get the model again"
+        )
+    return model.float().eval().requires_grad_(False)

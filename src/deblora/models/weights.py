@@ -1,0 +1,113 @@
+"""Weight files of research code: safetensors, or a pickle read with ``weights_only``, which runs no code."""
+
+import argparse
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deblora.errors import ModelError
+
+
+def weights_file(folder: Path, *, names: Sequence[str] = ("model.safetensors",)) -> Path:
+    """Return the weight file of a folder (or the file itself).
+
+    Args:
+        folder: Folder, or a safetensors file, or a file of another kind that ``names`` allows.
+        names: Files to look for, first choice first. Pickles are taken only where they are named here.
+
+    Raises:
+        ModelError: If there is none, or only pickled weights.
+    """
+    suffixes = {".safetensors", *(Path(name).suffix for name in names)}
+    if folder.is_file() and folder.suffix in suffixes:
+        return folder
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    file = folder / names[0]
+    pickled = [p for ending in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in sorted(folder.glob(ending))]
+    if pickled:
+        raise ModelError(
+            f"{pickled[0]} is a pickle, which can run code when it is loaded; convert it once, where you trust it:\n"
+            '  python -c "import sys, torch; from safetensors.torch import save_file; '
+            "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
+            'sys.argv[2])" '
+            f"{pickled[0]} {file}"
+        )
+    raise ModelError(
+        f"no weights at {folder}; expected a folder with {' or '.join(names)} (and config.json for transformers)"
+    )
+
+
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file, as float32 where it holds floats.
+
+    Raises:
+        ModelError: If the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{file} is damaged ({error}); get the weights again") from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+NESTED = ("model", "state_dict", "model_state", "module")  # where training scripts put the weights
+
+
+def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file, as float32 where it holds floats.
+
+    A pickle is read with ``weights_only=True``: tensors, plain containers and the table of command-line arguments
+    that training scripts store beside them; nothing else is built and no code is run.
+
+    Raises:
+        ModelError: If the file is damaged, holds no weights, or holds something that is not to be built.
+    """
+    if file.suffix == ".safetensors":
+        return read_weights(file)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            mapped = zipfile.is_zipfile(
+                file
+            )  # the state of an optimizer beside the weights is then never read
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (
+        Exception
+    ) as error:  # pickle.UnpicklingError, RuntimeError, EOFError, and what a damaged archive gives
+        raise ModelError(_advice(file, str(error).strip().split("\n")[0][:200])) from error
+    weights = _weights_in(content)
+    if not weights:
+        raise ModelError(f"{file} holds no weights; expected tensors by name, or under {', '.join(NESTED)}")
+    return {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in weights.items()
+    }
+
+
+def _weights_in(content: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in NESTED:
+        if isinstance(content.get(key), Mapping):
+            return _weights_in(content[key])
+    return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _advice(file: Path, reason: str) -> str:
+    target = file.with_suffix(".safetensors")
+    return (
+        f"{file} cannot be read without running code ({reason}); if it is not damaged, convert it once, where you "
+        "trust it:\n"
+        '  python -c "import sys, torch; from safetensors.torch import save_file; '
+        "s = torch.load(sys.argv[1], map_location='cpu', weights_only=False); s = s.get('model', s); "
+        'save_file({k: v.contiguous() for k, v in s.items()}, sys.argv[2])" '
+        f"{file} {target}\n"
+        f"and set backbone.path to {target}"
+    )

@@ -1,0 +1,1 @@
+"""The road of classification, one module per stage."""

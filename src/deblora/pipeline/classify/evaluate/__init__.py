@@ -1,0 +1,1 @@
+"""Evaluation: classifiers on features, scores, choice."""

@@ -1,0 +1,220 @@
+"""``deblora predict``: classes of new chips by a finished run, with the row and head that validation chose."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import softmax
+from threadpoolctl import threadpool_limits
+
+from deblora.data.chips import Pixels, SubsetPixels
+from deblora.data.longtail import class_counts
+from deblora.data.readers.unlabeled import OfKind, read_unlabeled, unreadable
+from deblora.errors import ArtifactError, DataError
+from deblora.evaluate.heads.head import Head
+from deblora.files import write_atomic
+from deblora.models.adapters.files import read_folder
+from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of
+from deblora.pipeline.classify.chips import open_chips, reading_of
+from deblora.pipeline.classify.evaluate.choose import read_choice
+from deblora.pipeline.classify.evaluate.heads import fitted_heads, kinds_of
+from deblora.pipeline.classify.extract import open_adapted
+from deblora.pipeline.classify.train_deblora import is_map, load_map
+from deblora.recipe.classify import Recipe
+from deblora.report.found_page import Found, render_found_page
+from deblora.report.overlays import data_uri, to_rgb
+from deblora.report.pictures import Picture
+from deblora.run.artifacts import FeatureTable
+from deblora.run.processes import device
+from deblora.run.run_dir import RunDir
+from deblora.train.extract import extract_features
+
+OnError = Literal["stop", "skip"]  # as data.on_error
+WHITE = 255.0  # of 8-bit pixels
+N_NAMED = 10  # chips named in a message
+
+
+def usable_chips(
+    run: RunDir, recipe: Recipe, ids: tuple[str, ...], pixels: Pixels, on_error: OnError
+) -> tuple[tuple[str, ...], Pixels, dict[str, str]]:
+    """Decode every chip once; return those that the model can see, and the reason by id for the others.
+
+    Raises:
+        DataError: If there are others and ``on_error`` is stop (up to ten are named), or no chip is left.
+    """
+    types: tuple[str, ...] = ("uint8", "uint16", "float32")
+    if recipe.data.scale is None:
+        types = types[:1]
+    elif recipe.data.scale > WHITE:
+        types = types[1:]
+    # The model would take gray chips after it saw RGB ones, repeated, and be wrong without a word.
+    n_bands = band_counts(run) or frozenset({1, int(read_folder(run.adapter("lora"))[1]["n_bands"])})
+    reasons = unreadable(OfKind(pixels, ids, types, n_bands))
+    if reasons and on_error == "stop":
+        lines = [f"  - {reason}" for reason in list(reasons.values())[:N_NAMED]]
+        raise DataError(
+            f"{len(reasons)} of {len(ids)} chips cannot be used:\n" + "\n".join(lines) + "\n"
+            "restore or convert them, or leave them out with --on-error skip"
+        )
+    kept = tuple(i for i in range(len(ids)) if i not in reasons)
+    if not kept:
+        raise DataError(f"none of the {len(ids)} chips can be used, first: {reasons[0]}")
+    skipped = {ids[i]: reason for i, reason in reasons.items()}
+    return tuple(ids[i] for i in kept), SubsetPixels(pixels, kept), skipped
+
+
+def shortened(reason: str) -> str:
+    """Return what is wrong with a chip without where it lies and what to do: ``unreadable image (truncated)``."""
+    return reason.partition(": ")[2].partition("; ")[0] or reason
+
+
+N_SHOWN = 9  # chips per class on the page (ours)
+SIDE = 96
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Probabilities of every class for every new chip, and why others were skipped, by id."""
+
+    ids: tuple[str, ...]
+    probabilities: Float[np.ndarray, "n c"]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """The most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+
+def predict(
+    run: RunDir,
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    on_error: OnError = "stop",
+    overwrite: bool = False,
+) -> Predicted:
+    """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
+
+    The head is fitted again on the features of the run with the settings that validation chooses, so nothing but
+    tables and adapters has to be kept. Probabilities are the softmax of its logits; they are not calibrated.
+
+    Args:
+        run: Finished, with a choice.
+        recipe: Its settings.
+        source: What :func:`~deblora.data.readers.unlabeled.read_unlabeled` takes.
+        out: Folder for both files; new or empty.
+        on_error: Chips that cannot be read, or that have other bands or types of values than the run knows: stop and
+            name them, or leave them out, counted and named in table and page.
+        overwrite: ``out`` may hold an earlier prediction, which is replaced once this one is complete.
+
+    Raises:
+        ArtifactError: If the run has no choice, or ``out`` holds something.
+        DataError: If chips cannot be read and ``on_error`` is stop, or none can be.
+    """
+    _check_out(out, source, overwrite=overwrite)
+    choice = read_choice(run)
+    method, name = str(choice["method"]), str(choice["probe"])
+    geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
+    ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
+    head = refit(run, recipe, method, name)
+    seen = as_audited(run, pixels)
+    features = np.hstack(
+        [new_features(run, recipe, kind, ids, seen).features for kind in kinds_of(method, name)]
+    )
+    found = Predicted(ids, softmax(head.logits(features), axis=1), skipped)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "predictions.csv", _table(run, found))
+    write_atomic(
+        out / "index.html", render_found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))
+    )
+    return found
+
+
+def refit(run: RunDir, recipe: Recipe, method: str, name: str) -> Head:
+    """Fit the head of a row again, on the features on disk.
+
+    Raises:
+        ArtifactError: If the row has no such head.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        for known, chosen, _ in fitted_heads(run, recipe, method):
+            if known == name:
+                return chosen.head
+    raise ArtifactError(f"the row {method} has no head {name}; choose again with: deblora heads {run.root}")
+
+
+def new_features(
+    run: RunDir, recipe: Recipe, adapter: str, ids: tuple[str, ...], pixels: Pixels
+) -> FeatureTable:
+    """Return features of new chips through the model of a row."""
+    placement = recipe.deblora.placement
+    is_mapped = adapter == "deblora" and is_map(placement)
+    backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter).to(device())
+    settings = recipe.extract
+    table = extract_features(
+        backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
+    )
+    if not is_mapped:
+        return table
+    return FeatureTable(ids, load_map(run, placement, table.features.shape[1])(table.features))
+
+
+def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DataError(f"{out} lies inside the chips, {source}; name a folder outside")
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; name a folder")
+    for path in sorted(out.iterdir()) if out.is_dir() else ():
+        if path.name not in ("predictions.csv", "index.html"):
+            raise ArtifactError(f"{path} is no part of a prediction; choose another folder")
+        if not overwrite:
+            raise ArtifactError(
+                f"{out} already holds a prediction; add --overwrite to replace it, or name another folder"
+            )
+
+
+def _table(run: RunDir, found: Predicted) -> str:
+    names = class_names(run)
+    group_of = {c: group for group, members in groups_of(run).named().items() for c in members}
+    buffer = io.StringIO()
+    lines = csv.writer(buffer, lineterminator="\n")
+    lines.writerow(["id", "predicted", "group", "probability", *(f"p_{name}" for name in names), "skipped"])
+    for chip_id, own, row in zip(found.ids, found.classes.tolist(), found.probabilities, strict=True):
+        probabilities = [f"{p:.6f}" for p in (row[own], *row)]
+        lines.writerow([chip_id, names[own], group_of[own], *probabilities, ""])
+    for chip_id, reason in found.skipped.items():
+        lines.writerow([chip_id, *[""] * (3 + len(names)), shortened(reason)])
+    return buffer.getvalue()
+
+
+def _content(run: RunDir, recipe: Recipe, found: Predicted, pixels: Pixels, row: str) -> Found:
+    names = class_names(run)
+    n_train = class_counts(open_chips(run, recipe).split("train").labels, len(names))
+    order = sorted(range(len(names)), key=lambda c: (int(n_train[c]), names[c]))
+    return Found(
+        title=f"{len(found.ids)} chips by {run.root.name}",
+        row=row,
+        n_chips=len(found.ids),
+        groups={names[c]: group for group, members in groups_of(run).named().items() for c in members},
+        n_train={names[c]: int(n_train[c]) for c in order},
+        n_predicted={names[c]: int((found.classes == c).sum()) for c in order},
+        pictures={names[c]: tuple(_pictures(found, pixels, c)) for c in order},
+        skipped={chip_id: shortened(reason) for chip_id, reason in found.skipped.items()},
+    )
+
+
+def _pictures(found: Predicted, pixels: Pixels, c: int) -> Iterator[Picture]:
+    """Yield the chips predicted as a class, the most probable first."""
+    from PIL import Image
+
+    rows = np.flatnonzero(found.classes == c)
+    for i in rows[np.argsort(-found.probabilities[rows, c], kind="stable")][:N_SHOWN].tolist():
+        picture = Image.fromarray(to_rgb(pixels.read(i))).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        yield Picture(data_uri(picture), f"{found.probabilities[i, c]:.2f}", found.ids[i])

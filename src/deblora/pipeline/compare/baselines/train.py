@@ -1,0 +1,137 @@
+"""Stages ``train-row-<name>``: all weights, or an adapter with a loss of its own."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from deblora.data.chips import ChipSet
+from deblora.models.adapters.lora import n_trainable, save_adapter
+from deblora.models.backbone import Backbone
+from deblora.models.whole import (
+    estimate_statistics,
+    has_statistics,
+    learn_statistics,
+    make_trainable,
+    reinitialize,
+    save_whole,
+)
+from deblora.pipeline.adapter import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
+from deblora.pipeline.classify.chips import open_chips
+from deblora.pipeline.compare.baselines.settings import (
+    JOINT,
+    WHOLE,
+    classifier_of,
+    learning_rate_of,
+    loss_of,
+    n_steps_of,
+    row_settings,
+    save_facts,
+    save_head,
+)
+from deblora.pipeline.objective import first_objective
+from deblora.pipeline.open_model import open_for_chips
+from deblora.recipe.classify import Recipe
+from deblora.run.run_dir import ADAPTER, FACTS, HEAD, HISTORY, WEIGHTS, RunDir
+from deblora.run.stage import Stage
+from deblora.train.classifiers import Supervised
+from deblora.train.extract import read_batch
+from deblora.train.loop import forget_checkpoints
+from deblora.train.samples import TrainingOrder, training_order
+
+MAX_STATISTICS_CHIPS = 4096
+"""Training chips whose batches give the statistics of a model without pre-trained ones (ours)."""
+
+
+def stage_for(name: str) -> Stage:
+    """Return the stage that trains a row."""
+
+    def work(run: RunDir, recipe: Recipe) -> None:
+        _train(run, recipe, name)
+
+    trained = [WEIGHTS] if name in WHOLE else [ADAPTER]
+    kept = [HEAD] if name in JOINT else []
+    return Stage(
+        name=f"train-row-{name}",
+        settings=lambda recipe: row_settings(name, recipe),
+        inputs=lambda run: [run.samples, run.groups, *([run.features("base")] if name == "lift" else [])],
+        outputs=lambda run: [run.row(name) / file for file in (*trained, *kept, HISTORY, FACTS)],
+        work=work,
+    )
+
+
+def _train(run: RunDir, recipe: Recipe, name: str) -> None:
+    chips = open_chips(run, recipe).split("train")
+    backbone = open_for_chips(run, recipe, chips)
+    n_steps = n_steps_of(name, recipe)
+    n_trained = _prepare(backbone, recipe, name, n_steps)
+    objective: nn.Module
+    if name in JOINT:
+        objective = Supervised(backbone, classifier_of(name, run, recipe, chips, backbone.feature_size))
+    else:
+        objective = first_objective(recipe, backbone, chips, loss=loss_of(name, recipe))
+    samples = TrainingOrder(
+        chips.pixels,
+        {"labels": torch.from_numpy(chips.labels.astype(np.int64))},
+        spec=backbone.spec,
+        n_samples=n_steps * recipe.lora.train_batch_size,
+        seed=recipe.seed,
+        flip=recipe.lora.flip,
+    )
+    records = train_adapter(
+        objective,
+        samples,
+        backbone,
+        folder=run.checkpoints(f"row-{name}"),
+        **loop_options(recipe, name, n_steps),
+    )
+    if name == "scratch":
+        _statistics(backbone, chips, recipe)
+    if name in WHOLE:
+        save_whole(backbone, run.row(name) / WEIGHTS)
+    else:
+        record = chips_sidecar(run, recipe, name, backbone)
+        save_adapter(backbone, PEFT_NAMES["lora"], run.row(name) / ADAPTER, record)
+    if isinstance(objective, Supervised):
+        save_head(run, name, objective.classifier)
+    save_facts(run, name, records, n_trained=n_trained, n_chips=len(chips), n_steps=n_steps)
+    forget_checkpoints(run.checkpoints(f"row-{name}"))
+
+
+def _prepare(backbone: Backbone, recipe: Recipe, name: str, n_steps: int) -> int:
+    """Make trainable what the row trains, and return how many numbers that are."""
+    if name not in WHOLE:
+        attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
+        return n_trainable(backbone)
+    if name == "scratch":
+        reinitialize(backbone, seed=recipe.seed)
+        learn_statistics(backbone)
+    return make_trainable(backbone)
+
+
+def loop_options(recipe: Recipe, name: str, n_steps: int) -> dict[str, Any]:
+    """Return the settings of the training loop for a row."""
+    return {
+        "n_steps": n_steps,
+        "batch_size": recipe.lora.train_batch_size,
+        "learning_rate": learning_rate_of(name, recipe),
+        "checkpointing_steps": recipe.lora.checkpointing_steps,
+        "seed": recipe.seed,
+        "mixed_precision": recipe.mixed_precision,
+        "optimizer": "sgd" if name == "lift" else "adamw",
+    }
+
+
+def _statistics(backbone: Backbone, chips: ChipSet, recipe: Recipe) -> None:
+    if not has_statistics(backbone):
+        return
+    batch_size = recipe.lora.train_batch_size
+    order = training_order(len(chips), min(len(chips), MAX_STATISTICS_CHIPS), recipe.seed)
+    # A last batch of very few chips would count as much as a full one.
+    starts = range(0, max(1, len(order) - batch_size + 1), batch_size)
+    batches = (
+        read_batch(chips.pixels, [int(i) for i in order[start : start + batch_size]], backbone.spec)
+        for start in starts
+    )
+    estimate_statistics(backbone, batches)

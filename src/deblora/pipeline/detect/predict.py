@@ -1,0 +1,233 @@
+"""Prediction: of the validation or test images of a run (a stage), or of any image, folder or zip."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deblora.data.scenes.labeled_images import SceneFiles, list_images
+from deblora.data.scenes.rasters import BandScene, Scene
+from deblora.detect.files.georeference import IN_PIXELS, place_quads
+from deblora.detect.files.task1 import QuadDetections, check_image_names, write_task1
+from deblora.detect.predict import Detector, SceneDetections, detector_function, merge_tiles, predict_scene
+from deblora.detect.tiling.tiles import parse_tile_name
+from deblora.detect.tiling.windows import TileSpec
+from deblora.errors import DataError
+from deblora.files import file_sha256, write_atomic
+from deblora.models.backbone import Backbone
+from deblora.pipeline.audited import class_names, groups_of
+from deblora.pipeline.detect import model
+from deblora.pipeline.detect.audit import open_split
+from deblora.pipeline.detect.outputs import FORMATS, ON_THE_EARTH, write_all, write_image
+from deblora.pipeline.detect.runs import shown_from
+from deblora.recipe.detect import DetectionRecipe
+from deblora.run.run_dir import RunDir, fingerprint
+from deblora.run.stage import Stage
+
+log = logging.getLogger("deblora")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained detector, ready for scenes.
+
+    Attributes:
+        detect: From tiles to detections.
+        spec: How scenes are cut.
+        class_names: In the order of labels.
+        recipe: Of the run.
+        key: Hash of the weights and of the settings of prediction.
+    """
+
+    detect: Detector
+    spec: TileSpec
+    class_names: tuple[str, ...]
+    recipe: DetectionRecipe
+    key: str
+
+    def scene(
+        self,
+        scene: Scene,
+        *,
+        journal: Path | None = None,
+        resume: bool = False,
+        title: str = "windows",
+        across_classes: bool = False,
+    ) -> SceneDetections:
+        """Return the detections of a scene."""
+        settings = self.recipe.predict
+        return predict_scene(
+            scene,
+            self.detect,
+            self.spec,
+            batch_size=settings.batch_size,
+            merge_threshold=settings.merge_threshold,
+            across_classes=across_classes,
+            journal=journal,
+            key=fingerprint(self.key, {"scene": scene.digest if journal else ""}),
+            resume=resume,
+            title=title,
+        )
+
+
+def open_predictor(run: RunDir, recipe: DetectionRecipe) -> Predictor:
+    """Load the trained detector of a run."""
+    detector, settings = model.load_trained(run, recipe), recipe.predict
+    backbone: Backbone = detector.extractor  # type: ignore[assignment]
+    spec = model.tile_spec(recipe, backbone)
+    detect = detector_function(
+        detector,
+        device=model.device(),
+        score_threshold=settings.score_threshold,
+        nms_threshold=settings.nms_threshold,
+        max_detections=settings.max_detections,
+        mixed_precision=recipe.mixed_precision,
+    )
+    weights = [
+        file_sha256(model.weights_path(run)),
+        backbone.weights_sha256,
+        *model.adapter_settings(recipe.method),
+    ]
+    if model.is_joint(recipe):
+        weights.append(file_sha256(run.adapter(model.JOINT) / "adapter_model.safetensors"))
+    key = fingerprint([settings.__dict__, spec.__dict__, recipe.mixed_precision], {"weights": weights})
+    return Predictor(detect, spec, class_names(run), recipe, key)
+
+
+def predict_source(
+    run: RunDir,
+    recipe: DetectionRecipe,
+    source: Path,
+    out: Path,
+    *,
+    formats: Sequence[str] = ("task1", "coco", "overlay"),
+    resume: bool = False,
+    tiles: bool = False,
+    bands: Sequence[int] = (),
+    across_classes: bool = False,
+) -> QuadDetections:
+    """Predict an image, or every image of a folder or zip, and write what was asked for.
+
+    Args:
+        run: A trained run.
+        recipe: Its recipe.
+        source: Image, folder or zip.
+        out: Folder for the files; ``journal/`` in it keeps finished windows.
+        formats: Some of ``task1`` (zip), ``coco``, ``geojson``, ``geopackage``, ``csv``, ``overlay``, ``thumbnails``.
+        resume: Go on where a killed prediction stopped.
+        tiles: The images are tiles of scenes: Task-1 and table speak of the scenes, in their pixels.
+        bands: Bands to take, counted from 1, in the order of the model (red, green, blue for pictures); none takes all.
+        across_classes: One class per object: detections of different classes suppress each other too.
+
+    Raises:
+        DataError: If a format is unknown or does not suit an image; nothing is predicted then.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise DataError(f"there is no output format {unknown[0]!r}; known are {', '.join(FORMATS)}")
+    files = list_images(source)
+    if tiles:
+        _refuse_tiles(files, formats)
+    if "task1" in formats:
+        check_image_names(files.members)
+    if any(name in ON_THE_EARTH for name in formats):
+        _refuse_without_place(files)
+    predictor = open_predictor(run, recipe)
+    found: dict[str, SceneDetections] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    groups, least_score = group_of(run), shown_from(run)
+    for name in files.members:
+        scene = files.open(name)
+        if bands:
+            scene = BandScene(scene, bands, name=name)
+        log.info("predict %s (%d x %d px)", name, scene.width, scene.height)
+        sizes[name] = scene.height, scene.width
+        found[name] = predictor.scene(
+            scene,
+            journal=out / "journal" / f"{name}.jsonl",
+            resume=resume,
+            title=name,
+            across_classes=across_classes,
+        )
+        quads = as_quads({name: found[name]}, predictor.class_names)
+        write_image(out, name, scene, quads, groups, formats, least_score=least_score)
+    if tiles:
+        found = merge_tiles(found, merge_threshold=recipe.predict.merge_threshold)
+    quads = as_quads(found, predictor.class_names)
+    boxes = np.concatenate([np.zeros((0, 5)), *(entry.boxes for entry in found.values())])
+    write_all(out, quads, boxes, predictor.class_names, sizes, formats)
+    return quads
+
+
+def as_quads(found: dict[str, SceneDetections], names: Sequence[str]) -> QuadDetections:
+    """Return the detections of several images as one list."""
+    return QuadDetections(
+        tuple(image for image, entry in found.items() for _ in entry.scores),
+        tuple(names[label] for entry in found.values() for label in entry.labels),
+        np.concatenate([np.zeros(0), *(entry.scores for entry in found.values())]),
+        np.concatenate([np.zeros((0, 4, 2)), *(entry.quads for entry in found.values())]),
+    )
+
+
+def group_of(run: RunDir) -> dict[str, str]:
+    """Return the group of every class."""
+    names = class_names(run)
+    return {names[i]: group for group, members in groups_of(run).named().items() for i in members}
+
+
+def predictions_path(run: RunDir, split: str) -> Path:
+    """Task-1 files of a split."""
+    return run.root / "predictions" / split / "task1.zip"
+
+
+def stage_for(split: str) -> Stage:
+    """Return the stage that predicts ``val`` or ``test``."""
+
+    def settings(recipe: Any) -> list[object]:
+        return [recipe.data, recipe.predict, recipe.mixed_precision]
+
+    def work(run: RunDir, recipe: Any) -> None:
+        from tqdm import tqdm
+
+        files = open_split(run, recipe.data, split).files
+        check_image_names(files.members)
+        predictor = open_predictor(run, recipe)
+        found = {
+            name: predictor.scene(files.open(name), title=name)
+            for name in tqdm(files.members, desc=f"predict {split}", unit="image")
+        }
+        path = predictions_path(run, split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_task1(path, as_quads(found, predictor.class_names), class_names=predictor.class_names)
+        write_atomic(path.parent / "images.json", json.dumps(sorted(found)))
+
+    return Stage(
+        name=f"predict-{split}",
+        settings=settings,
+        inputs=lambda run: [run.samples, run.groups, model.weights_path(run)],
+        outputs=lambda run: [predictions_path(run, split)],
+        work=work,
+    )
+
+
+def _refuse_tiles(files: SceneFiles, formats: Sequence[str]) -> None:
+    for name in files.members:
+        parse_tile_name(name)
+    wrong = [name for name in formats if name == "coco" or name in ON_THE_EARTH]
+    if wrong:
+        raise DataError(f"{wrong[0]} needs whole images, not tiles; ask for task1, csv or overlay")
+
+
+def _refuse_without_place(files: SceneFiles) -> None:
+    """Ask for the place of the middle of every image, before hours go into one that has none."""
+    if files.root.is_file():
+        raise DataError(f"{files.root}: georeferences are not read inside a zip; unpack it, or {IN_PIXELS}")
+    for name, member in files.members.items():
+        scene = files.open(name)
+        crs, transform = getattr(scene, "crs", None), getattr(scene, "transform", None)
+        middle = np.full((1, 4, 2), (scene.width / 2, scene.height / 2))
+        place_quads(middle, crs=crs, transform=transform, origin=member)

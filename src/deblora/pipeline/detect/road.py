@@ -1,0 +1,37 @@
+"""The roads of detection: what training runs, and the one look at the test images."""
+
+import logging
+
+from deblora.files import write_atomic
+from deblora.pipeline.detect import audit, evaluate, predict, report, train
+from deblora.recipe.detect import DetectionRecipe, to_yaml
+from deblora.run.log import start_log
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import Stage, run_stage
+
+ROAD: tuple[Stage, ...] = (
+    audit.STAGE,
+    train.STAGE,
+    predict.stage_for("val"),
+    evaluate.stage_for("val"),
+    report.stage_for("val"),
+)
+TEST: tuple[Stage, ...] = (predict.stage_for("test"), evaluate.stage_for("test"), report.stage_for("test"))
+
+
+def train_detector(run: RunDir, recipe: DetectionRecipe) -> None:
+    """Audit, train, predict and judge the validation images, write the report; finished stages are skipped."""
+    start_log(run)
+    write_atomic(run.recipe, to_yaml(recipe))
+    for stage in ROAD:
+        run_stage(stage, run, recipe)  # type: ignore[arg-type]
+
+
+def test_detector(run: RunDir, recipe: DetectionRecipe) -> None:
+    """Predict and judge the test images; unless the detector changes, a second call changes nothing."""
+    start_log(run)
+    for stage in TEST:
+        if run_stage(stage, run, recipe) and stage.name == "predict-test":  # type: ignore[arg-type]
+            logging.getLogger("deblora").info(
+                "the test images were looked at: make no further choice by their scores"
+            )

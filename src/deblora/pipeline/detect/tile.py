@@ -1,0 +1,156 @@
+"""``deblora detect tile``: scenes in DOTA format cut into tiles in DOTA format; finished scenes are skipped."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from deblora.data.scenes.dota import Labels, write_labels
+from deblora.data.scenes.labeled_images import read_detection_set
+from deblora.data.scenes.rasters import Scene
+from deblora.detect.tiling.tiled_objects import MANIFEST, OBJECTS, write_objects
+from deblora.detect.tiling.tiles import Window, tile_labels, tile_name
+from deblora.detect.tiling.windows import TileSpec
+from deblora.errors import ArtifactError, DataError
+from deblora.files import write_atomic
+from deblora.report.overlays import to_rgb
+
+log = logging.getLogger("deblora")
+MEAN_COLOR = (124, 116, 104)  # RGB of ImageNet, with which DOTA tiles are padded (mmrotate)
+
+
+def tile_set(
+    source: Path,
+    out: Path,
+    *,
+    size: int = 1024,
+    overlap: int = 200,
+    rates: Sequence[float] = (1.0,),
+    min_inside: float = 0.7,
+) -> dict[str, int]:
+    """Cut every scene into tiles named ``image__rate__x___y`` (x, y in pixels of the zoomed scene).
+
+    ``tiles.json`` records settings, the hash of every finished scene with its labels, and ``objects.csv`` which
+    object of which scene lies in which tile. Run it again after a kill or a change: finished scenes are skipped.
+
+    Args:
+        source: DOTA folder or zip.
+        out: Folder for ``images/`` and ``labelTxt/``.
+        size: Side of a tile (mmrotate: 1024).
+        overlap: Pixels that neighbors share (mmrotate: 200).
+        rates: Zooms before tiling (mmrotate's multi-scale: .5, 1, 1.5 with overlap 500).
+        min_inside: Least share of an object inside a tile (mmrotate: 0.7).
+
+    Returns:
+        Counts: scenes, scenes cut now, tiles, objects in tiles.
+
+    Raises:
+        ArtifactError: If ``out`` holds tiles of other settings.
+        DataError: If an option is out of range or the data are wrong.
+    """
+    if size < 1 or not 0 <= overlap < size or not rates or min(rates) <= 0 or not 0 < min_inside <= 1:
+        raise DataError(
+            f"cannot tile with size {size}, overlap {overlap}, rates {list(rates)} and least share {min_inside}; "
+            "overlap must be smaller than size, rates positive, the share in (0, 1]"
+        )
+    found = read_detection_set(source)
+    settings = {"size": size, "overlap": overlap, "rates": list(rates), "min_inside": min_inside}
+    done = _read_manifest(out, settings)
+    (out / OBJECTS).unlink(missing_ok=True)
+    for folder in ("images", "labelTxt"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    n_new = 0
+    for name in tqdm(found.names, desc="tile", unit="scene"):
+        scene, labels = found.files.open(name), found.labels[name]
+        key = hashlib.sha256(
+            f"{scene.digest}{labels.quads.tolist()}{labels.class_names}{labels.difficult.tolist()}".encode()
+        ).hexdigest()
+        if done.get(name, {}).get("key") == key:
+            continue
+        entries = [
+            entry
+            for rate in rates
+            for entry in _cut(
+                out, name, scene, labels, rate, size=size, overlap=overlap, min_inside=min_inside
+            )
+        ]
+        done[name] = {"key": key, "tiles": entries}
+        n_new += 1
+        write_atomic(out / MANIFEST, json.dumps({"settings": settings, "scenes": done}))
+    write_objects(
+        out,
+        (
+            (name, row, tile["tile"])
+            for name, entry in done.items()
+            for tile in entry["tiles"]
+            for row in tile["rows"]
+        ),
+    )
+    tiles = [entry for scene_entry in done.values() for entry in scene_entry["tiles"]]
+    return {
+        "n_scenes": len(done),
+        "n_new": n_new,
+        "n_tiles": len(tiles),
+        "n_objects": sum(len(entry["rows"]) for entry in tiles),
+    }
+
+
+def _cut(
+    out: Path,
+    name: str,
+    scene: Scene,
+    labels: Labels,
+    rate: float,
+    *,
+    size: int,
+    overlap: int,
+    min_inside: float,
+) -> list[dict[str, Any]]:
+    spec = TileSpec(size, overlap, rate, (0.0,), (1.0,), 1.0)
+    entries: list[dict[str, Any]] = []
+    for window in spec.windows(scene.height, scene.width):
+        seen, rows = tile_labels(labels, window, min_inside=min_inside)
+        tile = tile_name(
+            name, round(window.x / spec.factor), round(window.y / spec.factor), rate=1 / spec.factor
+        )
+        _picture(scene, window, size).save(out / "images" / f"{tile}.png")
+        gsd = None if labels.gsd is None else labels.gsd * spec.factor
+        write_labels(out / "labelTxt" / f"{tile}.txt", replace(seen, quads=seen.quads / spec.factor, gsd=gsd))
+        place = {"x": window.x, "y": window.y, "factor": spec.factor}  # exact, where the name is rounded
+        entries.append({"tile": tile, **place, "rows": rows.tolist()})
+    return entries
+
+
+def _picture(scene: Scene, window: Window, size: int) -> Image.Image:
+    width, height = min(window.width, scene.width - window.x), min(window.height, scene.height - window.y)
+    pixels = to_rgb(scene.read(window.x, window.y, width, height))
+    full = np.empty((window.height, window.width, 3), dtype=np.uint8)
+    full[:] = MEAN_COLOR
+    full[:height, :width] = pixels
+    picture = Image.fromarray(full)
+    return (
+        picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BILINEAR)
+    )
+
+
+def _read_manifest(out: Path, settings: dict[str, object]) -> dict[str, dict[str, Any]]:
+    path = out / MANIFEST
+    if not path.is_file():
+        if (out / "images").is_dir() and any((out / "images").iterdir()):
+            raise ArtifactError(f"{out} holds images that are not tiles of deblora; name a new folder")
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        there, scenes = content["settings"], content["scenes"]
+    except (ValueError, KeyError, OSError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete the folder and tile again") from error
+    if there != settings:
+        raise ArtifactError(f"{out} holds tiles of other settings ({there}); name a new folder")
+    return dict(scenes)

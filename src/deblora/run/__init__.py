@@ -1,0 +1,1 @@
+"""Run folders, artifacts and the rule by which stages run."""

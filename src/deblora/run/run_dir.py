@@ -1,0 +1,271 @@
+"""Where each artifact lives, what made it, and whether it is still valid.
+
+``run.json`` keeps one record per finished stage: a fingerprint of everything it depended on and the hash of every
+file it wrote. A stage is skipped when both still hold. Time stamps decide nothing.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from deblora.errors import ArtifactError
+from deblora.files import file_sha256, write_atomic
+
+FEATURES, LOGITS, HEAD = "features.safetensors", "logits.safetensors", "head.safetensors"
+
+SOFT_LABELS = "soft_labels.safetensors"
+
+WEIGHTS, HISTORY, FACTS, ADAPTER, ADAPTERS = (
+    "model.safetensors",
+    "history.csv",
+    "training.json",
+    "adapter",
+    "adapters",
+)
+
+
+MANIFEST = "run.json"
+LOCK = "run.lock"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A run folder. The properties are the only place where file names are decided."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def log(self) -> Path:
+        """The log file."""
+        return self.root / "run.log"
+
+    @property
+    def samples(self) -> Path:
+        """Id, label and split of every chip the run uses; fixed by the audit."""
+        return self.root / "audit" / "samples.csv"
+
+    @property
+    def groups(self) -> Path:
+        """Class names, counts and groups; fixed by the audit."""
+        return self.root / "audit" / "groups.json"
+
+    @property
+    def class_counts(self) -> Path:
+        """Counts per class and split, for people."""
+        return self.root / "audit" / "class_counts.csv"
+
+    def adapter(self, name: str) -> Path:
+        """PEFT folder of an adapter."""
+        return self.root / "adapters" / name
+
+    def history(self, name: str) -> Path:
+        """Training loss by step."""
+        return self.root / "adapters" / f"{name}.history.csv"
+
+    def checkpoints(self, name: str) -> Path:
+        """Checkpoints of a training that is not finished."""
+        return self.root / "checkpoints" / name
+
+    def features(self, adapter: str) -> Path:
+        """Features of all chips through an adapter (``base`` for none): one file, or the index of several."""
+        index = self.feature_index(adapter)
+        return index if index.is_file() else self.feature_file(adapter)
+
+    def feature_file(self, adapter: str) -> Path:
+        """Features in one file."""
+        return self.root / "features" / f"{adapter}.safetensors"
+
+    def feature_index(self, adapter: str) -> Path:
+        """List of the shards that hold the features."""
+        return self.root / "features" / f"{adapter}.index.json"
+
+    def feature_shard(self, adapter: str, number: int, n_shards: int) -> Path:
+        """One of several files that hold the features; numbers start at 1."""
+        return self.root / "features" / f"{adapter}-{number:05d}-of-{n_shards:05d}.safetensors"
+
+    def feature_files(self, adapter: str) -> list[Path]:
+        """Every file that the features of an adapter consist of."""
+        index = self.feature_index(adapter)
+        if not index.is_file():
+            return [self.feature_file(adapter)]
+        return [index, *sorted(index.parent.glob(f"{adapter}-?????-of-?????.safetensors"))]
+
+    def row(self, name: str) -> Path:
+        """Folder of a comparison row with its own training: what was trained, and its features."""
+        return self.root / "rows" / name
+
+    @property
+    def clusters(self) -> Path:
+        """Clusters of the training features."""
+        return self.root / "clusters" / "clusters.safetensors"
+
+    def centers(self, method: str) -> Path:
+        """Centers toward which a method moves classes."""
+        return self.root / "centers" / f"{method}.safetensors"
+
+    def targets(self, method: str) -> Path:
+        """Calibrated training features of a method."""
+        return self.root / "calibration" / f"{method}.safetensors"
+
+    def evaluation(self, name: str) -> Path:
+        """A table of the probe stage."""
+        return self.root / "eval" / name
+
+    def report(self, name: str) -> Path:
+        """A file of the report."""
+        return self.root / "report" / name
+
+    @classmethod
+    def create(cls, root: Path, *, resume: bool, overwrite: bool) -> "RunDir":
+        """Open a folder for a run.
+
+        Raises:
+            ArtifactError: If the folder is in use and neither flag was given, or belongs to something else.
+        """
+        blocked = next((path for path in (root, *root.parents) if path.exists() and not path.is_dir()), None)
+        if blocked is not None and blocked != root:
+            raise ArtifactError(f"{root} cannot be made, because {blocked} is a file; name another folder")
+        if blocked is not None:
+            raise ArtifactError(f"{root} is a file; name a folder for the run")
+        in_use = root.is_dir() and any(root.iterdir())
+        if in_use and not (root / MANIFEST).is_file():
+            raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
+        if resume and overwrite:
+            raise ArtifactError("--resume keeps a run and --overwrite deletes it; give one of them")
+        if in_use:
+            if overwrite:
+                shutil.rmtree(root)
+            elif not resume:
+                raise ArtifactError(
+                    f"{root} already holds a run; add --resume to go on or --overwrite to start anew"
+                )
+        root.mkdir(parents=True, exist_ok=True)
+        run = cls(root)
+        if not (root / MANIFEST).is_file():
+            run._write({"stages": {}})
+        run.manifest()  # a damaged one is better known now than after the first stage
+        return run
+
+    @classmethod
+    def open(cls, root: Path) -> "RunDir":
+        """Open an existing run.
+
+        Raises:
+            ArtifactError: If the folder is not a run.
+        """
+        if not (root / MANIFEST).is_file():
+            raise ArtifactError(
+                f"{root} is not a run folder ({MANIFEST} is missing); start one with deblora run, or, to find objects, "
+                "with deblora detect train"
+            )
+        return cls(root)
+
+    def forget_start(self) -> None:
+        """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty."""
+        if self.manifest()["stages"]:
+            return
+        for path in (self.recipe, self.log, self.root / LOCK, self.root / MANIFEST):
+            path.unlink(missing_ok=True)
+        if not any(self.root.iterdir()):
+            self.root.rmdir()
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return what is known of a finished stage; empty if it never finished."""
+        return dict(self.manifest()["stages"].get(stage, {}))
+
+    def manifest(self) -> dict[str, Any]:
+        """Return all records.
+
+        Raises:
+            ArtifactError: If the manifest is damaged.
+        """
+        try:
+            manifest = json.loads((self.root / MANIFEST).read_text())
+            for record in manifest["stages"].values():
+                record["fingerprint"], record["seconds"] + 0, record["outputs"].items()
+        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(
+                f"{self.root / MANIFEST} is damaged ({error}); start anew with --overwrite"
+            ) from error
+        return dict(manifest)
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Tell whether a stage finished with this fingerprint and its files are unchanged."""
+        return bool(self.record(stage).get("fingerprint") == key and self.is_intact(stage))
+
+    def is_intact(self, stage: str) -> bool:
+        """Tell whether the files of a stage are those it wrote; so they are if it never finished."""
+        return all(
+            (self.root / name).is_file() and file_sha256(self.root / name) == digest
+            for name, digest in self.record(stage).get("outputs", {}).items()
+        )
+
+    def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float, **used: float) -> None:
+        """Record a finished stage, with its wall time and what else it used."""
+        files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        hashes = {str(file.relative_to(self.root)): file_sha256(file) for file in files if file.is_file()}
+        self._record(stage, {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2), **used})
+
+    def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:
+        """Take over a stage that another run finished with the same fingerprint, instead of computing it again.
+
+        Files are linked where the disk allows it, else copied; see :meth:`part_with_links`.
+
+        Args:
+            other: A run that may have finished the stage.
+            stage: Its name.
+            key: Its fingerprint in this run.
+            outputs: Its files and folders in this run; what lies there is replaced.
+
+        Returns:
+            Whether the other run had it, unchanged.
+        """
+        if other.root == self.root or not other.is_done(stage, key):
+            return False
+        record = other.record(stage)
+        for path in outputs:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in record["outputs"]:
+            target = self.root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(other.root / name)
+            except OSError:
+                shutil.copy2(other.root / name, target)
+        self._record(stage, record)
+        return True
+
+    def part_with_links(self, outputs: Sequence[Path]) -> None:
+        """Remove files that share their bytes with another run, so that writing here never writes there."""
+        for path in outputs:
+            files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+            for file in files:
+                if file.is_file() and file.stat().st_nlink > 1:
+                    file.unlink()
+
+    def _record(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Write the record of a stage; rows of a comparison may end at the same time in several processes."""
+        with FileLock(self.root / LOCK):
+            manifest = self.manifest()
+            manifest["stages"][stage] = record
+            self._write(manifest)
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def fingerprint(settings: Any, inputs: Mapping[str, Any]) -> str:
+    """Return one hash of settings and of the hashes of all inputs."""
+    return hashlib.sha256(json.dumps([settings, inputs], sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,111 @@
+"""The command line: help is light, bad input gives one message and exit code 2."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deblora.cli.data import MOST_USED
+from deblora.cli.main import main
+from deblora.recipe.classify import Recipe, tables
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom deblora.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'heavy imports: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train-deblora" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("run", "--help.all"), ("audit", "--help")])
+def test_help_shows_every_setting_once(command: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(list(command))
+    text = capsys.readouterr().out
+    assert "  --data.classes [ITEM" in text and "+ [ITEM" not in text
+
+
+def test_help_of_run_is_short_and_names_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    def names(flag: str) -> set[str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", flag])
+        assert stopped.value.code == 0
+        return set(re.findall(r"^  --(\w+\.\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+
+    every = {
+        f"{table}.{key}" for table, own in tables(Recipe()).items() if isinstance(own, dict) for key in own
+    }
+    assert names("--help.all") == every
+    assert names("--help") == names("-h") == set(MOST_USED) < every
+    assert {name.split(".")[0] for name in MOST_USED} == {name.split(".")[0] for name in every}
+
+
+def test_a_list_is_given_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--data.source", "x", "--lora.targets+", "qkv", "--out", "y"]) == 2
+    assert "lora.targets+ is not a setting; did you mean lora.targets?" in capsys.readouterr().err
+
+
+def test_the_method_imports_without_torch() -> None:
+    code = "import sys, deblora.debias as d\nd.SizeConstrainedKMeans\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def chips(tmp_path: Path) -> Path:
+    for label, n in (("ship", 12), ("plane", 9), ("tank", 6)):
+        for i in range(n):
+            path = tmp_path / "chips" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (16, 16), 10 * i).save(path)
+    return tmp_path / "chips"
+
+
+def test_audit_shows_the_long_tail(chips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", str(chips)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:2] == ["ship", "head"]
+    assert lines[3].split()[:2] == ["tank", "tail"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "nowhere"], "nowhere"),
+        (["cluster", "nowhere"], "not a run folder"),
+        (["merge", "nowhere", "--out", "merged"], "not a run folder"),
+        (["run", "nowhere.yaml", "--out", "x"], "nowhere.yaml does not exist"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("deblora: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_recipe_keys_stop_before_anything_is_written(
+    chips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data:\n  source: {chips}\n  sorce: x\nlora:\n  rank: a\n")
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert "did you mean data.source" in message
+    assert "lora.rank" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,263 @@
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from deblora.data.chips import ArrayPixels, ChipSet
+from deblora.data.decode import decode_chip
+from deblora.data.readers.registry import check_readable, check_trainable, read_chips
+from deblora.errors import DataError
+
+
+def png(value: int, mode: str = "L", kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (4, 3), value if mode in ("L", "P", "I;16") else (value,) * len(mode)).save(stream, kind)
+    return stream.getvalue()
+
+
+def put(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def put_parquet(
+    path: Path, images: list, labels: list, names: list[str] | None = None, **columns: list
+) -> Path:
+    table = pa.table({"image": images, "label": labels, **columns})
+    if names is not None:
+        features = {"info": {"features": {"label": {"names": names}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=2)
+    return path
+
+
+def structs(*contents: bytes | None) -> list:
+    return [{"bytes": content, "path": f"x/{i}.jpg"} for i, content in enumerate(contents)]
+
+
+def test_folder_of_classes(tmp_path: Path) -> None:
+    put(tmp_path / "tanker" / "1.png", png(7))
+    put(tmp_path / "cargo" / "b.PNG", png(9))
+    put(tmp_path / "cargo" / "notes.txt", "x")
+    chips = read_chips(tmp_path)
+    assert (chips.class_names, chips.ids, chips.splits) == (
+        ("cargo", "tanker"),
+        ("cargo/b.PNG", "tanker/1.png"),
+        ("", ""),
+    )
+    assert chips.labels.tolist() == [0, 1]
+    assert chips.pixels.read(1)[0, 0, 0] == 7
+
+
+def test_folder_of_splits(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "valid/a", "test/b"):
+        put(tmp_path / name / "1.png", png(1))
+    chips = read_chips(tmp_path)
+    assert sorted(zip(chips.splits, chips.labels.tolist(), strict=True)) == [
+        ("test", 1),
+        ("train", 0),
+        ("train", 1),
+        ("val", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["1.png"], "no class folders"),
+        (["train/a/1.png", "other/1.png"], "is a split and other is not"),
+        (["val/a/1.png", "valid/a/1.png"], "several folders mean the split val"),
+        (["a/1.txt"], "no images"),
+        (["a/deep/1.png"], "a folder inside a class folder"),
+    ],
+)
+def test_folder_layouts_that_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        put(tmp_path / name, png(1))
+    with pytest.raises(DataError, match=message):
+        read_chips(tmp_path)
+
+
+def test_list_with_names_splits_and_integers(tmp_path: Path) -> None:
+    put(tmp_path / "d" / "1.png", png(1))
+    put(tmp_path / "2.png", png(2))
+    chips = read_chips(
+        put(tmp_path / "l.csv", "\ufeffpath,label,split\nd/1.png,ship,train\n\n2.png,car,valid\n")
+    )
+    assert (chips.ids, chips.class_names, chips.splits) == (
+        ("d/1.png", "2.png"),
+        ("car", "ship"),
+        ("train", "val"),
+    )
+    assert chips.labels.tolist() == [1, 0]
+    chips = read_chips(put(tmp_path / "l.tsv", "label\tpath\n10\td/1.png\n9\t2.png\n"))
+    assert (chips.class_names, chips.labels.tolist()) == (("9", "10"), [1, 0])
+    assert chips.pixels.read(1)[0, 0, 0] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("path,label\n../out.png,a\n", r"l\.csv:2: .*leaves"),
+        ("path,label\n1.png,a\n/etc/passwd,a\n", r"l\.csv:3: .*leaves"),
+        ("path,label\nlink.png,a\n", r"l\.csv:2: .*leaves"),
+        ("path,label\nnone.png,a\n", r"l\.csv:2: .*does not exist"),
+        ("path,label\n1.png,a\n./1.png,b\n", r"l\.csv:3: .*already on line 2"),
+        ("path,label\n1.png,\n", r"l\.csv:2: the label is empty"),
+        ("path,label\n,a\n", r"l\.csv:2: the path is empty"),
+        ("path,label\n1.png,a,b\n", r"l\.csv:2: 3 cells"),
+        ("path,label,split\n1.png,a,dev\n", r"l\.csv:2: unknown split 'dev'"),
+        ("file,label\n1.png,a\n", r"l\.csv:1: the header"),
+        ("path,label\n1.png,0\n2.png,-1\n", r"l\.csv:3: negative labels \(-1\)"),
+        ("path,label\n1.png,1\n\n2.png,01\n", r"l\.csv:4: the label 01 is also written 1"),
+        ("path,label\n", "no rows"),
+        ("", "header"),
+        (b"path,label\n\xff\xfe,a\n", "not a readable list"),
+    ],
+)
+def test_lists_that_are_refused(tmp_path: Path, rows: str | bytes, message: str) -> None:
+    put(tmp_path / "out.png", png(1))
+    put(tmp_path / "root" / "1.png", png(1))
+    put(tmp_path / "root" / "2.png", png(2))
+    (tmp_path / "root" / "link.png").symlink_to(tmp_path / "out.png")
+    with pytest.raises(DataError, match=message):
+        read_chips(put(tmp_path / "root" / "l.csv", rows))
+
+
+def test_parquet_folder_reads_any_row_by_content(tmp_path: Path) -> None:
+    put_parquet(tmp_path / "train.parquet", structs(*[png(i) for i in range(5)]), [0, 1, 0, 1, 1], ["a", "b"])
+    put_parquet(tmp_path / "test.parquet", structs(png(9, "RGB", "WEBP")), [1], ["a", "b"])
+    chips = read_chips(tmp_path)
+    assert (chips.class_names, chips.splits) == (("a", "b"), ("train",) * 5 + ("test",))
+    assert chips.ids[3] == "train/3/x/3.jpg"
+    assert [int(chips.pixels.read(i)[0, 0, 0]) for i in (4, 0, 2)] == [4, 0, 2]
+    copy = pickle.loads(pickle.dumps(chips.pixels))
+    assert copy.read(5).shape == (3, 4, 3)
+
+
+def test_parquet_file_without_metadata_takes_names_from_labels(tmp_path: Path) -> None:
+    chips = read_chips(
+        put_parquet(tmp_path / "x.parquet", [png(1), png(2)], ["ship", "car"], split=["train", None])
+    )
+    assert (chips.class_names, chips.labels.tolist(), chips.splits) == (
+        ("car", "ship"),
+        [1, 0],
+        ("train", ""),
+    )
+    chips = read_chips(put_parquet(tmp_path / "y.parquet", structs(png(1), png(2)), [10, 9]))
+    assert (chips.class_names, chips.labels.tolist()) == (("9", "10"), [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names", "message"),
+    [
+        (structs(png(1), png(1), None), [0, 1, 0], ["a", "b"], "image of row 2 is null"),
+        ([png(1), png(1), None], [0, 1, 0], ["a", "b"], "image of row 2 is null"),
+        (structs(png(1), png(1)), [0, None], ["a", "b"], "label of row 1 is missing"),
+        (structs(png(1), png(1)), [0, 2], ["a", "b"], "label 2 of row 1 is none of the 2 classes"),
+        (structs(png(1)), [0.5], None, "column label is double"),
+        (["text"], [0], None, "column image is string"),
+        (structs(png(1)), [0], ["a", "a"], "not distinct"),
+    ],
+)
+def test_parquet_rows_that_are_refused(
+    tmp_path: Path, images: list, labels: list, names: list[str] | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_chips(put_parquet(tmp_path / "x.parquet", images, labels, names))
+
+
+def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="damaged or no Parquet"):
+        read_chips(put(tmp_path / "x.parquet", b"PAR1 nothing PAR1"))
+    parquet.write_table(pa.table({"label": [1]}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="no column image"):
+        read_chips(tmp_path / "y.parquet")
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
+    parquet.write_table(schema.empty_table(), tmp_path / "z.parquet")
+    with pytest.raises(DataError, match="no rows"):
+        read_chips(tmp_path / "z.parquet")
+    put_parquet(tmp_path / "d" / "train.parquet", structs(png(1)), [0], ["a", "b"])
+    put_parquet(tmp_path / "d" / "val.parquet", structs(png(1)), [0], ["b", "a"])
+    with pytest.raises(DataError, match="different classes"):
+        read_chips(tmp_path / "d")
+    with pytest.raises(DataError, match="does not exist"):
+        read_chips(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("mode", "bands", "dtype"),
+    [
+        ("L", 1, np.uint8),
+        ("RGB", 3, np.uint8),
+        ("RGBA", 3, np.uint8),
+        ("P", 3, np.uint8),
+        ("I;16", 1, np.uint16),
+    ],
+)
+def test_modes(mode: str, bands: int, dtype: type) -> None:
+    chip = decode_chip(png(3, mode), "x")
+    assert (chip.shape, chip.dtype) == ((3, 4, bands), dtype)
+
+
+def test_arrays_never_unpickle_and_damaged_images_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([[{}]]), allow_pickle=True)
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(noise, "JPEG")
+    for content in (stream.getvalue(), b"", b"not an image", noise.getvalue()[:900], png(1)[:40]):
+        with pytest.raises(DataError, match="chip-7"):
+            decode_chip(content, "chip-7")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(DataError, match="chip-7: too many pixels"):
+        decode_chip(png(1), "chip-7")
+
+
+def test_check_readable_counts_and_names_at_most_five(tmp_path: Path) -> None:
+    for i in range(7):
+        put(tmp_path / "a" / f"{i}.png", png(1)[:30])
+    put(tmp_path / "b" / "good.png", png(1))
+    with pytest.raises(DataError, match=r"7 of 8 chips are unreadable: .*4\.png.* and 2 more"):
+        check_readable(read_chips(tmp_path))
+
+
+def test_check_trainable_names_the_classes() -> None:
+    def chips(labels: list[int], splits: tuple[str, ...], names: tuple[str, ...]) -> ChipSet:
+        ids = tuple(map(str, range(len(labels))))
+        return ChipSet(ids, np.array(labels), splits, names, ArrayPixels([np.zeros((1, 1))] * len(ids), ids))
+
+    check_trainable(chips([0, 1], ("train", "train"), ("a", "b")))
+    check_trainable(chips([0, 1], ("", ""), ("a", "b")))
+    with pytest.raises(DataError, match="1 of 2 classes: b;"):
+        check_trainable(chips([0, 1], ("train", "val"), ("a", "b")))
+    with pytest.raises(DataError, match=r"only one class \(a\)"):
+        check_trainable(chips([0], ("train",), ("a",)))
+    with pytest.raises(DataError, match="no chip is in the split train"):
+        check_trainable(chips([0, 1], ("val", "val"), ("a", "b")))
+
+
+@pytest.mark.shared
+def test_aid_counts_and_webp_bytes(shared: Callable[[str], Path]) -> None:
+    chips = read_chips(shared("data/aid150"))
+    assert [len(chips.split(name)) for name in ("train", "val", "test")] == [7899, 600, 1500]
+    counts = dict(zip(chips.class_names, np.bincount(chips.split("train").labels), strict=True))
+    assert (counts["Pond"], counts["BaseballField"], chips.n_classes) == (350, 150, 30)
+    assert chips.pixels.read(7898).shape == (150, 150, 3)
+
+
+@pytest.mark.shared
+def test_mstar_counts(shared: Callable[[str], Path]) -> None:
+    chips = read_chips(shared("data/mstar_soc"))
+    train = np.bincount(chips.split("train").labels)
+    assert train.tolist() == [299, 233, 298, 256, 233, 299, 299, 232, 299, 299]
+    assert len(chips.split("test")) == 2425
+    assert chips.pixels.read(0).shape == (128, 128, 1)

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deblora.errors import DataError
+from deblora.evaluate.heads.distribution import (
+    Calibration,
+    calibrated_gaussians,
+    fit_distribution_calibrated,
+    sample_gaussian,
+    tukey,
+)
+from deblora.evaluate.probe import ProbeFits, fit_probe
+
+
+def test_tukey_by_hand() -> None:
+    np.testing.assert_allclose(tukey(np.array([[4.0, 0.0, -9.0]]), 0.5), [[2.0, 0.0, -3.0]])
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=6, unique=True), st.floats(0.2, 1.0))
+def test_tukey_keeps_signs_and_order(values: list[float], power: float) -> None:
+    x = np.array([sorted(values)])
+    z = tukey(x, power)
+    np.testing.assert_array_equal(np.sign(z), np.sign(x))
+    assert (np.diff(z) >= 0).all()
+    np.testing.assert_array_equal(tukey(x, 1.0), x)
+
+
+def test_statistics_equal_those_by_brute_force(rng: np.random.Generator) -> None:
+    base_y = np.repeat([0, 1, 2], [5, 9, 4])
+    base = rng.normal(size=(3, 4))[base_y] * 3 + rng.normal(size=(18, 4))
+    samples = rng.normal(size=(6, 4))
+    found = calibrated_gaussians(samples, base, base_y, n_nearest=2)
+    means = [base[base_y == b].mean(axis=0) for b in range(3)]
+    for i, sample in enumerate(samples):
+        nearest = sorted(range(3), key=lambda b: float(np.linalg.norm(sample - means[b])))[:2]
+        assert found.nearest[i].tolist() == nearest
+        np.testing.assert_allclose(found.means[i], (means[nearest[0]] + means[nearest[1]] + sample) / 3)
+    covariances = [np.cov(base[base_y == b].T) for b in range(3)]
+    assert found.variance == pytest.approx(np.mean([np.trace(c) / 4 for c in covariances]))
+
+
+def test_draws_have_the_calibrated_mean_and_covariance(rng: np.random.Generator) -> None:
+    sizes, size, spread = (12, 5), 3, 0.4
+    classes = [rng.normal(size=(n, size)) @ np.diag([1.0, 2.0, 0.5]) for n in sizes]
+    centered = [members - members.mean(axis=0) for members in classes]
+    calibration = Calibration(np.array([[1.0, -2.0, 3.0]]), np.array([[1, 0]]), 0.7)
+    drawn = sample_gaussian(calibration, 0, centered, n_samples=200_000, spread=spread, rng=rng)
+    expected = np.mean([np.cov(members.T) for members in classes], axis=0) + spread * 0.7 * np.eye(size)
+    np.testing.assert_allclose(drawn.mean(axis=0), calibration.means[0], atol=0.03)
+    np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.06)
+
+
+def test_number_of_neighbors_is_capped(rng: np.random.Generator) -> None:
+    found = calibrated_gaussians(
+        rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), np.array([0, 0, 1, 1]), n_nearest=9
+    )
+    assert found.nearest.shape == (3, 2)
+
+
+def test_without_rare_classes_it_is_the_probe_on_transformed_features(rng: np.random.Generator) -> None:
+    y = np.repeat([0, 1, 2], 10)
+    x = rng.uniform(size=(30, 5)) + np.eye(3, 5)[y]
+    head = fit_distribution_calibrated(x, y, 3, l2=0.05, rng=rng)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    expected = fit_probe(np.sqrt(unit), y, 3, loss="cross_entropy", l2=0.05)
+    np.testing.assert_allclose(head.logits(x), expected.logits(np.sqrt(x)), atol=1e-8)
+
+
+def test_rare_classes_are_filled_to_the_largest(
+    blobs: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, np.ndarray] = {}
+
+    class Recorded(ProbeFits):
+        @classmethod
+        def of(cls, x: np.ndarray, y: np.ndarray, n_classes: int, **settings: object) -> ProbeFits:
+            seen.update(x=x, y=y, statistics_of=settings["statistics_of"])
+            return ProbeFits.of(x, y, n_classes, **settings)
+
+    monkeypatch.setattr("deblora.evaluate.heads.distribution.ProbeFits", Recorded)
+    fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=np.random.default_rng(0), base_count=20)
+    assert np.bincount(seen["y"]).tolist() == [60, 30, 60, 60]
+    assert len(seen["statistics_of"]) == 113
+    np.testing.assert_array_equal(seen["x"][:113], seen["statistics_of"])
+
+
+def test_equal_generators_give_equal_heads(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second, other = (
+        fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=np.random.default_rng(seed)).logits(blobs[0])
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - other).max() > 0
+
+
+def test_it_lifts_the_rare_class(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = blobs
+    plain = fit_probe(x, y, 4, loss="cross_entropy", l2=0.3).logits(x).argmax(axis=1)
+    head = fit_distribution_calibrated(x, y, 4, l2=0.3, rng=np.random.default_rng(0))
+    assert (head.logits(x).argmax(axis=1) == 3).sum() > (plain == 3).sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"power": 0.0}, ValueError, "power must be positive"),
+        ({"n_nearest": 0}, ValueError, "n_nearest must be at least 1"),
+        ({"spread": -1.0}, ValueError, "spread must not be negative"),
+        ({"base_count": 61}, DataError, "lower base_count"),
+    ],
+)
+def test_settings_out_of_range(
+    blobs: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
+    settings: dict[str, float],
+    error: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message):
+        fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=rng, **settings)
