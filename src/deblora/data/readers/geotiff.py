@@ -22,7 +22,7 @@ LARGEST_CHIP = 80_000_000  # pixels times bands; more is a scene
 def read_geotiffs(source: Path, reading: Reading) -> ChipSet:
     """Read folders per class, or a CSV or TSV list, whose chips are GeoTIFFs.
 
-    Ids, labels and splits are as in :mod:`~deblora.data.readers.folder` and :mod:`~deblora.data.readers.csv_list`. An alpha
+    Ids, labels and splits are as in :mod:`.folder` and :mod:`.csv_list`. An alpha
     band is dropped. Pixels that the file declares as missing (nodata, mask or NaN) get their band's mean over the
     pixels that are there; a chip with more than ``reading.max_missing`` of them is refused. 8- and 16-bit unsigned
     values stay; other types become float32.
