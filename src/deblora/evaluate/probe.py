@@ -47,6 +47,11 @@ class Probe:
     scale: float
     l2_normalize: bool
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.mean)
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return raw logits; neither loss adds a prior at prediction.
 

@@ -40,9 +40,39 @@ class CosineHead:
     weights: Float[np.ndarray, "c d"]
     scale: float
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.standardizer.mean)
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return logits in ``[-scale, scale]``."""
         return np.asarray(self.scale * unit_rows(self.standardizer(x)) @ unit_rows(self.weights).T)
+
+
+@dataclass(frozen=True)
+class ProjectedCosine:
+    """``logit_c = scale cos(x P, t_c)``: the classifier of a model that has texts and images in one space.
+
+    Attributes:
+        projection: ``P``, from features to the common space.
+        texts: One vector per class.
+        scale: Inverse temperature of the model.
+    """
+
+    projection: Float[np.ndarray, "d e"]
+    texts: Float[np.ndarray, "c e"]
+    scale: float
+
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.projection)
+
+    def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Return logits in ``[-scale, scale]``, in the precision of the projection."""
+        common = np.asarray(x, dtype=self.projection.dtype) @ self.projection
+        return np.asarray(self.scale * unit_rows(common) @ unit_rows(self.texts).T)
 
 
 def ldam_margins(counts: Int[np.ndarray, " c"], *, max_margin: float = MAX_MARGIN) -> Float[np.ndarray, " c"]:

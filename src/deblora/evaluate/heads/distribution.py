@@ -28,6 +28,11 @@ class TukeyHead:
     probe: Probe
     power: float
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return self.probe.n_features
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the logits of the transformed features."""
         return self.probe.logits(tukey(x, self.power))

@@ -17,6 +17,11 @@ class CosineMeans:
     standardizer: Standardizer
     means: Float[np.ndarray, "c d"]
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.standardizer.mean)
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the cosine to each class mean; 0 for a feature or mean at the origin."""
         return np.asarray(unit_rows(self.standardizer(x)) @ unit_rows(self.means).T)
@@ -28,6 +33,11 @@ class EuclideanMeans:
 
     standardizer: Standardizer
     means: Float[np.ndarray, "c d"]
+
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.standardizer.mean)
 
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the negative squared distance to each class mean."""

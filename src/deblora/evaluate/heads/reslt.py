@@ -23,6 +23,11 @@ class ResltHead:
 
     branches: tuple[Probe, Probe, Probe]
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return self.branches[0].n_features
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the sum of the branches' logits."""
         first, *rest = (branch.logits(x) for branch in self.branches)

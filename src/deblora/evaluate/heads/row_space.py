@@ -45,6 +45,11 @@ class RowSpaceHead:
     space: RowSpace
     head: Head
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return len(self.space.basis)
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the logits of the coordinates."""
         return self.head.logits(self.space(x))

@@ -32,6 +32,11 @@ class SadeHead:
     experts: tuple[Probe, Probe, Probe]
     weights: tuple[float, float, float] = _UNIFORM
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return self.experts[0].n_features
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return the aggregated logits."""
         return np.asarray(np.tensordot(self.weights, self.expert_logits(x), axes=1))

@@ -85,6 +85,11 @@ class SharedGaussians:
     whitening: Float[np.ndarray, "e e"]
     temperature: float
 
+    @property
+    def n_features(self) -> int:
+        """Size of a feature."""
+        return sum(len(own.mean) for own in self.blocks.standardizers)
+
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return one logit per sample and class; no class is favored by its count."""
         return _logits(self.blocks(x) @ self.projection, self.means, self.whitening, self.temperature)

@@ -1,7 +1,10 @@
-"""A small long-tailed problem: well-separated but overlapping classes with known counts."""
+"""Small long-tailed problems: classes that overlap, with known counts."""
 
 import numpy as np
 import pytest
+
+from deblora.data.longtail import Groups
+from deblora.evaluate.heads.search import Samples
 
 COUNTS = (60, 30, 15, 8)
 
@@ -28,3 +31,13 @@ def others(blobs: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
     means = np.stack([x[y == c].mean(axis=0) for c in range(len(COUNTS))])
     labels = np.repeat(np.arange(len(COUNTS)), 40)
     return means[labels] + np.random.default_rng(7).normal(size=(len(labels), x.shape[1])), labels
+
+
+@pytest.fixture
+def samples(rng: np.random.Generator) -> Samples:
+    """More dimensions than training samples."""
+    counts, groups = (40, 20, 10, 6, 3, 2), Groups((0, 1), (2, 3), (4, 5))
+    means = 0.5 * rng.normal(size=(len(counts), 120))
+    y, y_val = np.repeat(np.arange(6), counts), np.repeat(np.arange(6), 8)
+    x, x_val = (means[labels] + rng.normal(size=(len(labels), 120)) + 1.0 for labels in (y, y_val))
+    return Samples(x, y, x_val, y_val, len(counts), groups, x, 0)

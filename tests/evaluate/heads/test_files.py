@@ -1,0 +1,166 @@
+"""Every fitted classifier of the package comes back from its files with the same logits, bit for bit."""
+
+import json
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from deblora.errors import ArtifactError
+from deblora.evaluate.heads.cosine import ProjectedCosine
+from deblora.evaluate.heads.files import PARTS, load_classifier, save_classifier
+from deblora.evaluate.heads.head import Head, Standardizer
+from deblora.evaluate.heads.search import Samples
+from deblora.evaluate.heads.semi_supervised import (
+    Start,
+    fit_shared_gaussians,
+    semi_supervised_head,
+    transductive_head,
+)
+from deblora.evaluate.heads.teacher import fit_pseudo_labeled, soft_labels
+from deblora.evaluate.heads.trials import every_head, moved_heads
+from deblora.evaluate.probe import Probe, fit_probe
+from deblora.evaluate.sgd_probe import fit_sgd_probe
+
+
+def every_classifier(samples: Samples) -> dict[str, Head]:
+    x, y, n_classes, x_val = samples.x, samples.y, samples.n_classes, samples.x_val
+    soft = soft_labels(x, y, n_classes, x_val, adapted_size=60)
+    semi = semi_supervised_head(samples, sizes=[60, 60])
+    rng = np.random.default_rng(5)
+    texts = rng.normal(size=(n_classes, 9)).astype(np.float32)
+    return {
+        **{name: chosen.head for name, chosen in every_head(samples)},
+        **{f"moved_{name}": chosen.head for name, chosen in moved_heads(samples)},
+        "fewer_dimensions": fit_probe(x[:, :20], y, n_classes, loss="balanced_softmax", l2=0.1),
+        "semi-supervised": semi.head,
+        "transductive": transductive_head(samples, semi, x_val, sizes=[60, 60]).head,
+        "sgd_probe": fit_sgd_probe(x, y, x_val, samples.y_val, n_classes, n_epochs=1)[0],
+        "pseudo_labeled": fit_pseudo_labeled(x, y, n_classes, x_val, soft),
+        "text": ProjectedCosine(rng.normal(size=(120, 9)).astype(np.float32), texts, 14.3),
+    }
+
+
+def kinds(described: object) -> set[str]:
+    if isinstance(described, list):
+        return set().union(*map(kinds, described))
+    if not isinstance(described, dict) or "kind" not in described:
+        return set()
+    return {described["kind"]}.union(*(kinds(part) for part in described.values()))
+
+
+def test_logits_are_bit_equal_after_saving_and_loading(samples: Samples, tmp_path: Path) -> None:
+    seen: set[str] = set()
+    for name, head in every_classifier(samples).items():
+        path = tmp_path / f"{name}.safetensors"
+        save_classifier(path, head, {"l2": 0.01, "name": name})
+        loaded, notes = load_classifier(path)
+        assert type(loaded) is type(head)
+        assert notes == {"l2": 0.01, "name": name}
+        for x in (samples.x_val, samples.x_val.astype(np.float32), samples.x_val[:1]):
+            own = x[:, : head.n_features]
+            np.testing.assert_array_equal(loaded.logits(own), head.logits(own), err_msg=name)
+        seen |= kinds(json.loads(path.with_suffix(".json").read_text())["classifier"])
+    assert seen == set(PARTS)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = tmp_path / "one.safetensors"
+    save_classifier(path, Probe(np.ones((3, 2)), np.zeros(2), np.ones(3), 2.0, True), {})
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change the arrays in a way that keeps the hash right."""
+    arrays = load_file(path)
+    change(arrays)
+    path.write_bytes(save(arrays))
+    edit(path, lambda content: content.update(sha256=sha256(path.read_bytes()).hexdigest()))
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    beside = path.with_suffix(".json")
+    content = json.loads(beside.read_text())
+    change(content)
+    beside.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(weights=np.full((3, 2), np.nan)), "weights holds values that are not finite"),
+        (lambda a: a.update(bias=np.zeros(3)), "bias of the linear has another type or shape"),
+        (
+            lambda a: a.update(bias=np.zeros(2, dtype=np.int64)),
+            "bias of the linear has another type or shape",
+        ),
+        (lambda a: a.update(more=np.zeros(2)), "array more belongs to nothing"),
+        (lambda a: a.pop("mean"), "mean"),
+    ],
+)
+def test_arrays_that_cannot_be_are_refused(saved: Path, change: Callable[[dict], None], message: str) -> None:
+    rewrite(saved, change)
+    with pytest.raises(ArtifactError, match=f"one.safetensors .*{message}.*deblora evaluate"):
+        load_classifier(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["classifier"].update(kind="forest"), "unknown kind 'forest'"),
+        (lambda c: c["classifier"].update(scale="2"), "scale of the linear"),
+        (lambda c: c["classifier"].update(l2_normalize=None), "l2_normalize of the linear"),
+        (lambda c: c["classifier"].pop("scale"), "a linear has"),
+        (lambda c: c.update(version=2), "version 2, known is 1"),
+        (lambda c: c.pop("notes"), "notes"),
+        (lambda c: c.update(classifier=[]), "damaged"),
+    ],
+)
+def test_a_wrong_description_is_refused(saved: Path, change: Callable[[dict], object], message: str) -> None:
+    edit(saved, change)
+    with pytest.raises(ArtifactError, match=message):
+        load_classifier(saved)
+
+
+def test_files_that_do_not_belong_together_or_are_missing(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_classifier(other, Probe(np.zeros((3, 2)), np.zeros(2), np.ones(3), 2.0, True), {})
+    saved.write_bytes(other.read_bytes())
+    with pytest.raises(ArtifactError, match="not the file that one.json was written for"):
+        load_classifier(saved)
+    saved.write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match="one.safetensors"):
+        load_classifier(saved)
+    other.with_suffix(".json").write_text("[" * 100_000)
+    with pytest.raises(ArtifactError, match="other.json is damaged"):
+        load_classifier(other)
+    other.with_suffix(".json").unlink()
+    with pytest.raises(ArtifactError, match="other.json is missing"):
+        load_classifier(other)
+
+
+def test_parts_of_different_sizes_are_refused(samples: Samples, tmp_path: Path) -> None:
+    start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val)
+    path = tmp_path / "one.safetensors"
+    save_classifier(path, fit_shared_gaussians(start), {})
+    rewrite(path, lambda a: a.update({"blocks.standardizers.0.mean": np.zeros(7)}))
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_classifier(path)
+
+
+def test_only_finite_classifiers_of_the_package_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    with pytest.raises(ValueError, match="bias holds values"):
+        save_classifier(path, Probe(np.ones((3, 2)), np.full(2, np.inf), np.ones(3), 2.0, True), {})
+    with pytest.raises(ValueError, match="scale is nan"):
+        save_classifier(path, Probe(np.ones((3, 2)), np.zeros(2), np.ones(3), float("nan"), True), {})
+    with pytest.raises(TypeError, match="object is no classifier"):
+        save_classifier(path, object(), {})
+    assert not path.exists()
+    save_classifier(path, Standardizer(np.zeros(3), 1.0), {})
+    with pytest.raises(ArtifactError, match="a standardizer alone is no classifier"):
+        load_classifier(path)
