@@ -1,4 +1,4 @@
-"""Fixtures that take back what a run leaves in the process; a folder whose tests run stages imports them."""
+"""Fixtures that take back what a run leaves in the process."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

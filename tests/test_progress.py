@@ -8,7 +8,6 @@ import pytest
 from deblora.progress import name_bars, titled
 from deblora.run.log import start_log
 from deblora.run.run_dir import RunDir
-from process_state import logger_as_before  # noqa: F401 - a fixture
 
 
 def test_terminal_and_bars_name_the_run_and_its_log_does_not(

@@ -11,7 +11,6 @@ from builders import recipe_values, write_chips, write_recipe, write_vit
 from deblora.data.longtail import Groups
 from deblora.evaluate.heads.search import Samples
 from deblora.evaluate.heads.trials import moved_heads
-from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 COUNTS = (40, 20, 10, 6, 3, 2)
 GROUPS = Groups((0, 1), (2, 3), (4, 5))

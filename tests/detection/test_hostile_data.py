@@ -17,7 +17,7 @@ from deblora.detect.tiling.tiles import tile_grid
 from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.errors import DataError
 from deblora.report.overlays import to_rgb
-from detection.conftest import write_split
+from toy_scenes import write_split
 
 QUAD = "1 1 9 1 9 5 1 5"
 

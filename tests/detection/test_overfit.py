@@ -19,7 +19,7 @@ from deblora.models.backbone import load_backbone
 from deblora.models.maps import feature_maps
 from deblora.pipeline.detect.predict import as_quads
 from deblora.train.loop import train
-from detection.conftest import NAMES
+from toy_scenes import NAMES
 
 N_STEPS = 150
 

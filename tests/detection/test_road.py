@@ -21,7 +21,7 @@ from deblora.recipe.classify import recipe_from
 from deblora.recipe.detect import METHODS
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import run_stage
-from detection.conftest import NAMES, SIZE, recipe
+from toy_scenes import NAMES, SIZE, recipe
 
 DETECTOR = "detector/detector.safetensors"
 

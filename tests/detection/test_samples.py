@@ -14,7 +14,7 @@ from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
 from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.detect.training import scales_for
 from deblora.errors import DataError
-from detection.conftest import NAMES
+from toy_scenes import NAMES
 
 
 def spec(tile: int = 64, zoom: float = 1.0) -> TileSpec:

@@ -15,7 +15,7 @@ from deblora.detect.tiling.tiles import parse_tile_name, to_scene
 from deblora.errors import ArtifactError, DataError
 from deblora.pipeline.detect.chips import cut_chips
 from deblora.pipeline.detect.tile import tile_set
-from detection.conftest import NAMES, write_split
+from toy_scenes import NAMES, write_split
 
 
 @pytest.fixture

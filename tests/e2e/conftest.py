@@ -7,7 +7,6 @@ import pytest
 
 from builders import recipe_values, write_chips, write_recipe, write_vit
 from deblora.cli.main import main
-from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Toy scenes: bright oriented rectangles on dark ground, one band per class."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,6 @@ NAMES = ("long", "middling", "square")
 SIDES = {"long": (26.0, 9.0), "middling": (20.0, 10.0), "square": (13.0, 13.0)}
 QUOTAS = {"train": (9, 5, 3), "val": (3, 3, 3), "test": (3, 3, 3)}
 SIZE = 64
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_split(folder: Path, split: str, *, seed: int, size: int = SIZE) -> None:
