@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
+from toy_features import samples  # noqa: F401 - a fixture
 from toy_scenes import scenes  # noqa: F401 - a fixture
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from conftest import REPOSITORY_ROOT
 from deblora.data.decode import decode_chip
 from deblora.data.longtail import exponential_counts
 from deblora.data.simulate.chips import CLASS_NAMES, TAIL_CLASS_NAMES, covered
@@ -29,7 +30,6 @@ from deblora.data.simulate.scenes import (
 )
 from deblora.errors import DataError
 
-REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 ONE_EACH = dict.fromkeys(CLASS_NAMES, 1)
 
 
