@@ -7,13 +7,13 @@ import pytest
 
 import deblora.pipeline.classify.evaluate.heads as heads
 from builders import recipe_values, write_chips, write_recipe, write_vit
-from deblora.evaluate.heads.trials import moved_heads
+from deblora.evaluate.heads.trials import PRIOR_CLASSIFIERS
 
 
 @pytest.fixture(scope="module")
 def cheap() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "every_head", moved_heads)
+        patch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
         yield patch
 
 

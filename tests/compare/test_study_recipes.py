@@ -34,7 +34,7 @@ CHIPS = {"largest": 12, "imbalance_factor": 4, "n_val": 2, "n_test": 3, "chip_si
 NAMES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm", "crt", "ldam_drw")
 
 
-def toy_heads(samples: Samples) -> Iterator[tuple[str, Chosen]]:
+def toy_heads(samples: Samples, _: Any) -> Iterator[tuple[str, Chosen]]:
     """Yield one quick fit under the name of every head that a study shows."""
     fitted = fit_probe(samples.x, samples.y, samples.n_classes, loss="cross_entropy", l2=1.0)
     for name in NAMES:
@@ -77,8 +77,7 @@ def shared_stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         return run_stage(stage, own, recipe, donors=[*donors, *(run for run in finished if run != own)])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "every_head", toy_heads)
-        patch.setattr(heads, "moved_heads", toy_heads)
+        patch.setattr(heads, "fit_classifiers", toy_heads)
         patch.setattr(probe, "select_probe", partial(probe.select_probe, l2_grid=(1.0,)))
         patch.setattr(deblora.pipeline.compare.study, "run_stage", run)
         patch.setattr(deblora.pipeline.compare.study, "CHIPS", str(tmp_path_factory.mktemp("chips")))

@@ -14,14 +14,14 @@ from builders import write_chips
 from deblora.cli.main import main
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.unlabeled import read_unlabeled
-from deblora.evaluate.heads.trials import moved_heads
+from deblora.evaluate.heads.trials import PRIOR_CLASSIFIERS
 
 
 @pytest.fixture(scope="module")
 def chosen(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("chosen") / "run"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "every_head", moved_heads)  # the cheap ones
+        patch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)  # the cheap ones
         assert main(["run", "--resume", "--out", str(run), "--choose"]) == 0
     return run
 
@@ -59,7 +59,7 @@ def test_each_piece_of_a_run_is_made_once(chosen: Path) -> None:
 def test_rows_stay_in_the_tables_whoever_asks_last(
     chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "every_head", moved_heads)
+    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
     run = Path(shutil.copytree(chosen, tmp_path / "run"))
     tables = [run / "eval" / name for name in ("heads.csv", "heads_predictions.csv", "choice.json")]
     few = json.loads(tables[-1].read_text())["candidates"]
@@ -83,7 +83,7 @@ def test_without_a_recipe_the_data_get_the_default(
 def test_new_chips_get_classes(
     chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "every_head", moved_heads)
+    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 6, "rows": 6, "slope": 6})
     (new / "notes.txt").write_text("no image")
     out = tmp_path / "found"
@@ -166,7 +166,7 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 def test_unusable_chips_are_skipped_counted_and_named(
     chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "every_head", moved_heads)
+    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
     assert main(["predict", str(chosen), str(new), "--out", str(tmp_path / "whole")]) == 0
     assert "6 chips classified\npage: " in capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_unusable_chips_are_skipped_counted_and_named(
 def test_arrays_get_the_classes_that_their_images_get(
     chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "every_head", moved_heads)
+    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
     stack = np.stack([np.asarray(Image.open(path)) for path in sorted(new.rglob("*.png"))])
     np.savez(tmp_path / "new.npz", images=stack)

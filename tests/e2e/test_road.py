@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import deblora.pipeline.classify.evaluate.heads as heads
 import deblora.pipeline.classify.predict as predict
 from builders import COUNTS
 from deblora.cli.main import main
-from deblora.evaluate.heads.trials import moved_heads
+from deblora.evaluate.heads.trials import PRIOR_CLASSIFIERS
 from deblora.pipeline.classify.predict import new_features
 from deblora.run.artifacts import FeatureTable
 
@@ -204,7 +203,7 @@ def test_every_placement_goes_the_road(
 
     # New chips go through the same second adapter: those of the run get the features that it extracted.
     (run / "eval" / "choice.json").write_text(json.dumps(CHOICE))
-    monkeypatch.setattr(heads, "moved_heads", lambda samples: islice(moved_heads(samples), 1))
+    monkeypatch.setattr(heads, "PRIOR_CLASSIFIERS", PRIOR_CLASSIFIERS[:1])
     seen: list[FeatureTable] = []
 
     def watched(*arguments: Any) -> FeatureTable:

@@ -7,6 +7,9 @@ from deblora.errors import DataError
 from deblora.evaluate.metrics import macro_f1
 from deblora.evaluate.probe import Loss, Probe, log_prior
 
+N_EPOCHS = 30
+"""Passes over the training features (authors' code)."""
+
 
 def fit_sgd_probe(
     x: Float[np.ndarray, "n d"],
@@ -19,7 +22,7 @@ def fit_sgd_probe(
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
     batch_size: int = 512,
-    n_epochs: int = 30,
+    n_epochs: int = N_EPOCHS,
     seed: int = 42,
 ) -> tuple[Probe, dict[str, float]]:
     """Train one linear layer by SGD and keep the epoch with the best validation macro F1; the first wins ties.

@@ -21,7 +21,7 @@ from deblora.evaluate.heads.semi_supervised import (
     transductive_head,
 )
 from deblora.evaluate.heads.teacher import fit_pseudo_labeled, soft_labels
-from deblora.evaluate.heads.trials import every_head, moved_heads
+from deblora.evaluate.heads.trials import CLASSIFIERS, fit_classifiers
 from deblora.evaluate.probe import Probe, fit_probe
 from deblora.evaluate.sgd_probe import fit_sgd_probe
 
@@ -33,8 +33,7 @@ def every_classifier(samples: Samples) -> dict[str, Head]:
     rng = np.random.default_rng(5)
     texts = rng.normal(size=(n_classes, 9)).astype(np.float32)
     return {
-        **{name: chosen.head for name, chosen in every_head(samples)},
-        **{f"moved_{name}": chosen.head for name, chosen in moved_heads(samples)},
+        **{name: chosen.head for name, chosen in fit_classifiers(samples, CLASSIFIERS)},
         "fewer_dimensions": fit_probe(x[:, :20], y, n_classes, loss="balanced_softmax", l2=0.1),
         "semi-supervised": semi.head,
         "transductive": transductive_head(samples, semi, x_val, sizes=[60, 60]).head,

@@ -8,15 +8,15 @@ import pytest
 from deblora.errors import DataError
 from deblora.evaluate.heads import fit_balanced_softmax
 from deblora.evaluate.heads.search import COARSE_PENALTIES, Samples, try_two
-from deblora.evaluate.heads.trials import N_TRIALS, PENALTIES, every_head, moved_heads, prior_heads
+from deblora.evaluate.heads.trials import CLASSIFIERS, N_TRIALS, PENALTIES, fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 
 WITHOUT_SETTINGS = ("nearest_mean_cosine", "nearest_mean_euclidean")
 
 
 def test_every_head_has_the_same_number_of_trials(samples: Samples) -> None:
-    found = dict(every_head(samples))
-    assert len(found) == 13
+    found = dict(fit_classifiers(samples, CLASSIFIERS))
+    assert tuple(found) == CLASSIFIERS and len(found) == 13
     for name, chosen in found.items():
         assert chosen.record["n_trials"] == (1 if name in WITHOUT_SETTINGS else N_TRIALS), name
         predicted = chosen.head.logits(samples.x_val).argmax(axis=1)
@@ -26,7 +26,7 @@ def test_every_head_has_the_same_number_of_trials(samples: Samples) -> None:
 
 
 def test_the_shared_fit_is_balanced_softmax(samples: Samples) -> None:
-    chosen = dict(prior_heads(samples))["balanced_softmax"]
+    chosen = dict(fit_classifiers(samples, ["balanced_softmax"]))["balanced_softmax"]
     own = fit_balanced_softmax(samples.x, samples.y, samples.n_classes, l2=float(chosen.record["l2"]))
     difference = chosen.head.logits(samples.x_val) - own.logits(samples.x_val)
     spread = np.ptp(own.logits(samples.x_val))
@@ -34,24 +34,29 @@ def test_the_shared_fit_is_balanced_softmax(samples: Samples) -> None:
     assert np.abs(difference - difference.mean()).max() < 1e-3 * spread
 
 
-def test_moved_features_get_the_heads_of_the_prior_only(samples: Samples) -> None:
+def test_only_what_is_named_is_fitted(samples: Samples) -> None:
     moved = replace(samples, x=0.5 * samples.x + 0.5 * samples.x.mean(axis=0))
-    assert [name for name, _ in moved_heads(moved)] == [
-        "cross_entropy",
-        "balanced_softmax",
-        "logit_adjustment",
-    ]
+    names = ("logit_adjustment", "cross_entropy", "sgd_probe")
+    found = dict(fit_classifiers(moved, names))
+    assert tuple(found) == names
+    assert found["sgd_probe"].record["n_trials"] == 30
+    with pytest.raises(KeyError, match="unknown"):
+        list(fit_classifiers(samples, ["unknown"]))
 
 
 def test_features_moved_out_of_the_span_are_refused(samples: Samples, rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="span"):
-        list(moved_heads(replace(samples, x=samples.x + rng.normal(size=samples.x.shape))))
+        list(
+            fit_classifiers(
+                replace(samples, x=samples.x + rng.normal(size=samples.x.shape)), ["cross_entropy"]
+            )
+        )
 
 
 def test_without_validation_nothing_is_chosen(samples: Samples) -> None:
     empty = replace(samples, x_val=samples.x_val[:0], y_val=samples.y_val[:0])
     with pytest.raises(DataError, match="validation set is empty"):
-        list(every_head(empty))
+        list(fit_classifiers(empty, CLASSIFIERS))
 
 
 class Fixed:

@@ -1,7 +1,8 @@
-"""Every head with the same number of validation trials: what is tried for each of them."""
+"""The classifiers by name, each with the same number of validation trials: what is tried for each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from deblora.evaluate.heads.nearest_mean import fit_nearest_mean_cosine, fit_nea
 from deblora.evaluate.heads.reslt import BETA, fit_reslt
 from deblora.evaluate.heads.row_space import RowSpace, RowSpaceHead
 from deblora.evaluate.heads.sade import TAU, fit_sade
-from deblora.evaluate.heads.search import Chosen, Samples, try_one, try_two
+from deblora.evaluate.heads.search import Chosen, Pair, Samples, try_one, try_two
 from deblora.evaluate.probe import Probe, ProbeFits
+from deblora.evaluate.sgd_probe import N_EPOCHS, fit_sgd_probe
 
 N_TRIALS = 8
 """Settings that a head may try on validation (ours); the nearest means have nothing to try."""
@@ -39,156 +41,146 @@ SCALES = (10.0, 20.0, 30.0, 40.0)
 ITERATIONS = (10, 3, 5, 20, 40)
 
 
-def every_head(samples: Samples) -> Iterator[tuple[str, Chosen]]:
-    """Fit every head of the package, those that allow it in the row space of the training features.
+PRIOR_CLASSIFIERS = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm")
+"""The linear probe and what can be made of it by its bias or its lengths; ``tau_norm`` is not for moved features."""
+
+CLASSIFIERS = (
+    *PRIOR_CLASSIFIERS,
+    "crt",
+    "effective_number",
+    "ldam_drw",
+    "lift",
+    "nearest_mean_cosine",
+    "nearest_mean_euclidean",
+    "reslt",
+    "sade",
+    "distribution_calibration",
+)
+"""All classifiers that are fitted unless others are asked for, in the order they are fitted and shown."""
+
+ON_REQUEST = ("sgd_probe",)
+"""Fitted only when they are named."""
+
+Fits = dict[str, Callable[[], Chosen]]
+
+
+def fit_classifiers(samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, Chosen]]:
+    """Fit the named classifiers, those that allow it in the row space of the training features.
+
+    Args:
+        samples: What to fit and choose on; ``x`` may be moved, within the span of ``statistics_of``.
+        names: Of :data:`CLASSIFIERS` and :data:`ON_REQUEST`; nothing else is fitted.
 
     Yields:
-        Name and chosen head, which takes features as they were extracted.
+        Name and chosen classifier, which takes features as they were extracted, in the order of the names.
 
     Raises:
-        DataError: As :func:`other_heads` and :func:`distribution_head`.
-        ValueError: If shapes, labels or groups do not fit.
+        DataError: If a class has no sample, there is no validation sample, or features are not finite or all alike.
+        KeyError: If a name is unknown.
+        ValueError: If shapes, labels or groups do not fit, or a moved feature leaves the span of ``statistics_of``.
     """
-    yield from _in_row_space(samples, prior_heads, other_heads)
-    yield "distribution_calibration", distribution_head(samples)
-
-
-def moved_heads(samples: Samples) -> Iterator[tuple[str, Chosen]]:
-    """Fit the heads of :func:`prior_heads`, in the row space of the features before they were moved.
-
-    Yields:
-        Name and chosen head, which takes features as they were extracted.
-
-    Raises:
-        DataError: As :func:`prior_heads`.
-        ValueError: If shapes or labels do not fit, or a moved feature leaves the span of ``statistics_of``.
-    """
-    yield from _in_row_space(samples, prior_heads)
-
-
-def _in_row_space(
-    samples: Samples, *families: Callable[[Samples], Iterator[tuple[str, Chosen]]]
-) -> Iterator[tuple[str, Chosen]]:
     space = RowSpace.fit(samples.statistics_of)
-    if space is None:
-        for family in families:
-            yield from family(samples)
-        return
+    reduced = samples if space is None else _in_row_space(samples, space)
+    inside: Fits = {**_prior_fits(reduced), **_other_fits(reduced)}
+    as_extracted: Fits = {
+        "distribution_calibration": lambda: distribution_head(samples),
+        "sgd_probe": lambda: _sgd_probe(samples),
+    }
+    for name in names:
+        if name in as_extracted:
+            yield name, as_extracted[name]()
+            continue
+        chosen = inside[name]()
+        yield name, chosen if space is None else Chosen(RowSpaceHead(space, chosen.head), chosen.record)
+
+
+def _in_row_space(samples: Samples, space: RowSpace) -> Samples:
     x = space(samples.x)
     if np.abs(x[:, -1]).max() > 1e-4 * np.linalg.norm(x, axis=1).max():
         raise ValueError("moved features must lie in the span of the features they were moved from")
     statistics_of = x if samples.statistics_of is samples.x else space(samples.statistics_of)
-    reduced = replace(samples, x=x, x_val=space(samples.x_val), statistics_of=statistics_of)
-    for family in families:
-        for name, chosen in family(reduced):
-            yield name, Chosen(RowSpaceHead(space, chosen.head), chosen.record)
+    return replace(samples, x=x, x_val=space(samples.x_val), statistics_of=statistics_of)
 
 
-def prior_heads(samples: Samples) -> Iterator[tuple[str, Chosen]]:
-    """Fit the linear probe and what can be made of it by its bias or its lengths; moved features are fitted too.
+def _prior_fits(samples: Samples) -> Fits:
+    """Return the fits of :data:`PRIOR_CLASSIFIERS`, which share their probes; moved features are fitted too.
 
-    ``cross_entropy``, ``balanced_softmax`` (the penalty is tried) and ``logit_adjustment`` (penalty, then ``tau``).
-    Under a free bias the three are one family: ``CE(z W + b + log pi)`` has the weights of ``CE(z W + b)`` and the
-    bias less ``log pi``, so each penalty is fitted once and ``balanced_softmax`` is ``tau = 1``. ``tau_norm`` is
-    left out for moved features.
-
-    Yields:
-        Name and chosen head, in that order.
-
-    Raises:
-        DataError: If there is no validation sample, or features are not finite or all the same.
-        ValueError: If shapes or labels do not fit.
+    Under a free bias the first three are one family: ``CE(z W + b + log pi)`` has the weights of ``CE(z W + b)`` and
+    the bias less ``log pi``, so each penalty is fitted once and ``balanced_softmax`` is ``tau = 1``.
     """
-    fits = ProbeFits.of(
-        samples.x, samples.y, samples.n_classes, loss="cross_entropy", statistics_of=samples.statistics_of
-    )
     fitted: dict[float, Probe] = {}
+
+    @cache
+    def fits() -> ProbeFits:
+        return ProbeFits.of(
+            samples.x, samples.y, samples.n_classes, loss="cross_entropy", statistics_of=samples.statistics_of
+        )
 
     def probe(l2: float) -> Probe:
         if l2 not in fitted:
             warmer = min((known for known in fitted if known > l2), default=None)
-            fitted[l2] = fits.fit(l2, start=None if warmer is None else fitted[warmer])
+            fitted[l2] = fits().fit(l2, start=None if warmer is None else fitted[warmer])
         return fitted[l2]
 
     def adjusted(l2: float, tau: float) -> Head:
         return adjust_probe(probe(l2), samples.prior, tau)
 
-    yield "cross_entropy", try_one(samples, "l2", PENALTIES, probe)
-    yield "balanced_softmax", try_one(samples, "l2", PENALTIES, lambda l2: adjusted(l2, 1.0))
-    yield "logit_adjustment", try_two(samples, "tau", LOGIT_TAUS, adjusted)
-    if samples.statistics_of is samples.x:
-        yield (
-            "tau_norm",
-            try_two(samples, "tau", NORM_TAUS, lambda l2, tau: tau_normalize(probe(l2), tau)),
+    return {
+        "cross_entropy": lambda: try_one(samples, "l2", PENALTIES, probe),
+        "balanced_softmax": lambda: try_one(samples, "l2", PENALTIES, lambda l2: adjusted(l2, 1.0)),
+        "logit_adjustment": lambda: try_two(samples, "tau", LOGIT_TAUS, adjusted),
+        "tau_norm": lambda: try_two(samples, "tau", NORM_TAUS, lambda l2, tau: tau_normalize(probe(l2), tau)),
+    }
+
+
+def _other_fits(samples: Samples) -> Fits:
+    """Return the fits of the re-weighting, cosine, nearest-mean, ResLT and SADE classifiers."""
+    x, y, n_classes = samples.x, samples.y, samples.n_classes
+
+    def two(name: str, values: Sequence[float], fit: Pair) -> Callable[[], Chosen]:
+        return lambda: try_two(samples, name, values, fit)
+
+    def of_scales(fit: Callable[..., Head]) -> Callable[[], Chosen]:
+        return lambda: try_two(
+            samples,
+            "n_iterations",
+            ITERATIONS,
+            lambda scale, n: fit(x, y, n_classes, scale=scale, n_iterations=int(n)),
+            first=("scale", SCALES),
         )
 
+    def of_means(fit: Callable[..., Head]) -> Callable[[], Chosen]:
+        return lambda: Chosen(*select([({}, fit(x, y, n_classes))], samples.x_val, samples.y_val))
 
-def other_heads(samples: Samples) -> Iterator[tuple[str, Chosen]]:
-    """Fit re-weighting, cosine, nearest-mean, ResLT and SADE heads.
-
-    Yields:
-        Name and chosen head.
-
-    Raises:
-        DataError: If a class has no sample, there is no validation sample, or features are not finite or all alike.
-        ValueError: If shapes, labels or groups do not fit.
-    """
-    x, y, n_classes = samples.x, samples.y, samples.n_classes
-    yield "crt", try_one(samples, "l2", PENALTIES, lambda l2: fit_crt(x, y, n_classes, l2=l2))
-    yield (
-        "effective_number",
-        try_two(
-            samples,
-            "beta",
-            NUMBER_BETAS,
-            lambda l2, beta: fit_effective_number(x, y, n_classes, l2=l2, beta=beta),
+    return {
+        "crt": lambda: try_one(samples, "l2", PENALTIES, lambda l2: fit_crt(x, y, n_classes, l2=l2)),
+        "effective_number": two(
+            "beta", NUMBER_BETAS, lambda l2, beta: fit_effective_number(x, y, n_classes, l2=l2, beta=beta)
         ),
-    )
-    yield (
-        "ldam_drw",
-        try_two(
-            samples,
-            "n_iterations",
-            ITERATIONS,
-            lambda scale, n: fit_ldam_drw(x, y, n_classes, scale=scale, n_iterations=int(n)),
-            first=("scale", SCALES),
-        ),
-    )
-    yield (
-        "lift",
-        try_two(
-            samples,
-            "n_iterations",
-            ITERATIONS,
-            lambda scale, n: fit_lift(x, y, n_classes, scale=scale, n_iterations=int(n)),
-            first=("scale", SCALES),
-        ),
-    )
-    for name, fit in (
-        ("nearest_mean_cosine", fit_nearest_mean_cosine),
-        ("nearest_mean_euclidean", fit_nearest_mean_euclidean),
-    ):
-        yield name, Chosen(*select([({}, fit(x, y, n_classes))], samples.x_val, samples.y_val))
-    yield (
-        "reslt",
-        try_two(
-            samples,
+        "ldam_drw": of_scales(fit_ldam_drw),
+        "lift": of_scales(fit_lift),
+        "nearest_mean_cosine": of_means(fit_nearest_mean_cosine),
+        "nearest_mean_euclidean": of_means(fit_nearest_mean_euclidean),
+        "reslt": two(
             "beta",
             BRANCH_BETAS,
             lambda l2, beta: fit_reslt(x, y, n_classes, groups=samples.groups, l2=l2, beta=beta),
         ),
-    )
-    yield (
-        "sade",
-        try_two(samples, "tau", EXPERT_TAUS, lambda l2, tau: fit_sade(x, y, n_classes, l2=l2, tau=tau)),
-    )
+        "sade": two("tau", EXPERT_TAUS, lambda l2, tau: fit_sade(x, y, n_classes, l2=l2, tau=tau)),
+    }
+
+
+def _sgd_probe(samples: Samples) -> Chosen:
+    """Fit the probe of the authors' code; its trials are its epochs."""
+    probe, record = fit_sgd_probe(samples.x, samples.y, samples.x_val, samples.y_val, samples.n_classes)
+    return Chosen(probe, {**record, "n_trials": N_EPOCHS})
 
 
 def distribution_head(samples: Samples) -> Chosen:
     """Fit distribution calibration; it treats dimensions one by one and needs the features as extracted.
 
     Raises:
-        DataError: If no class is frequent enough, or as :func:`other_heads`.
+        DataError: If no class is frequent enough, or as :func:`fit_classifiers`.
         ValueError: If shapes or labels do not fit.
     """
 

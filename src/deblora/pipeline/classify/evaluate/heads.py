@@ -27,7 +27,7 @@ from deblora.evaluate.features import separation
 from deblora.evaluate.heads.search import Chosen, Samples
 from deblora.evaluate.heads.semi_supervised import N_FOLDS
 from deblora.evaluate.heads.teacher import fit_pseudo_labeled
-from deblora.evaluate.heads.trials import every_head, moved_heads
+from deblora.evaluate.heads.trials import CLASSIFIERS, PRIOR_CLASSIFIERS, fit_classifiers
 from deblora.evaluate.metrics import filtered_group_f1, group_scores, macro_f1, per_class_f1
 from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select_probe, select_tau
 from deblora.evaluate.sgd_probe import fit_sgd_probe
@@ -173,7 +173,8 @@ def fitted_heads(run: RunDir, recipe: Recipe, method: str) -> Iterator[tuple[str
     if method in MOVED:
         training = Training(samples.x, samples.y, chips.n_classes, groups)
         samples = replace(samples, x=moved_features(method, training, recipe))
-    for name, chosen in (every_head if method in EVERY_HEAD else moved_heads)(samples):
+    names = CLASSIFIERS if method in EVERY_HEAD else PRIOR_CLASSIFIERS
+    for name, chosen in fit_classifiers(samples, names[:3] if method in MOVED else names):
         yield name, chosen, samples
     if method == SELF_TRAINED:
         yield PSEUDO_LABELED, _pseudo_labeled(run, samples, splits["val"].ids), samples
