@@ -14,7 +14,7 @@ from builders import draw, recipe_values, write_recipe
 from deblora.cli.main import main
 from deblora.pipeline.compare.baselines import row_stages
 from deblora.recipe.classify import recipe_from
-from deblora.recipe.tables import read_recipe
+from deblora.recipe.engine import read_recipe
 from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import run_stage

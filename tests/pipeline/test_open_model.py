@@ -10,18 +10,15 @@ from torch import nn
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.pipeline.adapter import FIRST_SETTINGS as FIRST_OF_LORA
 from deblora.pipeline.adapter import adapter_settings
 from deblora.pipeline.open_model import (
-    FIRST_SETTINGS,
     adopt_input,
     fit_input,
     model_settings,
     open_backbone,
     uses_train_statistics,
 )
-from deblora.recipe.classify import BackboneRecipe, LoraRecipe
-from deblora.recipe.tables import without_later
+from deblora.recipe.classify import BackboneRecipe, LoraRecipe, tables
 
 
 def backbone(n_bands: int = 3) -> Backbone:
@@ -88,10 +85,11 @@ def test_an_adapter_brings_its_statistics(tmp_path: Path) -> None:
         adopt_input(model, tmp_path)
 
 
-def test_settings_that_came_later_leave_finished_runs_finished() -> None:
-    (first, _), (chosen, _) = (model_settings(BackboneRecipe(**s)) for s in ({}, {"n_bands": 4}))  # type: ignore[arg-type]
-    assert set(first) == {"name", "path", "image_size", "pool", "sensor", "l2_normalize"}  # type: ignore[call-overload]
-    assert chosen == {**first, "n_bands": 4}  # type: ignore[dict-item]
+def test_what_a_stage_depends_on_is_what_the_model_reads() -> None:
+    read = model_settings(BackboneRecipe(n_bands=4, draws=3))[0]
+    assert read["n_bands"] == 4
+    assert "draws" not in read  # the embedded model does not read it
+    assert adapter_settings(LoraRecipe(adapter="dora")) == tables(LoraRecipe(adapter="dora"))
 
 
 def test_unit_features_keep_what_the_run_decided() -> None:
@@ -106,12 +104,3 @@ def test_detection_refuses_statistics_it_cannot_have() -> None:
     recipe = DetectionRecipe(backbone=BackboneRecipe(normalize="train", image_size=16))
     with pytest.raises(ModelError, match=r"name the adapter of a `deblora run` in method.adapter"):
         open_extractor(recipe)
-
-
-def test_settings_that_came_later_count_where_they_are_used_only() -> None:
-    assert set(without_later(BackboneRecipe(), FIRST_SETTINGS)) == set(FIRST_SETTINGS)
-    assert adapter_settings(LoraRecipe()) == {name: getattr(LoraRecipe(), name) for name in FIRST_OF_LORA}
-    used = without_later(BackboneRecipe(n_bands=4, draws=3), FIRST_SETTINGS)
-    assert set(used) - set(FIRST_SETTINGS) == {"n_bands", "draws"}
-    assert "draws" not in model_settings(BackboneRecipe(draws=3))[0]  # the embedded model does not read it
-    assert adapter_settings(LoraRecipe(adapter="dora"))["adapter"] == "dora"

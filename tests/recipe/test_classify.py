@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from deblora.errors import RecipeError
-from deblora.recipe.classify import Recipe, read_recipe, recipe_from, setting_from_text, tables, to_yaml
+from deblora.recipe.classify import Recipe, read_recipe, recipe_from, tables, to_yaml
+from deblora.recipe.engine import setting_from_text
 
 
 def test_defaults_are_those_of_the_paper_where_it_has_one() -> None:
@@ -85,5 +86,5 @@ def test_no_is_a_word_in_recipes_and_on_the_command_line(tmp_path: Path) -> None
     path.write_text("mixed_precision: no\nextract: {precision: no}\nlora: {flip: True}\n")
     values = read_recipe(path)
     assert values == {"mixed_precision": "no", "extract": {"precision": "no"}, "lora": {"flip": True}}
-    assert setting_from_text("extract", "precision", "no") == "no"
-    assert setting_from_text("lora", "flip", "false") is False
+    assert setting_from_text(Recipe, "extract.precision", "no") == "no"
+    assert setting_from_text(Recipe, "lora.flip", "false") is False

@@ -306,7 +306,7 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     import yaml
 
-    from deblora.recipe.tables import load_yaml
+    from deblora.recipe.engine import load_yaml
 
     try:
         return load_yaml(text)

@@ -141,7 +141,7 @@ def _recipe_first(arguments: list[str]) -> list[str]:
 def _parse(arguments: list[str]) -> Any:
     import jsonargparse
 
-    from deblora.recipe.tables import load_yaml
+    from deblora.recipe.engine import load_yaml
 
     jsonargparse.set_loader(RECIPE_YAML, load_yaml)
     # Complaints become one message in main; the recipe is printed by deblora, so that run can read it again.

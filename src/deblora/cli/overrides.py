@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from deblora.errors import RecipeError
-from deblora.recipe.classify import Recipe, read_recipe, recipe_from, setting_from_text, with_settings
+from deblora.recipe.classify import Recipe, read_recipe, recipe_from, with_settings
+from deblora.recipe.engine import setting_from_text
 
 
 def take_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -25,7 +26,7 @@ def take_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     while left:
         word = left.pop(0)
         name, equals, text = word.removeprefix("--").partition("=")
-        table, dot, key = name.partition(".")
+        _, dot, _ = name.partition(".")
         if not word.startswith("--") or not (dot or name in outside):
             others.append(word)
             continue
@@ -33,7 +34,7 @@ def take_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             if not left or left[0].startswith("--"):
                 raise RecipeError(f"{word} has no value; write {word} VALUE")
             text = left.pop(0)
-        settings[name] = setting_from_text(table, key, text)
+        settings[name] = setting_from_text(Recipe, name, text)
     return settings, others
 
 

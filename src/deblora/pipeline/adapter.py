@@ -14,22 +14,9 @@ from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone
 from deblora.pipeline.audited import groups_of
 from deblora.recipe.classify import LoraRecipe, Recipe, tables
-from deblora.recipe.tables import without_later
 from deblora.run.run_dir import RunDir
 from deblora.train.adalora import Orthogonal, rank_schedule
 from deblora.train.loop import train
-
-FIRST_SETTINGS = (
-    "rank",
-    "alpha",
-    "targets",
-    "loss",
-    "learning_rate",
-    "max_train_steps",
-    "train_batch_size",
-    "flip",
-    "checkpointing_steps",
-)
 
 PEFT_NAMES = {"lora": "stage0", "deblora": "deblora"}  # peft warns of names within its prefix "lora_"
 
@@ -75,8 +62,8 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
 
 
 def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
-    """Return what a training of an adapter depends on; settings that came later only where they are used."""
-    return without_later(lora, FIRST_SETTINGS)
+    """Return what a training of an adapter depends on."""
+    return dict(tables(lora))
 
 
 def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:

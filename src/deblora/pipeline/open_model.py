@@ -22,7 +22,6 @@ from deblora.models.presets import PRESETS
 from deblora.models.weights import weights_file
 from deblora.pipeline.audited import check_bands
 from deblora.recipe.classify import BackboneRecipe, Recipe, tables
-from deblora.recipe.tables import without_later
 from deblora.run.run_dir import RunDir
 
 
@@ -79,8 +78,6 @@ def adopt_input(backbone: Backbone, adapter: Path) -> None:
 
 DIFFUSION = "stable-diffusion"
 OF_DIFFUSION = ("timestep", "draws", "layer", "prompt")  # other backbones do not read them
-FIRST_SETTINGS = ("name", "path", "image_size", "pool", "sensor", "l2_normalize")
-"""Settings of the first version; see :func:`~deblora.recipe.tables.without_later`."""
 
 
 def weights_path(recipe: BackboneRecipe) -> Path | None:
@@ -120,16 +117,9 @@ def open_backbone(recipe: BackboneRecipe, *, seed: int) -> Backbone:
 
 
 def model_settings(recipe: BackboneRecipe) -> list[object]:
-    """Return what a stage that runs the model depends on: its settings and the hash of its weights.
-
-    Settings that came later are left out at their defaults, so that finished runs stay finished.
-    """
+    """Return what a stage that runs the model depends on: its settings and the hash of its weights."""
     read = PRESETS[recipe.name].options
-    chosen = {
-        key: value
-        for key, value in without_later(recipe, FIRST_SETTINGS).items()
-        if key in read or key not in OF_DIFFUSION
-    }
+    chosen = {key: value for key, value in tables(recipe).items() if key in read or key not in OF_DIFFUSION}
     if recipe.name == DIFFUSION:
         return [chosen, pipeline_sha256(weights_path(recipe) or "")]
     file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
