@@ -13,8 +13,8 @@ import deblora.pipeline.classify.evaluate.heads as probe
 import deblora.pipeline.compare.study
 from conftest import REPOSITORY_ROOT
 from deblora.cli.main import main
+from deblora.evaluate.heads.linear import fit_linear
 from deblora.evaluate.heads.search import Chosen, Samples
-from deblora.evaluate.probe import fit_probe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import run_stage
 
@@ -36,7 +36,7 @@ NAMES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm", "c
 
 def toy_heads(samples: Samples, _: Any) -> Iterator[tuple[str, Chosen]]:
     """Yield one quick fit under the name of every head that a study shows."""
-    fitted = fit_probe(samples.x, samples.y, samples.n_classes, loss="cross_entropy", l2=1.0)
+    fitted = fit_linear(samples.x, samples.y, samples.n_classes, l2=1.0)
     for name in NAMES:
         yield name, Chosen(fitted, {"macro_f1": 0.5, "n_trials": 1})
 

@@ -4,8 +4,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.errors import DataError
+from deblora.evaluate.heads.head import Standardizer
+from deblora.evaluate.heads.linear import Linear, log_prior
 from deblora.evaluate.metrics import macro_f1
-from deblora.evaluate.probe import Loss, Probe, log_prior
 
 N_EPOCHS = 30
 """Passes over the training features (authors' code)."""
@@ -18,13 +19,13 @@ def fit_sgd_probe(
     y_val: Int[np.ndarray, " v"],
     n_classes: int,
     *,
-    loss: Loss = "cross_entropy",
+    loss: str = "cross_entropy",
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
     batch_size: int = 512,
     n_epochs: int = N_EPOCHS,
     seed: int = 42,
-) -> tuple[Probe, dict[str, float]]:
+) -> tuple[Linear, dict[str, float]]:
     """Train one linear layer by SGD and keep the epoch with the best validation macro F1; the first wins ties.
 
     All defaults are those of the authors' code, whose validation set was its test set; ours is not.
@@ -65,6 +66,7 @@ def fit_sgd_probe(
     bias = (torch.rand(n_classes, generator=generator) * 2 - 1) * bound
     parameters = [weights.requires_grad_(), bias.requires_grad_()]
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=momentum)
+    as_given = Standardizer(np.zeros(x.shape[1]), np.ones(x.shape[1]), (), 1.0)
     best, record = None, {"epoch": 0.0, "macro_f1": -1.0}
     for epoch in range(1, n_epochs + 1):
         for rows in torch.split(torch.randperm(len(labels), generator=generator), batch_size):
@@ -72,12 +74,8 @@ def fit_sgd_probe(
             scores = functional.linear(features[rows], weights, bias) + offset
             torch.autograd.backward(functional.cross_entropy(scores, labels[rows]))
             optimizer.step()
-        probe = Probe(
-            weights.detach().double().numpy().T.copy(),
-            bias.detach().double().numpy().copy(),
-            np.zeros(x.shape[1]),
-            1.0,
-            False,
+        probe = Linear(
+            as_given, weights.detach().double().numpy().T.copy(), bias.detach().double().numpy().copy()
         )
         score = macro_f1(y_val, probe.logits(x_val).argmax(axis=1), n_classes)
         if best is None or score > record["macro_f1"]:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from deblora.data.chips import ChipSet
-from deblora.evaluate.probe import log_prior
+from deblora.evaluate.heads.linear import log_prior
 from deblora.models.backbone import Backbone
 from deblora.models.backbones.clip_text import TEMPLATES, check_text, load_text_head
 from deblora.pipeline.open_model import text_model

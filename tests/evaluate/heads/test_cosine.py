@@ -1,10 +1,20 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestCentroid
 from torch.nn import functional
 
 from deblora.evaluate.heads import cosine
-from deblora.evaluate.heads.cosine import CosineHead, fit_ldam_drw, fit_lift, ldam_margins
+from deblora.evaluate.heads.cosine import (
+    Cosine,
+    ProjectedCosine,
+    fit_ldam_drw,
+    fit_lift,
+    fit_nearest_mean_cosine,
+    fit_nearest_mean_euclidean,
+    ldam_margins,
+)
 from deblora.evaluate.heads.linear import effective_number_weights
 
 
@@ -81,7 +91,7 @@ def test_re_weighting_starts_after_the_deferred_share(
 def test_a_class_mean_at_the_origin_can_still_move() -> None:
     x = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     head = fit_lift(x, np.array([0, 0, 0, 0, 1, 1]), 2)
-    assert isinstance(head, CosineHead)
+    assert isinstance(head, Cosine)
     assert np.isfinite(head.logits(x)).all()
     np.testing.assert_allclose(np.linalg.norm(head.weights, axis=1), 1.0)
 
@@ -106,3 +116,45 @@ def test_settings_out_of_range(
 def test_margins_need_samples() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         ldam_margins(np.array([4, 0]))
+
+
+def test_euclidean_head_is_sklearns_nearest_centroid(
+    rng: np.random.Generator, blobs: tuple[np.ndarray, np.ndarray], standardized: np.ndarray
+) -> None:
+    x, y = blobs
+    head = fit_nearest_mean_euclidean(x, y, 4)
+    reference = NearestCentroid().fit(standardized, y)
+    x_test = rng.normal(size=(200, 10))
+    np.testing.assert_array_equal(
+        head.logits(x_test).argmax(axis=1), reference.predict(head.standardizer(x_test))
+    )
+    np.testing.assert_allclose(head.weights.T / 2, reference.centroids_, atol=1e-10)
+
+
+def test_logits_are_cosines_and_negative_squared_distances(
+    blobs: tuple[np.ndarray, np.ndarray], standardized: np.ndarray
+) -> None:
+    x, y = blobs
+    means = np.stack([standardized[y == c].mean(axis=0) for c in range(4)])
+    distances = np.sum((standardized[:, None] - means) ** 2, axis=2)
+    shared = np.sum(standardized**2, axis=1, keepdims=True)
+    np.testing.assert_allclose(fit_nearest_mean_euclidean(x, y, 4).logits(x) - shared, -distances, atol=1e-9)
+    np.testing.assert_allclose(
+        fit_nearest_mean_cosine(x, y, 4).logits(x), cosine_similarity(standardized, means), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("fit", [fit_nearest_mean_cosine, fit_nearest_mean_euclidean])
+def test_order_and_length_of_samples_do_not_matter(
+    rng: np.random.Generator, blobs: tuple[np.ndarray, np.ndarray], fit: object
+) -> None:
+    x, y = blobs
+    order = rng.permutation(len(y))
+    shuffled = fit((x * rng.uniform(0.5, 2.0, size=(len(y), 1)))[order], y[order], 4)
+    np.testing.assert_allclose(shuffled.logits(x), fit(x, y, 4).logits(x), atol=1e-9)
+
+
+def test_texts_are_compared_with_projected_features(rng: np.random.Generator) -> None:
+    x, projection, texts = rng.normal(size=(7, 5)), rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
+    found = ProjectedCosine(projection, texts, 14.0).logits(x)
+    np.testing.assert_allclose(found, 14.0 * cosine_similarity(x @ projection, texts))

@@ -7,11 +7,11 @@ from deblora.errors import DataError
 from deblora.evaluate.heads.distribution import (
     Calibration,
     calibrated_gaussians,
-    fit_distribution_calibrated,
+    distribution_fits,
     sample_gaussian,
-    tukey,
 )
-from deblora.evaluate.probe import ProbeFits, fit_probe
+from deblora.evaluate.heads.head import tukey
+from deblora.evaluate.heads.linear import LinearFits, fit_linear
 
 
 def test_tukey_by_hand() -> None:
@@ -62,9 +62,9 @@ def test_number_of_neighbors_is_capped(rng: np.random.Generator) -> None:
 def test_without_rare_classes_it_is_the_probe_on_transformed_features(rng: np.random.Generator) -> None:
     y = np.repeat([0, 1, 2], 10)
     x = rng.uniform(size=(30, 5)) + np.eye(3, 5)[y]
-    head = fit_distribution_calibrated(x, y, 3, l2=0.05, rng=rng)
+    head = distribution_fits(x, y, 3, rng=rng).fit(0.05)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    expected = fit_probe(np.sqrt(unit), y, 3, loss="cross_entropy", l2=0.05)
+    expected = fit_linear(np.sqrt(unit), y, 3, l2=0.05)
     np.testing.assert_allclose(head.logits(x), expected.logits(np.sqrt(x)), atol=1e-8)
 
 
@@ -73,22 +73,26 @@ def test_rare_classes_are_filled_to_the_largest(
 ) -> None:
     seen: dict[str, np.ndarray] = {}
 
-    class Recorded(ProbeFits):
+    class Recorded(LinearFits):
         @classmethod
-        def of(cls, x: np.ndarray, y: np.ndarray, n_classes: int, **settings: object) -> ProbeFits:
-            seen.update(x=x, y=y, statistics_of=settings["statistics_of"])
-            return ProbeFits.of(x, y, n_classes, **settings)
+        def of(cls, x: np.ndarray, y: np.ndarray, n_classes: int, **settings: object) -> LinearFits:
+            seen.update(x=x, y=y)
+            return LinearFits.of(x, y, n_classes, **settings)
 
-    monkeypatch.setattr("deblora.evaluate.heads.distribution.ProbeFits", Recorded)
-    fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=np.random.default_rng(0), base_count=20)
+    monkeypatch.setattr("deblora.evaluate.heads.distribution.LinearFits", Recorded)
+    x, y = blobs
+    fits = distribution_fits(x, y, 4, rng=np.random.default_rng(0), base_count=20)
     assert np.bincount(seen["y"]).tolist() == [60, 30, 60, 60]
-    assert len(seen["statistics_of"]) == 113
-    np.testing.assert_array_equal(seen["x"][:113], seen["statistics_of"])
+    own = tukey(x / np.linalg.norm(x, axis=1, keepdims=True), 0.5)
+    np.testing.assert_allclose(seen["x"][:113], own)
+    np.testing.assert_allclose(
+        fits.standardizer.mean, (own / np.linalg.norm(own, axis=1, keepdims=True)).mean(axis=0)
+    )
 
 
 def test_equal_generators_give_equal_heads(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     first, second, other = (
-        fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=np.random.default_rng(seed)).logits(blobs[0])
+        distribution_fits(*blobs, 4, rng=np.random.default_rng(seed)).fit(0.05).logits(blobs[0])
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, second)
@@ -97,8 +101,8 @@ def test_equal_generators_give_equal_heads(blobs: tuple[np.ndarray, np.ndarray])
 
 def test_it_lifts_the_rare_class(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = blobs
-    plain = fit_probe(x, y, 4, loss="cross_entropy", l2=0.3).logits(x).argmax(axis=1)
-    head = fit_distribution_calibrated(x, y, 4, l2=0.3, rng=np.random.default_rng(0))
+    plain = fit_linear(x, y, 4, l2=0.3).logits(x).argmax(axis=1)
+    head = distribution_fits(x, y, 4, rng=np.random.default_rng(0)).fit(0.3)
     assert (head.logits(x).argmax(axis=1) == 3).sum() > (plain == 3).sum()
 
 
@@ -119,4 +123,4 @@ def test_settings_out_of_range(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        fit_distribution_calibrated(*blobs, 4, l2=0.05, rng=rng, **settings)
+        distribution_fits(*blobs, 4, rng=rng, **settings)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,19 +11,20 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.heads.cosine import ProjectedCosine
+from deblora.evaluate.heads.cosine import Cosine, ProjectedCosine
 from deblora.evaluate.heads.files import PARTS, load_classifier, save_classifier
 from deblora.evaluate.heads.head import Head, Standardizer
+from deblora.evaluate.heads.linear import Linear, fit_linear, log_prior
 from deblora.evaluate.heads.search import Samples
 from deblora.evaluate.heads.semi_supervised import (
     Start,
+    fit_pseudo_labeled,
     fit_shared_gaussians,
     semi_supervised_head,
+    soft_labels,
     transductive_head,
 )
-from deblora.evaluate.heads.teacher import fit_pseudo_labeled, soft_labels
 from deblora.evaluate.heads.trials import CLASSIFIERS, fit_classifiers
-from deblora.evaluate.probe import Probe, fit_probe
 from deblora.evaluate.sgd_probe import fit_sgd_probe
 
 
@@ -34,7 +36,7 @@ def every_classifier(samples: Samples) -> dict[str, Head]:
     texts = rng.normal(size=(n_classes, 9)).astype(np.float32)
     return {
         **{name: chosen.head for name, chosen in fit_classifiers(samples, CLASSIFIERS)},
-        "fewer_dimensions": fit_probe(x[:, :20], y, n_classes, loss="balanced_softmax", l2=0.1),
+        "fewer_dimensions": fit_linear(x[:, :20], y, n_classes, l2=0.1).adjusted(log_prior(y, n_classes)),
         "semi-supervised": semi.head,
         "transductive": transductive_head(samples, semi, x_val, sizes=[60, 60]).head,
         "sgd_probe": fit_sgd_probe(x, y, x_val, samples.y_val, n_classes, n_epochs=1)[0],
@@ -66,10 +68,14 @@ def test_logits_are_bit_equal_after_saving_and_loading(samples: Samples, tmp_pat
     assert seen == set(PARTS)
 
 
+AS_GIVEN = Standardizer(np.zeros(3), np.ones(3), (3,), 1.0)
+LINEAR = Linear(AS_GIVEN, np.ones((3, 2)), np.zeros(2))
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "one.safetensors"
-    save_classifier(path, Probe(np.ones((3, 2)), np.zeros(2), np.ones(3), 2.0, True), {})
+    save_classifier(path, LINEAR, {})
     return path
 
 
@@ -98,7 +104,7 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
             "bias of the linear has another type or shape",
         ),
         (lambda a: a.update(more=np.zeros(2)), "array more belongs to nothing"),
-        (lambda a: a.pop("mean"), "mean"),
+        (lambda a: a.pop("standardizer.mean"), "array standardizer.mean is missing"),
     ],
 )
 def test_arrays_that_cannot_be_are_refused(saved: Path, change: Callable[[dict], None], message: str) -> None:
@@ -111,9 +117,10 @@ def test_arrays_that_cannot_be_are_refused(saved: Path, change: Callable[[dict],
     ("change", "message"),
     [
         (lambda c: c["classifier"].update(kind="forest"), "unknown kind 'forest'"),
-        (lambda c: c["classifier"].update(scale="2"), "scale of the linear"),
-        (lambda c: c["classifier"].update(l2_normalize=None), "l2_normalize of the linear"),
-        (lambda c: c["classifier"].pop("scale"), "a linear has"),
+        (lambda c: c["classifier"]["standardizer"].update(power="2"), "power of the standardizer"),
+        (lambda c: c["classifier"]["standardizer"].update(sizes=[1.5]), "sizes of the standardizer"),
+        (lambda c: c["classifier"].pop("bias"), "a linear has"),
+        (lambda c: c["classifier"].update(standardizer=c["classifier"]["bias"]), "array bias is missing"),
         (lambda c: c.update(version=2), "version 2, known is 1"),
         (lambda c: c.pop("notes"), "notes"),
         (lambda c: c.update(classifier=[]), "damaged"),
@@ -127,7 +134,7 @@ def test_a_wrong_description_is_refused(saved: Path, change: Callable[[dict], ob
 
 def test_files_that_do_not_belong_together_or_are_missing(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
-    save_classifier(other, Probe(np.zeros((3, 2)), np.zeros(2), np.ones(3), 2.0, True), {})
+    save_classifier(other, replace(LINEAR, weights=np.zeros((3, 2))), {})
     saved.write_bytes(other.read_bytes())
     with pytest.raises(ArtifactError, match="not the file that one.json was written for"):
         load_classifier(saved)
@@ -146,7 +153,7 @@ def test_parts_of_different_sizes_are_refused(samples: Samples, tmp_path: Path) 
     start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val)
     path = tmp_path / "one.safetensors"
     save_classifier(path, fit_shared_gaussians(start), {})
-    rewrite(path, lambda a: a.update({"blocks.standardizers.0.mean": np.zeros(7)}))
+    rewrite(path, lambda a: a.update(weights=a["weights"][:7]))
     with pytest.raises(ArtifactError, match="damaged"):
         load_classifier(path)
 
@@ -154,12 +161,12 @@ def test_parts_of_different_sizes_are_refused(samples: Samples, tmp_path: Path) 
 def test_only_finite_classifiers_of_the_package_are_saved(tmp_path: Path) -> None:
     path = tmp_path / "one.safetensors"
     with pytest.raises(ValueError, match="bias holds values"):
-        save_classifier(path, Probe(np.ones((3, 2)), np.full(2, np.inf), np.ones(3), 2.0, True), {})
+        save_classifier(path, replace(LINEAR, bias=np.full(2, np.inf)), {})
     with pytest.raises(ValueError, match="scale is nan"):
-        save_classifier(path, Probe(np.ones((3, 2)), np.zeros(2), np.ones(3), float("nan"), True), {})
+        save_classifier(path, Cosine(AS_GIVEN, np.ones((2, 3)), float("nan")), {})
     with pytest.raises(TypeError, match="object is no classifier"):
         save_classifier(path, object(), {})
     assert not path.exists()
-    save_classifier(path, Standardizer(np.zeros(3), 1.0), {})
+    save_classifier(path, AS_GIVEN, {})
     with pytest.raises(ArtifactError, match="a standardizer alone is no classifier"):
         load_classifier(path)

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.reslt import branch_weights, fit_reslt
-from deblora.evaluate.probe import fit_probe
+from deblora.evaluate.heads.linear import fit_linear
+from deblora.evaluate.heads.reslt import branch_weights, fit_branches, fit_reslt
 
 GROUPS = Groups((0,), (1, 2), (3,))
 
@@ -15,38 +15,38 @@ def test_fused_logits_are_the_sum_of_the_branches(
 ) -> None:
     x, y = blobs
     head = fit_reslt(x, y, 4, groups=GROUPS, l2=0.05)
-    by_hand = sum(standardized @ branch.weights + branch.bias for branch in head.branches)
-    np.testing.assert_allclose(head.logits(x), by_hand, atol=1e-8)
+    branches = fit_branches(standardized, y, 4, groups=GROUPS, l2=0.05)
+    by_hand = sum(standardized @ branch[:-1] + branch[-1] for branch in branches)
+    np.testing.assert_allclose(head.logits(x), by_hand, atol=1e-6)
 
 
 def test_without_branch_loss_it_is_the_probe_with_a_third_of_the_penalty(
-    blobs: tuple[np.ndarray, np.ndarray],
+    blobs: tuple[np.ndarray, np.ndarray], standardized: np.ndarray
 ) -> None:
     x, y = blobs
     head = fit_reslt(x, y, 4, groups=GROUPS, l2=0.3, beta=0.0)
-    probe = fit_probe(x, y, 4, loss="cross_entropy", l2=0.1)
-    np.testing.assert_allclose(head.logits(x), probe.logits(x), atol=5e-3)
-    for branch in head.branches:
-        np.testing.assert_allclose(branch.weights, probe.weights / 3, atol=1e-3)
+    plain = fit_linear(x, y, 4, l2=0.1)
+    np.testing.assert_allclose(head.logits(x), plain.logits(x), atol=5e-3)
+    for branch in fit_branches(standardized, y, 4, groups=GROUPS, l2=0.3, beta=0.0):
+        np.testing.assert_allclose(branch[:-1], plain.weights / 3, atol=1e-3)
 
 
 @pytest.mark.parametrize("beta", [0.3, 0.9])
 def test_fit_is_a_stationary_point_of_the_loss_written_in_torch(
     blobs: tuple[np.ndarray, np.ndarray], standardized: np.ndarray, beta: float
 ) -> None:
-    x, y = blobs
-    l2 = 0.05
-    head = fit_reslt(x, y, 4, groups=GROUPS, l2=l2, beta=beta, max_iter=2000)
-    weights = torch.tensor(np.stack([b.weights for b in head.branches]), requires_grad=True)
-    bias = torch.tensor(np.stack([b.bias for b in head.branches]), requires_grad=True)
+    y, l2 = blobs[1], 0.05
+    branches = fit_branches(standardized, y, 4, groups=GROUPS, l2=l2, beta=beta, max_iter=2000)
+    weights = torch.tensor(branches[:, :-1], requires_grad=True)
+    bias = torch.tensor(branches[:, -1], requires_grad=True)
     labels = torch.tensor(y)
     scores = torch.tensor(standardized) @ weights + bias[:, None]
-    branches, n_seen = torch.tensor(0.0, dtype=torch.float64), 0
+    apart, n_seen = torch.tensor(0.0, dtype=torch.float64), 0
     for branch, members in enumerate(((0, 1, 2, 3), (1, 2, 3), (3,))):
         seen = torch.isin(labels, torch.tensor(members))
-        branches = branches + functional.cross_entropy(scores[branch, seen], labels[seen], reduction="sum")
+        apart = apart + functional.cross_entropy(scores[branch, seen], labels[seen], reduction="sum")
         n_seen += int(seen.sum())
-    loss = (1 - beta) * functional.cross_entropy(scores.sum(dim=0), labels) + beta * branches / n_seen
+    loss = (1 - beta) * functional.cross_entropy(scores.sum(dim=0), labels) + beta * apart / n_seen
     (loss + l2 / 2 * (weights**2).sum()).backward()
     assert weights.grad is not None
     assert bias.grad is not None

@@ -4,20 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import f1_score
 
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
+from deblora.evaluate.heads.head import Standardizer
+from deblora.evaluate.heads.linear import fit_linear, log_prior
 from deblora.evaluate.heads.search import Samples
 from deblora.evaluate.heads.semi_supervised import (
-    Blocks,
+    SHARPENING,
+    TEACHER_SHRINKAGE,
+    TEACHER_TEMPERATURE,
     Start,
     _principal,
+    fit_pseudo_labeled,
     fit_shared_gaussians,
     held_out_predictions,
     n_short,
     scaled_to_shares,
     semi_supervised_head,
+    soft_labels,
     transductive_head,
 )
 
@@ -30,6 +37,11 @@ def gaussian_logits(z: np.ndarray, means: np.ndarray, covariance: np.ndarray) ->
     return np.array([[-0.5 * (row - m) @ inverse @ (row - m) for m in means] for row in z])
 
 
+def contrasts(logits: np.ndarray) -> np.ndarray:
+    """Return logits without what all classes share."""
+    return logits - logits[:, :1]
+
+
 def test_without_rounds_it_is_linear_discriminant_analysis(
     blobs: Blobs, others: Blobs, standardized: np.ndarray
 ) -> None:
@@ -38,17 +50,19 @@ def test_without_rounds_it_is_linear_discriminant_analysis(
     head = fit_shared_gaussians(start, shrinkage=0.1, temperature=1.0, n_rounds=0)
     means = np.stack([standardized[y == c].mean(axis=0) for c in range(N_CLASSES)])
     inside = standardized - means[y]
-    u = head.blocks(others[0])
+    u = head.standardizer(others[0])
     ridge = 0.1 * np.vstack([standardized, u]).var(axis=0).mean()
     covariance = inside.T @ inside / (len(x) - N_CLASSES) + ridge * np.eye(x.shape[1])
-    np.testing.assert_allclose(head.logits(others[0]), gaussian_logits(u, means, covariance), rtol=1e-8)
+    np.testing.assert_allclose(
+        contrasts(head.logits(others[0])), contrasts(gaussian_logits(u, means, covariance)), rtol=1e-7
+    )
 
 
 def test_one_round_by_hand(blobs: Blobs, others: Blobs, standardized: np.ndarray) -> None:
     x, y = blobs
     start = Start.of(x, y, N_CLASSES, others[0])
     head = fit_shared_gaussians(start, shrinkage=0.1, trust=2.0, temperature=3.0, n_rounds=1)
-    u = head.blocks(others[0])
+    u = head.standardizer(others[0])
     p = np.exp(start.guess) / np.exp(start.guess).sum(axis=1, keepdims=True)
     for _ in range(20):
         p = p / p.sum(axis=0) * len(u) / N_CLASSES
@@ -66,9 +80,8 @@ def test_one_round_by_hand(blobs: Blobs, others: Blobs, standardized: np.ndarray
         )
     ridge = 0.1 * np.vstack([standardized, u]).var(axis=0).mean()
     covariance = scatter / (len(x) + len(u)) + ridge * np.eye(x.shape[1])
-    np.testing.assert_allclose(head.means, means, atol=1e-9)
     np.testing.assert_allclose(
-        head.logits(x), gaussian_logits(standardized, means, covariance) / 3, rtol=1e-7
+        contrasts(head.logits(x)), contrasts(gaussian_logits(standardized, means, covariance)) / 3, rtol=1e-6
     )
 
 
@@ -114,18 +127,6 @@ def test_both_ways_to_the_principal_directions_agree() -> None:
     np.testing.assert_allclose(wide @ wide.T, reference[:8].T @ reference[:8], atol=1e-8)
     tall = _principal(z.T, 8)
     np.testing.assert_allclose(tall.T @ tall, np.eye(8), atol=1e-10)
-
-
-def test_kinds_of_features_weigh_the_same(blobs: Blobs) -> None:
-    x, _ = blobs
-    wide = np.hstack([x, 100 * x[:, :5]])
-    z = Blocks.fit(wide, (10, 5))(wide)
-    norms = [np.mean(np.sum(part**2, axis=1)) for part in (z[:, :10], z[:, 10:])]
-    np.testing.assert_allclose(norms, 50)
-    with pytest.raises(ValueError, match="do not add up to 15 columns"):
-        Blocks.fit(wide, (10, 4))
-    with pytest.raises(ValueError, match="fitted on sizes"):
-        Blocks.fit(wide, (10, 5))(x)
 
 
 @pytest.fixture
@@ -207,3 +208,57 @@ def test_bad_features_are_named(blobs: Blobs, others: Blobs) -> None:
         Start.of(x, y, N_CLASSES, np.full((3, 10), np.nan))
     with pytest.raises(ValueError, match="x has feature size 10"):
         Start.of(x, y, N_CLASSES, others[0][:, :4])
+
+
+# Soft labels.
+
+ADAPTED = 6
+
+
+def test_every_class_owns_the_same_share(blobs: Blobs, others: Blobs) -> None:
+    soft = soft_labels(*blobs, N_CLASSES, others[0], adapted_size=ADAPTED)
+    np.testing.assert_allclose(soft.sum(axis=1), 1)
+    np.testing.assert_allclose(soft.sum(axis=0), len(others[0]) / N_CLASSES, rtol=1e-2)
+
+
+def test_they_are_the_mean_of_two_fits_scaled_by_hand(blobs: Blobs, others: Blobs) -> None:
+    x, y = blobs
+    u = others[0]
+    fits = (
+        (slice(0, ADAPTED), [ADAPTED]),
+        (slice(None), [ADAPTED, x.shape[1] - ADAPTED]),
+    )
+    logits = []
+    for columns, sizes in fits:
+        start = Start.of(x[:, columns], y, N_CLASSES, u[:, columns], sizes=sizes)
+        head = fit_shared_gaussians(start, shrinkage=TEACHER_SHRINKAGE, temperature=TEACHER_TEMPERATURE)
+        logits.append(head.logits(u[:, columns]))
+    p = softmax(SHARPENING * np.mean(logits, axis=0), axis=1)
+    for _ in range(20):
+        p *= len(u) / N_CLASSES / p.sum(axis=0)
+        p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(soft_labels(x, y, N_CLASSES, u, adapted_size=ADAPTED), p, atol=1e-9)
+
+
+def test_the_order_of_unlabeled_features_does_not_matter(blobs: Blobs, others: Blobs) -> None:
+    order = np.random.default_rng(0).permutation(len(others[0]))
+    one = soft_labels(*blobs, N_CLASSES, others[0], adapted_size=ADAPTED)
+    other = soft_labels(*blobs, N_CLASSES, others[0][order], adapted_size=ADAPTED)
+    np.testing.assert_allclose(one[order], other, atol=1e-6)
+
+
+def test_the_probe_takes_them_as_classes(blobs: Blobs, others: Blobs) -> None:
+    x, y = blobs
+    soft = soft_labels(x, y, N_CLASSES, others[0], adapted_size=ADAPTED)
+    found = fit_pseudo_labeled(x, y, N_CLASSES, others[0], soft, l2=0.1)
+    both, classes = np.vstack([x, others[0]]), np.concatenate([y, soft.argmax(axis=1)])
+    plain = fit_linear(both, classes, N_CLASSES, l2=0.1, standardizer=Standardizer.fit(both, ()))
+    np.testing.assert_array_equal(found.logits(x), plain.adjusted(log_prior(classes, N_CLASSES)).logits(x))
+    with pytest.raises(ValueError, match="soft has shape"):
+        fit_pseudo_labeled(x, y, N_CLASSES, others[0], soft[:-1])
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_both_kinds_of_features_must_be_there(blobs: Blobs, others: Blobs, size: int) -> None:
+    with pytest.raises(ValueError, match="adapted_size must be 1 to 9"):
+        soft_labels(*blobs, N_CLASSES, others[0], adapted_size=size)

@@ -1,7 +1,7 @@
-"""Cosine classifiers: LDAM with deferred re-weighting, and the head of LIFT.
+"""Classifiers by class means and by cosine: nearest mean, LDAM with deferred re-weighting, LIFT, and texts.
 
-Both start from the class means and stop after a fixed number of L-BFGS iterations: a cosine has no length that a
-penalty could shrink, so stopping early is what regularizes, and nothing is random.
+LDAM and LIFT start from the class means and stop after a fixed number of L-BFGS iterations: a cosine has no length that
+a penalty could shrink, so stopping early is what regularizes, and nothing is random.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,14 @@ from jaxtyping import Float, Int
 from deblora.debias.centers import class_means
 from deblora.debias.spaces import unit_rows
 from deblora.evaluate.heads.head import Standardizer, checked_counts
-from deblora.evaluate.heads.linear import EFFECTIVE_NUMBER_BETA, effective_number_weights
-from deblora.evaluate.probe import log_prior
-from deblora.evaluate.softmax import lbfgs, weighted_cross_entropy
+from deblora.evaluate.heads.linear import (
+    EFFECTIVE_NUMBER_BETA,
+    Linear,
+    effective_number_weights,
+    lbfgs,
+    log_prior,
+    weighted_cross_entropy,
+)
 
 LDAM_SCALE = 30.0
 """Logits per unit of cosine (LDAM authors' code)."""
@@ -33,7 +38,7 @@ DEFERRED = 0.8
 
 
 @dataclass(frozen=True)
-class CosineHead:
+class Cosine:
     """``logit_c = scale cos(z, w_c)`` on standardized features; no margin and no prior at prediction."""
 
     standardizer: Standardizer
@@ -46,7 +51,7 @@ class CosineHead:
         return len(self.standardizer.mean)
 
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Return logits in ``[-scale, scale]``."""
+        """Return logits in ``[-scale, scale]``; 0 for a feature or class vector at the origin."""
         return np.asarray(self.scale * unit_rows(self.standardizer(x)) @ unit_rows(self.weights).T)
 
 
@@ -75,6 +80,38 @@ class ProjectedCosine:
         return np.asarray(self.scale * unit_rows(common) @ unit_rows(self.texts).T)
 
 
+def fit_nearest_mean_cosine(x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], n_classes: int) -> Cosine:
+    """Classify by the largest cosine to the mean of a class; logits are in [-1, 1].
+
+    Features are centered at the mean of all training samples first (ours): uncentered features of one backbone share
+    a large common part that makes all cosines alike.
+
+    Raises:
+        DataError: If a class has no sample, or features are not finite or all the same.
+        ValueError: If shapes or labels do not fit.
+    """
+    checked_counts(x, y, n_classes)
+    standardizer = Standardizer.fit(x)
+    return Cosine(standardizer, class_means(standardizer(x), y, n_classes), 1.0)
+
+
+def fit_nearest_mean_euclidean(
+    x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], n_classes: int
+) -> Linear:
+    """Classify by the smallest distance to the mean ``m_c`` of a class (NCM of Kang et al., arXiv 1910.09217).
+
+    ``-||z - m_c||^2`` is ``2 z m_c - ||m_c||^2`` less ``||z||^2``, which all classes share and which is left out.
+
+    Raises:
+        DataError: If a class has no sample, or features are not finite or all the same.
+        ValueError: If shapes or labels do not fit.
+    """
+    checked_counts(x, y, n_classes)
+    standardizer = Standardizer.fit(x)
+    means = class_means(standardizer(x), y, n_classes)
+    return Linear(standardizer, np.ascontiguousarray(2.0 * means.T), -np.sum(means**2, axis=1))
+
+
 def ldam_margins(counts: Int[np.ndarray, " c"], *, max_margin: float = MAX_MARGIN) -> Float[np.ndarray, " c"]:
     """Return ``Delta_c = max_margin (n_min / n_c)^(1/4)``, in cosine (arXiv 1906.07413).
 
@@ -99,7 +136,7 @@ def fit_ldam_drw(
     beta: float = EFFECTIVE_NUMBER_BETA,
     n_iterations: int = N_ITERATIONS,
     deferred: float = DEFERRED,
-) -> CosineHead:
+) -> Cosine:
     """Train ``CE(scale (cos - Delta_y 1[c = y]), y)``, first plain, then with effective-number weights.
 
     LDAM-DRW (Cao et al. 2019, arXiv 1906.07413) with full batches and L-BFGS in place of SGD (ours).
@@ -136,7 +173,7 @@ def fit_ldam_drw(
             class_weights=class_weights,
             n_iterations=n_steps,
         )
-    return CosineHead(standardizer, directions, scale)
+    return Cosine(standardizer, directions, float(scale))
 
 
 def fit_lift(
@@ -146,7 +183,7 @@ def fit_lift(
     *,
     scale: float = LIFT_SCALE,
     n_iterations: int = N_ITERATIONS,
-) -> CosineHead:
+) -> Cosine:
     """Train ``CE(scale cos + log pi, y)`` from the class means and predict with ``scale cos``.
 
     The head of LIFT (Shi et al. 2024, arXiv 2309.10019) on frozen features; its tuned backbone is left out.
@@ -173,7 +210,7 @@ def fit_lift(
         class_weights=np.ones(n_classes),
         n_iterations=n_iterations,
     )
-    return CosineHead(standardizer, directions, scale)
+    return Cosine(standardizer, directions, float(scale))
 
 
 def _start(

@@ -1,6 +1,6 @@
 """Distribution calibration ("free lunch"): rare classes borrow mean and covariance from near frequent ones."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from deblora.debias.centers import class_means
 from deblora.debias.spaces import unit_rows
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import checked_counts
-from deblora.evaluate.probe import Probe, ProbeFits
+from deblora.evaluate.heads.head import Standardizer, checked_counts, tukey
+from deblora.evaluate.heads.linear import LinearFits
 
 POWER = 0.5
 """Exponent of Tukey's transform (Yang et al. 2021)."""
@@ -19,23 +19,6 @@ N_NEAREST = 2
 
 SPREAD = 0.21
 """Added variance (the number of Yang et al. 2021; the unit is ours, see :class:`Calibration`)."""
-
-
-@dataclass(frozen=True)
-class TukeyHead:
-    """A linear probe on features after Tukey's transform."""
-
-    probe: Probe
-    power: float
-
-    @property
-    def n_features(self) -> int:
-        """Size of a feature."""
-        return self.probe.n_features
-
-    def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Return the logits of the transformed features."""
-        return self.probe.logits(tukey(x, self.power))
 
 
 @dataclass(frozen=True)
@@ -49,20 +32,6 @@ class Calibration:
     means: Float[np.ndarray, "m d"]
     nearest: Int[np.ndarray, "m k"]
     variance: float
-
-
-def tukey(x: Float[np.ndarray, "n d"], power: float) -> Float[np.ndarray, "n d"]:
-    """Return ``sign(x) |x|^power`` in float64: less skewed features for ``power`` below 1.
-
-    Equal to Tukey's ladder for features >= 0; the sign for others is ours.
-
-    Raises:
-        ValueError: If ``power`` is not positive.
-    """
-    if not power > 0:
-        raise ValueError(f"power must be positive, got {power}")
-    precise = x.astype(np.float64)
-    return np.asarray(np.sign(precise) * np.abs(precise) ** power)
 
 
 def calibrated_gaussians(
@@ -138,43 +107,49 @@ def sample_gaussian(
     return drawn
 
 
-@dataclass(frozen=True)
-class CalibratedFits:
-    """Training samples and draws of one power, prepared once for fits at any number of penalties."""
+def distribution_fits(
+    x: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    rng: np.random.Generator,
+    power: float = POWER,
+    n_nearest: int = N_NEAREST,
+    spread: float = SPREAD,
+    base_count: int | None = None,
+) -> LinearFits:
+    """Fill rare classes with features drawn from calibrated Gaussians, ready for linear fits at any penalty.
 
-    fits: ProbeFits
-    power: float
+    Distribution calibration (Yang et al. 2021, arXiv 2101.06395) carried over to a long tail. Ours: the
+    statistics of frequent classes are those of *transformed* unit features, and each rare class is filled up to
+    the count of the largest class, its own samples taking turns.
 
-    @classmethod
-    def of(
-        cls,
-        x: Float[np.ndarray, "n d"],
-        y: Int[np.ndarray, " n"],
-        n_classes: int,
-        *,
-        rng: np.random.Generator,
-        power: float = POWER,
-        n_nearest: int = N_NEAREST,
-        spread: float = SPREAD,
-        base_count: int | None = None,
-    ) -> "CalibratedFits":
-        """Transform and draw; arguments and errors are those of :func:`fit_distribution_calibrated`."""
-        counts = checked_counts(x, y, n_classes)
-        if not (np.isfinite(spread) and spread >= 0):
-            raise ValueError(f"spread must not be negative, got {spread}")
-        z = tukey(unit_rows(x), power)
-        threshold = max(2, int(np.median(counts)) if base_count is None else base_count)
-        drawn = _draws(z, y, counts, threshold, n_nearest=n_nearest, spread=spread, rng=rng)
-        features, labels = np.concatenate([z, *drawn.values()]), [y]
-        labels += [np.full(len(own), c, dtype=y.dtype) for c, own in drawn.items()]
-        fits = ProbeFits.of(
-            features, np.concatenate(labels), n_classes, loss="cross_entropy", statistics_of=z
-        )
-        return cls(fits, power)
+    Args:
+        x: Training features.
+        y: Their classes.
+        n_classes: Number of classes.
+        rng: Of the draws.
+        power: Of :func:`~deblora.evaluate.heads.head.tukey`.
+        n_nearest: Frequent classes that a sample borrows from.
+        spread: Added variance, >= 0; see :class:`Calibration`.
+        base_count: A class is frequent with at least so many samples; the median count when None (ours), and
+            at least 2.
 
-    def fit(self, l2: float, *, start: TukeyHead | None = None) -> TukeyHead:
-        """Fit the probe at one penalty; ``start`` changes the path, not the optimum."""
-        return TukeyHead(self.fits.fit(l2, start=None if start is None else start.probe), self.power)
+    Raises:
+        DataError: If a class has no sample, none is frequent, or features are not finite or all the same.
+        ValueError: If shapes or labels do not fit or a setting is out of range.
+    """
+    counts = checked_counts(x, y, n_classes)
+    if not (np.isfinite(spread) and spread >= 0):
+        raise ValueError(f"spread must not be negative, got {spread}")
+    z = tukey(unit_rows(x), power)
+    threshold = max(2, int(np.median(counts)) if base_count is None else base_count)
+    drawn = _draws(z, y, counts, threshold, n_nearest=n_nearest, spread=spread, rng=rng)
+    features, labels = np.concatenate([z, *drawn.values()]), [y]
+    labels += [np.full(len(own), c, dtype=y.dtype) for c, own in drawn.items()]
+    standardizer = Standardizer.fit(z)  # of features that are transformed already, as the draws are
+    fits = LinearFits.of(features, np.concatenate(labels), n_classes, standardizer=standardizer)
+    return replace(fits, standardizer=replace(standardizer, power=float(power)))
 
 
 def _draws(
@@ -204,43 +179,3 @@ def _draws(
         ]
         drawn[c] = np.concatenate(own)
     return drawn
-
-
-def fit_distribution_calibrated(
-    x: Float[np.ndarray, "n d"],
-    y: Int[np.ndarray, " n"],
-    n_classes: int,
-    *,
-    l2: float,
-    rng: np.random.Generator,
-    power: float = POWER,
-    n_nearest: int = N_NEAREST,
-    spread: float = SPREAD,
-    base_count: int | None = None,
-) -> TukeyHead:
-    """Fill rare classes with features drawn from calibrated Gaussians, then fit a plain probe.
-
-    Distribution calibration (Yang et al. 2021, arXiv 2101.06395) carried over to a long tail. Ours: the
-    statistics of frequent classes are those of *transformed* unit features, and each rare class is filled up to
-    the count of the largest class, its own samples taking turns.
-
-    Args:
-        x: Training features.
-        y: Their classes.
-        n_classes: Number of classes.
-        l2: Penalty of the probe, > 0.
-        rng: Of the draws.
-        power: Of :func:`tukey`.
-        n_nearest: Frequent classes that a sample borrows from.
-        spread: Added variance, >= 0; see :class:`Calibration`.
-        base_count: A class is frequent with at least so many samples; the median count when None (ours), and
-            at least 2.
-
-    Raises:
-        DataError: If a class has no sample, none is frequent, or features are not finite or all the same.
-        ValueError: If shapes or labels do not fit or a setting is out of range.
-    """
-    fits = CalibratedFits.of(
-        x, y, n_classes, rng=rng, power=power, n_nearest=n_nearest, spread=spread, base_count=base_count
-    )
-    return fits.fit(l2)

@@ -1,37 +1,16 @@
 """ResLT: three linear branches, for all classes, middle and tail classes, and tail classes, that are added up."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups
 from deblora.evaluate.heads.head import Standardizer, checked_counts
-from deblora.evaluate.heads.linear import check_penalty
-from deblora.evaluate.probe import Probe
-from deblora.evaluate.softmax import lbfgs, weighted_cross_entropy
+from deblora.evaluate.heads.linear import Linear, check_penalty, lbfgs, weighted_cross_entropy
 
 BETA = 0.5
 """Weight of the branch loss (ours; the authors' code has no default)."""
 
 N_BRANCHES = 3
-
-
-@dataclass(frozen=True)
-class ResltHead:
-    """``logits = s_H + s_M + s_T``; all branches see the same standardized features."""
-
-    branches: tuple[Probe, Probe, Probe]
-
-    @property
-    def n_features(self) -> int:
-        """Size of a feature."""
-        return self.branches[0].n_features
-
-    def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Return the sum of the branches' logits."""
-        first, *rest = (branch.logits(x) for branch in self.branches)
-        return np.asarray(sum(rest, first))
 
 
 def fit_reslt(
@@ -42,9 +21,39 @@ def fit_reslt(
     groups: Groups,
     l2: float,
     beta: float = BETA,
+) -> Linear:
+    """Fit the three branches together (Cui et al., arXiv 2101.10633), and return their sum.
+
+    Args:
+        x: Training features.
+        y: Their classes.
+        n_classes: Number of classes.
+        groups: Branch M sees middle and tail, branch T the tail.
+        l2: Penalty, > 0. With ``beta = 0`` the sum is the plain classifier with penalty ``l2 / 3``.
+        beta: In [0, 1); at 1 nothing would hold the branches' biases of classes they do not see.
+
+    Raises:
+        DataError: If a class has no sample, or features are not finite or all the same.
+        ValueError: If shapes, labels or groups do not fit, or a setting is out of range.
+    """
+    checked_counts(x, y, n_classes)
+    standardizer = Standardizer.fit(x)
+    branches = fit_branches(standardizer(x), y, n_classes, groups=groups, l2=l2, beta=beta)
+    total = branches.sum(axis=0)
+    return Linear(standardizer, total[:-1].copy(), total[-1].copy())
+
+
+def fit_branches(
+    z: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    groups: Groups,
+    l2: float,
+    beta: float = BETA,
     max_iter: int = 500,
-) -> ResltHead:
-    """Fit the three branches together (Cui et al., arXiv 2101.10633), as one convex problem.
+) -> Float[np.ndarray, "3 e c"]:
+    """Return weights of the branches H, M and T, each with its bias in the last row, as one convex problem.
 
     With ``CE_b`` summed over the samples of the classes of branch ``b`` and ``m_b`` their number::
 
@@ -54,24 +63,20 @@ def fit_reslt(
     The penalty and L-BFGS are ours: the paper trains branches and backbone together by SGD.
 
     Args:
-        x: Training features.
+        z: Standardized training features.
         y: Their classes.
         n_classes: Number of classes.
-        groups: Branch M sees middle and tail, branch T the tail.
-        l2: Penalty, > 0. With ``beta = 0`` the sum is the plain probe with penalty ``l2 / 3``.
-        beta: In [0, 1); at 1 nothing would hold the branches' biases of classes they do not see.
-        max_iter: Iterations of L-BFGS (500, as the linear probe).
+        groups: As in :func:`fit_reslt`.
+        l2: Likewise.
+        beta: Likewise.
+        max_iter: Iterations of L-BFGS (ours).
 
     Raises:
-        DataError: If a class has no sample, or features are not finite or all the same.
-        ValueError: If shapes, labels or groups do not fit, or a setting is out of range.
+        ValueError: If groups do not fit the classes, or a setting is out of range.
     """
-    checked_counts(x, y, n_classes)
     check_penalty(l2)
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be in [0, 1), got {beta}")
-    standardizer = Standardizer.fit(x)
-    z = standardizer(x)
     weights = branch_weights(y, n_classes, groups)
     uniform = np.full(len(y), 1.0 / len(y))
     shape = (N_BRANCHES, z.shape[1] + 1, n_classes)
@@ -90,12 +95,7 @@ def fit_reslt(
             slope[branch, -1] = gradient.sum(axis=0)
         return value, slope.ravel()
 
-    fitted = lbfgs(objective, np.zeros(int(np.prod(shape))), max_iter=max_iter).reshape(shape)
-    head, middle, tail = (
-        Probe(part[:-1].copy(), part[-1].copy(), standardizer.mean, standardizer.scale, True)
-        for part in fitted
-    )
-    return ResltHead((head, middle, tail))
+    return lbfgs(objective, np.zeros(int(np.prod(shape))), max_iter=max_iter, name="ResLT").reshape(shape)
 
 
 def branch_weights(y: Int[np.ndarray, " n"], n_classes: int, groups: Groups) -> Float[np.ndarray, "3 n"]:

@@ -1,6 +1,6 @@
-"""Choosing the settings of a head on validation, one setting or two, with the same number of trials."""
+"""Choosing the settings of a classifier on validation, one setting or two, with the same number of trials."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,29 +8,31 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.head import Head, Setting, select
+from deblora.errors import DataError
+from deblora.evaluate.heads.head import Head
+from deblora.evaluate.heads.linear import log_prior
 from deblora.evaluate.metrics import macro_f1
-from deblora.evaluate.probe import log_prior
 
 COARSE_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
-"""Of heads with two settings, tried first, with the second setting at its default (ours)."""
+"""Of classifiers with two settings, tried first, with the second setting at its default (ours)."""
 
+Setting = float | int | str
 Pair = Callable[[float, float], Head]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Features on which heads are fitted and chosen; the test set is no part of it.
+    """Features on which classifiers are fitted and chosen; the test set is no part of it.
 
     Attributes:
         x: Training features.
         y: Their classes.
-        x_val: Validation features.
+        x_val: Validation features; never the ones a result is reported on.
         y_val: Their classes.
         n_classes: Number of classes.
         groups: Head, middle and tail, which ResLT needs.
         statistics_of: Features whose mean and scatter standardize all others: ``x`` before it was moved.
-        seed: Of heads that draw.
+        seed: Of classifiers that draw.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -50,10 +52,47 @@ class Samples:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The head that validation chose, and its settings with ``macro_f1`` on validation and ``n_trials``."""
+    """The classifier that validation chose, and its settings with ``macro_f1`` on validation and ``n_trials``."""
 
     head: Head
     record: Mapping[str, Setting]
+
+
+def select(
+    candidates: Iterable[tuple[Mapping[str, Setting], Head]],
+    x_val: Float[np.ndarray, "v d"],
+    y_val: Int[np.ndarray, " v"],
+) -> Chosen:
+    """Keep the classifier with the best validation macro F1; the first one wins ties.
+
+    Args:
+        candidates: Settings and fitted classifier of each trial; may be a generator, so that one at a time is in
+            memory.
+        x_val: Validation features.
+        y_val: Their classes.
+
+    Returns:
+        The classifier, and its settings with ``macro_f1`` (in [0, 1]) and ``n_trials`` added.
+
+    Raises:
+        DataError: If there is no validation sample.
+        ValueError: If there is no candidate or a label is out of range.
+    """
+    if not len(y_val):
+        raise DataError(
+            "the validation set is empty, so no classifier can be chosen; give it at least one chip"
+        )
+    best: tuple[float, Head, Mapping[str, Setting]] | None = None
+    n_trials = 0
+    for settings, head in candidates:
+        logits = head.logits(x_val)
+        score = macro_f1(y_val, logits.argmax(axis=1), logits.shape[1])
+        if best is None or score > best[0]:
+            best = (score, head, settings)
+        n_trials += 1
+    if best is None:
+        raise ValueError("there is no candidate to choose from")
+    return Chosen(best[1], {**best[2], "macro_f1": best[0], "n_trials": n_trials})
 
 
 def try_one(samples: Samples, name: str, values: Sequence[float], fit: Callable[[float], Head]) -> Chosen:
@@ -63,13 +102,12 @@ def try_one(samples: Samples, name: str, values: Sequence[float], fit: Callable[
         samples: What to fit and choose on.
         name: Of the setting, for the record.
         values: To try.
-        fit: From a value to a head.
+        fit: From a value to a classifier.
 
     Raises:
         DataError: If there is no validation sample.
     """
-    candidates = (({name: value}, fit(value)) for value in values)
-    return Chosen(*select(candidates, samples.x_val, samples.y_val))
+    return select((({name: value}, fit(value)) for value in values), samples.x_val, samples.y_val)
 
 
 def try_two(
@@ -88,7 +126,7 @@ def try_two(
         samples: What to fit and choose on.
         name: Of the setting that is chosen last.
         values: Its default, then the others to try.
-        fit: From both values to a head, the setting that is chosen first before the other.
+        fit: From both values to a classifier, the setting that is chosen first before the other.
         first: Name and values of the setting that is chosen first.
 
     Raises:
@@ -97,11 +135,8 @@ def try_two(
     default, *others = values
     coarse = try_one(samples, first[0], first[1], lambda value: fit(value, default))
     value = float(coarse.record[first[0]])
-    best, kept, second = float(coarse.record["macro_f1"]), coarse.head, default
-    for other in others:
-        head = fit(value, other)
-        score = macro_f1(samples.y_val, head.logits(samples.x_val).argmax(axis=1), samples.n_classes)
-        if score > best:
-            best, kept, second = score, head, other
-    n_trials = len(first[1]) + len(others)
-    return Chosen(kept, {first[0]: value, name: second, "macro_f1": best, "n_trials": n_trials})
+    candidates = [(default, coarse.head), *((other, fit(value, other)) for other in others)]
+    fine = select(
+        (({first[0]: value, name: own}, head) for own, head in candidates), samples.x_val, samples.y_val
+    )
+    return Chosen(fine.head, {**fine.record, "n_trials": len(first[1]) + len(others)})

@@ -16,50 +16,9 @@ from scipy.special import log_softmax, logsumexp
 from deblora.debias.centers import class_means
 from deblora.errors import DataError
 from deblora.evaluate.heads.head import Standardizer, checked_counts
+from deblora.evaluate.heads.linear import Linear, LinearFits, fit_linear, log_prior
 from deblora.evaluate.heads.search import Chosen, Samples, try_two
 from deblora.evaluate.metrics import macro_f1
-from deblora.evaluate.probe import fit_probe
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """One :class:`Standardizer` per kind of feature; columns lie in that order."""
-
-    standardizers: tuple[Standardizer, ...]
-
-    @classmethod
-    def fit(cls, x: Float[np.ndarray, "n d"], sizes: Sequence[int] | None = None) -> "Blocks":
-        """Take the statistics of each kind from training features.
-
-        Args:
-            x: Training features, all kinds in one row.
-            sizes: Columns of each kind, all >= 1; one kind when None.
-
-        Raises:
-            DataError: If features of a kind are not finite or all the same.
-            ValueError: If the sizes do not add up to the columns.
-        """
-        widths = [x.shape[1]] if sizes is None else list(sizes)
-        if sum(widths) != x.shape[1] or min(widths, default=0) < 1:
-            raise ValueError(f"sizes {widths} do not add up to {x.shape[1]} columns")
-        return cls(tuple(Standardizer.fit(part) for part in _parts(x, widths)))
-
-    def __call__(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Return standardized features in float64.
-
-        Raises:
-            ValueError: If the columns are not those of the fit.
-        """
-        widths = [len(own.mean) for own in self.standardizers]
-        if x.ndim != 2 or x.shape[1] != sum(widths):
-            raise ValueError(f"features have shape {x.shape}, the head was fitted on sizes {widths}")
-        parts = _parts(x, widths)
-        return np.hstack([own(part) for own, part in zip(self.standardizers, parts, strict=True)])
-
-
-def _parts(x: Float[np.ndarray, "n d"], widths: Sequence[int]) -> list[np.ndarray]:
-    return np.split(x, np.cumsum(widths)[:-1], axis=1)
-
 
 START_L2 = 1e-2
 """Penalty of the balanced-softmax probe that makes the first guess (ours)."""
@@ -68,38 +27,10 @@ N_DIMENSIONS = 300
 
 
 @dataclass(frozen=True)
-class SharedGaussians:
-    """``logit_c = -||(z - m_c) T||^2 / (2 temperature)``, with ``T T'`` the inverse of the shared covariance.
-
-    Attributes:
-        blocks: Standardizes features.
-        projection: Principal directions of the features of the fit.
-        means: One per class, projected.
-        whitening: ``T``.
-        temperature: Divides the logits; at prediction it changes their size, not their order.
-    """
-
-    blocks: Blocks
-    projection: Float[np.ndarray, "d e"]
-    means: Float[np.ndarray, "c e"]
-    whitening: Float[np.ndarray, "e e"]
-    temperature: float
-
-    @property
-    def n_features(self) -> int:
-        """Size of a feature."""
-        return sum(len(own.mean) for own in self.blocks.standardizers)
-
-    def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
-        """Return one logit per sample and class; no class is favored by its count."""
-        return _logits(self.blocks(x) @ self.projection, self.means, self.whitening, self.temperature)
-
-
-@dataclass(frozen=True)
 class Start:
     """What all fits to the same features share: standardized and projected features, and the first guess."""
 
-    blocks: Blocks
+    standardizer: Standardizer
     projection: Float[np.ndarray, "d e"]
     z: Float[np.ndarray, "n e"]
     y: Int[np.ndarray, " n"]
@@ -122,9 +53,9 @@ class Start:
             x: Training features.
             y: Their classes.
             n_classes: Number of classes, each with a training sample.
-            unlabeled: Features that the adapter was not trained on. Validation features make the head
+            unlabeled: Features that the adapter was not trained on. Validation features make the classifier
                 semi-supervised, the features it is to classify make it transductive: say so where you report it.
-            sizes: Columns of each kind of features put side by side, see :class:`Blocks`; one kind when None.
+            sizes: Columns of each kind of features put side by side, each standardized by itself; one kind when None.
 
         Raises:
             DataError: If a class has no sample, nothing is unlabeled, or features are not finite or all the same.
@@ -134,17 +65,16 @@ class Start:
         if unlabeled.ndim != 2 or unlabeled.shape[1] != x.shape[1]:
             raise ValueError(f"unlabeled has shape {unlabeled.shape}, x has feature size {x.shape[1]}")
         if not len(unlabeled):
-            raise DataError("there is no unlabeled feature; give the head validation or test features")
+            raise DataError("there is no unlabeled feature; give the classifier validation or test features")
         if not np.isfinite(unlabeled).all():
             raise DataError("the unlabeled features hold values that are not finite; extract them again")
-        blocks = Blocks.fit(x, sizes)
-        z, u = blocks(x), blocks(unlabeled)
+        standardizer = Standardizer.fit(x, sizes)
+        z, u = standardizer(x), standardizer(unlabeled)
         projection = _principal(np.vstack([z, u]), N_DIMENSIONS)
         z, u = z @ projection, u @ projection
-        probe = fit_probe(
-            z, y, n_classes, loss="balanced_softmax", l2=START_L2, l2_normalize=False, tolerance=1e-6
-        )
-        return cls(blocks, projection, z, y, u, probe.logits(u))
+        fits = LinearFits.of(z, y, n_classes, standardizer=Standardizer.fit(z, ()))
+        probe = fits.fit(START_L2, tolerance=1e-6).adjusted(log_prior(y, n_classes))
+        return cls(standardizer, projection, z, y, u, probe.logits(u))
 
 
 def fit_shared_gaussians(
@@ -155,8 +85,11 @@ def fit_shared_gaussians(
     trust: float = 3.0,
     temperature: float = 2.0,
     n_rounds: int = 8,
-) -> SharedGaussians:
+) -> Linear:
     """Fit class means and one covariance to labeled and unlabeled features by EM.
+
+    The logits are ``-||(z - m_c) T||^2 / (2 temperature)`` with ``T T'`` the inverse of the covariance, less what all
+    classes share, and so linear in ``z``; no class is favored by its count.
 
     With the responsibilities ``r_uc`` of the unlabeled samples, in the first round those of the probe::
 
@@ -169,10 +102,11 @@ def fit_shared_gaussians(
     Args:
         start: Features and first guess.
         shares: Share of each class among the unlabeled samples, positive, summing to 1; all equal when None, which
-            is what every prior-corrected head assumes of a test set.
+            is what every prior-corrected classifier assumes of a test set.
         shrinkage: Ridge of the covariance, > 0 (ours: 0.03).
         trust: Unlabeled samples that a labeled one counts for in the means, > 0 (ours: 3).
-        temperature: Above 1, responsibilities are softer than those of Gaussians, > 0 (ours: 2).
+        temperature: Above 1, responsibilities are softer than those of Gaussians, > 0 (ours: 2). At prediction it
+            changes the size of logits, not their order.
         n_rounds: Rounds of EM, >= 0; with 0 no unlabeled sample has a say (ours: 8).
 
     Raises:
@@ -194,12 +128,17 @@ def fit_shared_gaussians(
     means = labeled
     whitening = _whitening(_scatter(z, one_hot, means) / max(1, len(z) - n_classes), ridge)
     for step in range(n_rounds):
-        guess = start.guess if step == 0 else _logits(u, means, whitening, temperature)
+        if step == 0:
+            guess = start.guess
+        else:
+            weights, bias = _discriminants(means, whitening, temperature)
+            guess = u @ weights + bias
         owned = scaled_to_shares(log_softmax(guess, axis=1), wanted)
         means = (anchor * labeled + owned.T @ u) / (anchor + owned.sum(axis=0)[:, None])
         inside = _scatter(z, one_hot, means) + _scatter(u, owned, means)
         whitening = _whitening(inside / (len(z) + len(u)), ridge)
-    return SharedGaussians(start.blocks, start.projection, means, whitening, temperature)
+    weights, bias = _discriminants(means, whitening, temperature)
+    return Linear(start.standardizer, start.projection @ weights, bias)
 
 
 def scaled_to_shares(
@@ -220,15 +159,12 @@ def scaled_to_shares(
     return np.asarray(np.exp(scaled))
 
 
-def _logits(
-    z: Float[np.ndarray, "n e"],
-    means: Float[np.ndarray, "c e"],
-    whitening: Float[np.ndarray, "e e"],
-    temperature: float,
-) -> Float[np.ndarray, "n c"]:
-    white, centers = z @ whitening, means @ whitening
-    squared = np.sum(white**2, axis=1)[:, None] - 2.0 * white @ centers.T + np.sum(centers**2, axis=1)
-    return np.asarray(-0.5 * squared / temperature)
+def _discriminants(
+    means: Float[np.ndarray, "c e"], whitening: Float[np.ndarray, "e e"], temperature: float
+) -> tuple[Float[np.ndarray, "e c"], Float[np.ndarray, " c"]]:
+    """Return weights and bias of ``-||(z - m_c) T||^2 / (2 temperature)`` without the part all classes share."""
+    centers = means @ whitening
+    return whitening @ centers.T / temperature, -0.5 * np.sum(centers**2, axis=1) / temperature
 
 
 def _scatter(
@@ -251,7 +187,7 @@ def _principal(z: Float[np.ndarray, "n d"], n_dimensions: int) -> Float[np.ndarr
     if d <= n_dimensions:
         return np.eye(d)
     if d <= n:
-        return np.asarray(np.linalg.eigh(z.T @ z)[1][:, -n_dimensions:])
+        return np.ascontiguousarray(np.linalg.eigh(z.T @ z)[1][:, -n_dimensions:])
     values, vectors = np.linalg.eigh(z @ z.T)
     kept = values > 1e-10 * values[-1]
     kept[:-n_dimensions] = False
@@ -280,7 +216,7 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
 
     Args:
         samples: What to fit and choose on.
-        sizes: Columns of each kind of features, see :class:`deblora.evaluate.heads.semi_supervised.Blocks`.
+        sizes: Columns of each kind of features, see :meth:`Start.of`.
 
     Raises:
         DataError: If a class has no sample, there is no validation sample, or features are not finite or all alike.
@@ -289,7 +225,7 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
     start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val, sizes=sizes)
     shares = _shares(samples.y_val, samples.n_classes)
 
-    def fit(shrinkage: float, temperature: float) -> SharedGaussians:
+    def fit(shrinkage: float, temperature: float) -> Linear:
         return fit_shared_gaussians(start, shares=shares, shrinkage=shrinkage, temperature=temperature)
 
     chosen = try_two(samples, "temperature", TEMPERATURES, fit, first=("shrinkage", SHRINKAGES))
@@ -306,7 +242,7 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
 def held_out_predictions(
     samples: Samples, *, shrinkage: float, temperature: float, sizes: Sequence[int] | None = None
 ) -> Int[np.ndarray, " v"]:
-    """Predict each fifth of the validation chips by a head that saw the other four without labels.
+    """Predict each fifth of the validation chips by a classifier that saw the other four without labels.
 
     Their score is on the low side: fewer chips help less than all of them. Class 0 if there are not two chips.
 
@@ -378,3 +314,73 @@ def transductive_head(
         temperature=float(chosen.record["temperature"]),
     )
     return Chosen(head, chosen.record)
+
+
+TEACHER_SHRINKAGE, TEACHER_TEMPERATURE, SHARPENING = 0.1, 4.0, 2.0
+"""Fixed, for a choice on validation would let its labels reach the adapter (ours, docs/log.md)."""
+
+
+def soft_labels(
+    x: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    unlabeled: Float[np.ndarray, "m d"],
+    *,
+    adapted_size: int,
+) -> Float[np.ndarray, "m c"]:
+    """Return the probability of each class for each unlabeled feature; every class owns the same share of them.
+
+    Shared Gaussians are fitted by EM twice, to the adapted features alone and to all columns. With the mean ``l`` of
+    their logits, the result is ``Sinkhorn(softmax(2 l))`` with columns that sum to ``m / c``.
+
+    Args:
+        x: Training features, adapted ones first, those of the base model beside them.
+        y: Their classes.
+        n_classes: Number of classes, each with a training sample.
+        unlabeled: Features of chips that the adapter was not trained on, the same columns.
+        adapted_size: Columns of adapted features, 1 to ``d - 1``.
+
+    Raises:
+        DataError: If a class has no sample, nothing is unlabeled, or features are not finite or all the same.
+        ValueError: If shapes or labels do not fit.
+    """
+    if not 0 < adapted_size < x.shape[1]:
+        raise ValueError(f"adapted_size must be 1 to {x.shape[1] - 1}, got {adapted_size}")
+    sizes = [adapted_size, x.shape[1] - adapted_size]
+    logits = np.zeros((len(unlabeled), n_classes))
+    for width, own in ((adapted_size, sizes[:1]), (x.shape[1], sizes)):
+        start = Start.of(x[:, :width], y, n_classes, unlabeled[:, :width], sizes=own)
+        head = fit_shared_gaussians(start, shrinkage=TEACHER_SHRINKAGE, temperature=TEACHER_TEMPERATURE)
+        logits += head.logits(unlabeled[:, :width]) / 2
+    return scaled_to_shares(log_softmax(SHARPENING * logits, axis=1), np.full(n_classes, 1.0 / n_classes))
+
+
+def fit_pseudo_labeled(
+    x: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    unlabeled: Float[np.ndarray, "m d"],
+    soft: Float[np.ndarray, "m c"],
+    *,
+    l2: float = 1e-2,
+) -> Linear:
+    """Fit balanced softmax to labeled features and to others under their most probable class.
+
+    Args:
+        x: Training features.
+        y: Their classes.
+        n_classes: Number of classes.
+        unlabeled: Other features.
+        soft: Probability of each class for each of them, as :func:`soft_labels` gives.
+        l2: Penalty, fixed: validation chips are among the others and cannot choose it (ours).
+
+    Raises:
+        DataError: If features are not finite or all the same.
+        ValueError: If shapes or labels do not fit.
+    """
+    if soft.shape != (len(unlabeled), n_classes):
+        raise ValueError(f"soft has shape {soft.shape}, expected {(len(unlabeled), n_classes)}")
+    classes = np.concatenate([y, soft.argmax(axis=1)])
+    both = np.vstack([x, unlabeled])
+    fitted = fit_linear(both, classes, n_classes, l2=l2, standardizer=Standardizer.fit(both, ()))
+    return fitted.adjusted(log_prior(classes, n_classes))

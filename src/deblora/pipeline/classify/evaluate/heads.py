@@ -25,8 +25,7 @@ from deblora.errors import ArtifactError, RecipeError
 from deblora.evaluate.bootstrap import bootstrap_scores, judged_by_one, stratified_draws, without_interval
 from deblora.evaluate.features import separation
 from deblora.evaluate.heads.search import Chosen, Samples
-from deblora.evaluate.heads.semi_supervised import N_FOLDS
-from deblora.evaluate.heads.teacher import fit_pseudo_labeled
+from deblora.evaluate.heads.semi_supervised import N_FOLDS, fit_pseudo_labeled
 from deblora.evaluate.heads.trials import CLASSIFIERS, PRIOR_CLASSIFIERS, fit_classifiers
 from deblora.evaluate.metrics import filtered_group_f1, group_scores, macro_f1, per_class_f1
 from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select_probe, select_tau

@@ -1,14 +1,15 @@
 """Stage ``train-row-self-trained``: an adapter learns from training chips and from soft labels of validation chips.
 
-The soft labels come from features alone (``heads.teacher``) with fixed settings and equal shares of all classes: no
-label of a validation chip reaches the adapter. The chips themselves do, so validation scores of this row say nothing.
+The soft labels come from features alone (``heads.semi_supervised``) with fixed settings and equal shares of all
+classes: no label of a validation chip reaches the adapter. The chips themselves do, so validation scores of this row
+say nothing.
 """
 
 import numpy as np
 import torch
 
 from deblora.data.chips import ChipSet
-from deblora.evaluate.heads import teacher
+from deblora.evaluate.heads import semi_supervised
 from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.pipeline.adapter import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.pipeline.classify.chips import open_chips
@@ -37,7 +38,9 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     train, others = both.split("train"), both.split("val")
     known, unknown = (side_by_side(run, ("lora", "base"), own.ids) for own in (train, others))
     adapted_size = FeatureTable.load(run.features("lora")).features.shape[1]
-    soft = teacher.soft_labels(known, train.labels, train.n_classes, unknown, adapted_size=adapted_size)
+    soft = semi_supervised.soft_labels(
+        known, train.labels, train.n_classes, unknown, adapted_size=adapted_size
+    )
     targets = torch.from_numpy(np.vstack([np.eye(train.n_classes)[train.labels], soft])).float()
     backbone = open_for_chips(run, recipe, train)  # bands are normalized by training chips alone
     n_steps = n_steps_of(SELF_TRAINED, recipe)
@@ -88,9 +91,9 @@ STAGE = Stage(
     name=f"train-row-{SELF_TRAINED}",
     settings=lambda recipe: [
         *row_settings(SELF_TRAINED, recipe),
-        teacher.SHRINKAGE,
-        teacher.TEMPERATURE,
-        teacher.SHARPENING,
+        semi_supervised.TEACHER_SHRINKAGE,
+        semi_supervised.TEACHER_TEMPERATURE,
+        semi_supervised.SHARPENING,
     ],
     inputs=lambda run: [run.samples, run.groups, run.features("lora"), run.features("base")],
     outputs=lambda run: [
