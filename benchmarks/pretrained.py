@@ -14,11 +14,14 @@ import numpy as np
 from machine import describe_machine
 
 from deblora.data.readers.registry import read_chips
-from deblora.evaluate.probe import select_probe
+from deblora.evaluate.heads.head import Standardizer
+from deblora.evaluate.heads.linear import LinearFits
+from deblora.evaluate.heads.search import select
 from deblora.models.backbone import load_backbone
 from deblora.train.extract import extract_features
 
 VAL_SHARE = 0.1
+PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,12 @@ def accuracy(case: Case, data: Path, weights: Path, seed: int) -> dict[str, floa
     x_test = extract_features(backbone, test.pixels, test.ids, title=f"{case.data} test").features
     is_val = np.zeros(len(x), dtype=bool)
     is_val[rng.permutation(len(x))[: int(VAL_SHARE * len(x))]] = True
-    probe, record = select_probe(
-        x[~is_val],
-        train.labels[~is_val],
-        x[is_val],
-        train.labels[is_val],
-        train.n_classes,
-        loss="cross_entropy",
-        l2_normalize=False,
-    )
-    found = float((probe.logits(x_test).argmax(axis=1) == test.labels).mean())
-    return {"accuracy": round(found, 4), "l2": record["l2"], "n_train": len(x), "n_test": len(x_test)}
+    standardizer = Standardizer.fit(x[~is_val], ())
+    fits = LinearFits.of(x[~is_val], train.labels[~is_val], train.n_classes, standardizer=standardizer).warm()
+    trials = (({"l2": l2}, fits(l2)) for l2 in PENALTIES)
+    chosen = select(trials, x[is_val], train.labels[is_val])
+    found = float((chosen.head.logits(x_test).argmax(axis=1) == test.labels).mean())
+    return {"accuracy": round(found, 4), "l2": chosen.record["l2"], "n_train": len(x), "n_test": len(x_test)}
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from deblora.data.pixels import to_batch
 from deblora.data.simulate.chips import CLASS_NAMES, Sensor, simulated_chips
-from deblora.evaluate.probe import select_probe
+from deblora.evaluate.heads.linear import LinearFits
+from deblora.evaluate.heads.search import select
 from deblora.models.backbones.vision import load
 
 FOLDER = Path(__file__).resolve().parent.parent / "src/deblora/models/backbones/embedded"
@@ -234,9 +235,9 @@ def probe(folder: Path, *, sensor: Sensor, seed: int) -> float:
         x = torch.cat([backbone(part) for part in torch.split(pixels, 250)]).numpy()
     fit, val, test = (split == name for name in ("train", "val", "test"))
     y, n_classes = chips.labels, len(CLASS_NAMES)
-    grid = (3e-3, 3e-2)
-    best, _ = select_probe(x[fit], y[fit], x[val], y[val], n_classes, loss="cross_entropy", l2_grid=grid)
-    return float((best.logits(x[test]).argmax(axis=1) == y[test]).mean())
+    fits = LinearFits.of(x[fit], y[fit], n_classes).warm()
+    chosen = select((({"l2": l2}, fits(l2)) for l2 in (3e-2, 3e-3)), x[val], y[val])
+    return float((chosen.head.logits(x[test]).argmax(axis=1) == y[test]).mean())
 
 
 if __name__ == "__main__":

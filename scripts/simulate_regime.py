@@ -21,14 +21,16 @@ from tqdm import tqdm
 
 from deblora.data.longtail import Groups, exponential_counts
 from deblora.debias.variants import Training, moved_features
+from deblora.evaluate.heads.head import Standardizer
+from deblora.evaluate.heads.linear import LinearFits, log_prior
+from deblora.evaluate.heads.search import select
 from deblora.evaluate.metrics import group_scores, per_class_f1
-from deblora.evaluate.probe import select_probe
 from deblora.recipe.classify import Recipe
 
 N_CLASSES, N_DIMENSIONS, N_ATTRIBUTES = 15, 32, 8
 N_VAL, N_TEST = 40, 200  # per class
 CLASS_SCALE, ATTRIBUTE_SCALE, INTERACTION_SCALE = 0.7, 0.7, 0.3  # of the noise, per dimension
-L2_GRID = (1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-1, 1e-2, 1e-3)
 ROWS = (
     "none",
     "contract-debiased",
@@ -93,19 +95,14 @@ def scores(seed: int, coverage: float) -> Iterator[dict[str, object]]:
         moved = train.x
         if row != "none":
             moved = moved_features(row, Training(train.x, train.y, N_CLASSES, GROUPS), Recipe(seed=seed))
-        for loss in ("cross_entropy", "balanced_softmax"):
-            probe, _ = select_probe(
-                moved,
-                train.y,
-                val.x,
-                val.y,
-                N_CLASSES,
-                loss=loss,
-                l2_grid=L2_GRID,
-                statistics_of=train.x,
-                l2_normalize=row.startswith("shift"),  # the shift works on unit features
-            )
-            f1 = per_class_f1(test.y, probe.logits(test.x).argmax(axis=1), N_CLASSES)
+        sizes = None if row.startswith("shift") else ()  # the shift works on unit features
+        standardizer = Standardizer.fit(train.x, sizes)
+        fits = LinearFits.of(moved, train.y, N_CLASSES, standardizer=standardizer).warm()
+        for loss, tau in (("cross_entropy", 0.0), ("balanced_softmax", 1.0)):
+            prior = tau * log_prior(train.y, N_CLASSES)
+            trials = (({"l2": l2}, fits(l2).adjusted(prior)) for l2 in PENALTIES)
+            best = select(trials, val.x, val.y).head
+            f1 = per_class_f1(test.y, best.logits(test.x).argmax(axis=1), N_CLASSES)
             groups = {name: round(100 * value, 3) for name, value in group_scores(f1, GROUPS).items()}
             yield {"seed": seed, "coverage": coverage, "features": row, "probe": loss, **groups}
 

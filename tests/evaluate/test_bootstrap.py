@@ -6,7 +6,6 @@ from deblora.evaluate.bootstrap import (
     bootstrap_scores,
     interval,
     judged_by_one,
-    paired_difference,
     stratified_draws,
     without_interval,
 )
@@ -42,49 +41,13 @@ def test_vectorized_scores_equal_one_draw_at_a_time(
 ) -> None:
     monkeypatch.setattr("deblora.evaluate.bootstrap._CELLS_PER_CHUNK", 600)
     y, pred = predictions(rng, 0.6)
-    draws = stratified_draws(y, n_draws=30, rng=rng, units=rng.integers(15, size=len(y)))
+    draws = stratified_draws(y, n_draws=30, rng=rng)
+    draws[rng.random(draws.shape) < 0.2] = -1
     scores = bootstrap_scores(y, pred, 4, GROUPS, draws)
     for i, row in enumerate(draws):
         kept = row[row >= 0]
         expected = group_scores(per_class_f1(y[kept], pred[kept], 4), GROUPS)
         np.testing.assert_allclose([scores[name][i] for name in expected], list(expected.values()))
-
-
-def test_units_are_drawn_whole_and_within_their_class(rng: np.random.Generator) -> None:
-    y = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
-    units = np.array([7, 7, 7, 9, 9, 4, 5, 5, 5])
-    draws = stratified_draws(y, n_draws=100, rng=rng, units=units)
-    sizes = set()
-    for row in draws:
-        kept = row[row >= 0]
-        sizes.add(len(kept))
-        times = np.bincount(kept, minlength=len(y))
-        for unit in np.unique(units):
-            assert len(set(times[units == unit])) == 1
-        assert times[0] + times[3] == 2
-        assert times[5] + times[6] == 2
-    assert len(sizes) > 3
-
-
-def test_units_of_one_sample_are_the_plain_bootstrap() -> None:
-    y = np.repeat([0, 1, 2], [9, 5, 3])
-    plain = stratified_draws(y, n_draws=20, rng=np.random.default_rng(1))
-    unit = stratified_draws(y, n_draws=20, rng=np.random.default_rng(1), units=np.arange(len(y)))
-    np.testing.assert_array_equal(unit, plain)
-
-
-def test_shared_scenes_widen_the_interval(rng: np.random.Generator) -> None:
-    y = np.repeat([0, 1], 200)
-    units = np.arange(400) // 20
-    wrong = (units % 4 == 0) & (rng.random(400) < 0.9)
-    pred = np.where(wrong, 1 - y, y)
-    groups = Groups(head=(0,), middle=(), tail=(1,))
-    widths = []
-    for scenes in (None, units):
-        draws = stratified_draws(y, n_draws=400, rng=rng, units=scenes)
-        lower, upper = interval(bootstrap_scores(y, pred, 2, groups, draws)["all"])
-        widths.append(upper - lower)
-    assert widths[1] > 2 * widths[0]
 
 
 def test_perfect_predictions_have_no_width(rng: np.random.Generator) -> None:
@@ -109,38 +72,28 @@ def test_a_group_with_a_class_of_one_sample_has_no_interval(rng: np.random.Gener
     assert ends["head"] == interval(scores["head"])
 
 
-def test_paired_difference_is_signed_and_narrower_than_unpaired(rng: np.random.Generator) -> None:
+def test_the_same_draws_narrow_the_interval_of_a_difference(rng: np.random.Generator) -> None:
     y, a = predictions(rng, 0.6)
     b = a.copy()
     b[np.flatnonzero(a != y)[:6]] = y[np.flatnonzero(a != y)[:6]]
-    draws = stratified_draws(y, n_draws=500, rng=rng)
-    other = stratified_draws(y, n_draws=500, rng=rng)
+    draws, other = (stratified_draws(y, n_draws=500, rng=rng) for _ in range(2))
     score_a = bootstrap_scores(y, a, 4, GROUPS, draws)["all"]
-    score_b = bootstrap_scores(y, b, 4, GROUPS, draws)["all"]
-    mean, lower, upper = paired_difference(score_b, score_a)
-    assert mean > 0
-    assert lower < mean < upper
-    _, lower_2, upper_2 = paired_difference(bootstrap_scores(y, b, 4, GROUPS, other)["all"], score_a)
+    lower, upper = interval(bootstrap_scores(y, b, 4, GROUPS, draws)["all"] - score_a)
+    lower_2, upper_2 = interval(bootstrap_scores(y, b, 4, GROUPS, other)["all"] - score_a)
     assert upper - lower < upper_2 - lower_2
-    assert paired_difference(score_a, score_a) == (0.0, 0.0, 0.0)
 
 
 def test_interval_holds_the_middle_95_percent() -> None:
     values = np.append(np.arange(1001.0), np.nan)
     assert interval(values) == pytest.approx((25.0, 975.0))
     assert np.isnan(interval(np.full(3, np.nan))).all()
-    assert np.isnan(paired_difference(np.full(3, np.nan), np.zeros(3))).all()
 
 
 def test_wrong_arguments_are_refused(rng: np.random.Generator) -> None:
     y = np.array([0, 1, 1])
     with pytest.raises(ValueError, match="got 0 and 3"):
         stratified_draws(y, n_draws=0, rng=rng)
-    with pytest.raises(ValueError, match="units has 2"):
-        stratified_draws(y, n_draws=1, rng=rng, units=np.array([0, 1]))
     with pytest.raises(ValueError, match=r"0\.\.3"):
         bootstrap_scores(y, y, 2, Groups((), (), ()), np.array([[0, 3]]))
-    with pytest.raises(ValueError, match="different draws"):
-        paired_difference(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match="pred has 2"):
         bootstrap_scores(y, y[:2], 2, Groups((), (), ()), np.array([[0, 1]]))
