@@ -13,8 +13,8 @@ from deblora.data.simulate.chips import (
     covered,
     simulated_chips,
 )
-from deblora.data.simulate.materials import Material
 from deblora.data.simulate.render import CLASSES
+from deblora.data.simulate.shapes import Material
 
 N = len(CLASS_NAMES)
 

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.data.simulate.materials import BACKSCATTER_DB, Body, Material, rectangle
 from deblora.data.simulate.render import (
     CLASSES,
     DB_RANGE,
@@ -19,7 +18,7 @@ from deblora.data.simulate.render import (
     render_optical,
     render_sar,
 )
-from deblora.data.simulate.shapes import SHAPES
+from deblora.data.simulate.shapes import BACKSCATTER_DB, SHAPES, Body, Material, rectangle
 
 
 def flat(material: Material, size: int = 128) -> Scene:

@@ -17,32 +17,6 @@ from deblora.data.longtail import exponential_counts
 from deblora.data.simulate.chips import CLASS_NAMES, simulated_chips
 from deblora.errors import RecipeError
 
-N_LARGEST, IMBALANCE_FACTOR = 200, 50.0
-
-N_VAL, N_TEST = 15, 40  # per class
-
-CHIP_SIZE = 64
-
-TAIL_COVERAGE = 0.5
-
-
-def write_chips(folder: Path, *, seed: int) -> None:
-    """Write ``folder/<split>/<class>/<name>.png``; counts fall exponentially in the order of the classes."""
-    train = exponential_counts(len(CLASS_NAMES), largest=N_LARGEST, imbalance_factor=IMBALANCE_FACTOR)
-    counts = {
-        "train": tuple(int(n) for n in train),
-        "val": (N_VAL,) * len(CLASS_NAMES),
-        "test": (N_TEST,) * len(CLASS_NAMES),
-    }
-    chips = simulated_chips(
-        sensor="sar", counts_per_class=counts, chip_size=CHIP_SIZE, tail_coverage=TAIL_COVERAGE, seed=seed
-    )
-    for i, chip_id in enumerate(tqdm(chips.ids, desc="simulate SAR chips", unit="chip")):
-        path = folder / f"{chip_id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = chips.pixels.read(i)
-        Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)).save(path)
-
 
 @dataclass(frozen=True)
 class Simulation:
@@ -117,10 +91,18 @@ def simulated_folder(root: Path, simulation: Simulation, *, seed: int) -> Path:
 
 
 def draw_chips(root: Path, simulation: Simulation, *, seed: int) -> Path:
-    """Write ``<split>/<class>/<name>.png`` unless they are there, and return their folder."""
+    """Write the chips of a simulation below ``root`` unless they are there, and return their folder."""
     folder = simulated_folder(root, simulation, seed=seed)
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        unfinished = folder.with_name("unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_chips(unfinished, simulation, seed=seed)
+        unfinished.rename(folder)  # a killed drawing leaves nothing that looks whole
+    return folder
+
+
+def write_chips(folder: Path, simulation: Simulation, *, seed: int) -> None:
+    """Write ``folder/<split>/<class>/<name>.png``; training counts fall exponentially in the order of the classes."""
     n_classes = len(CLASS_NAMES)
     train = exponential_counts(
         n_classes, largest=simulation.largest, imbalance_factor=simulation.imbalance_factor
@@ -137,12 +119,8 @@ def draw_chips(root: Path, simulation: Simulation, *, seed: int) -> Path:
         tail_coverage=simulation.tail_coverage,
         seed=seed,
     )
-    unfinished = folder.with_name("unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for i, chip_id in enumerate(chips.ids):
-        path = unfinished / f"{chip_id}.png"
+    for i, chip_id in enumerate(tqdm(chips.ids, desc=f"simulate {simulation.sensor} chips", unit="chip")):
+        path = folder / f"{chip_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = chips.pixels.read(i)
         Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)).save(path)
-    unfinished.rename(folder)  # a killed drawing leaves nothing that looks whole
-    return folder

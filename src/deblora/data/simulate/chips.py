@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from deblora.data.chips import ChipSet
-from deblora.data.simulate.materials import Body, Material
 from deblora.data.simulate.render import (
     CLASSES,
     ClassSpec,
@@ -25,6 +24,7 @@ from deblora.data.simulate.render import (
     render_sar,
     surroundings,
 )
+from deblora.data.simulate.shapes import Body, Material
 
 Sensor = Literal["sar", "optical"]
 CLASS_NAMES: tuple[str, ...] = tuple(sorted(CLASSES, key=lambda name: -CLASSES[name].frequency))

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from deblora.data.simulate.materials import (
+from deblora.data.simulate.shapes import (
     BACKSCATTER_DB,
     REFLECTANCE,
+    SHAPES,
     TEXTURE,
     Body,
     Material,
@@ -20,7 +21,6 @@ from deblora.data.simulate.materials import (
     ellipse,
     rectangle,
 )
-from deblora.data.simulate.shapes import SHAPES
 
 M = Material
 

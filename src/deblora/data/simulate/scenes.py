@@ -13,11 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from deblora.data.simulate.chips import SPLITS, TAIL_CLASS_NAMES
-from deblora.data.simulate.groups import Group, draw_groups, halves
-from deblora.data.simulate.layout import Border, Placed, Site
-from deblora.data.simulate.materials import Material, Part
-from deblora.data.simulate.objects import visible_share
+from deblora.data.simulate.layout import Border, Group, Placed, Site, draw_groups, halves, visible_share
 from deblora.data.simulate.render import CLASSES, RGB_BANDS, draw_scene, render_optical, render_sar
+from deblora.data.simulate.shapes import Material, Part
 from deblora.errors import DataError
 
 SceneSensor = Literal["optical", "multispectral", "sar"]
@@ -180,8 +178,7 @@ def render_layout(layout: SceneLayout, recipe: SceneRecipe, *, sensor: SceneSens
 def plan_scenes(recipe: SceneRecipe) -> tuple[SceneLayout, ...]:
     """Return the geometry of all scenes of a split.
 
-    Groups are drawn class by class; bridges and roundabouts decide the roads of their scene; all other groups go,
-    those of large objects first, to the emptiest scene that has room.
+    Groups are drawn class by class and go, those of large objects first, to the emptiest scene that has room.
 
     Raises:
         DataError: If the objects do not fit into the scenes.
@@ -192,10 +189,7 @@ def plan_scenes(recipe: SceneRecipe) -> tuple[SceneLayout, ...]:
         for name, n in recipe.quotas.items()
     }
     sites = _open_sites(recipe, groups, rng)
-    waiting = [
-        group for name, listed in groups.items() if name not in ("bridge", "roundabout") for group in listed
-    ]
-    waiting.sort(key=_largest)
+    waiting = sorted((group for listed in groups.values() for group in listed), key=_largest)
     while waiting:
         group = waiting.pop()
         order = np.argsort([site.used + 1 for site in sites] * rng.uniform(0.5, 1.0, size=len(sites)))
@@ -225,30 +219,17 @@ def plan_scenes(recipe: SceneRecipe) -> tuple[SceneLayout, ...]:
 def _open_sites(
     recipe: SceneRecipe, groups: Mapping[str, list[Group]], rng: np.random.Generator
 ) -> list[Site]:
-    """Return the scenes with their shores, bridges and roundabouts."""
+    """Return the empty scenes; as many have a coast as ships and harbors need."""
     n, extent = recipe.n_scenes, recipe.size * recipe.gsd
     at_sea = [group for name in ("ship", "harbor") for group in groups.get(name, [])]
     demand = sum(map(_area, at_sea)) / (_COAST_FILL * extent**2)
     n_coasts = min(n, max(math.ceil(0.3 * n), math.ceil(demand))) if at_sea else 0
-    bridges, roundabouts = groups.get("bridge", []), groups.get("roundabout", [])
-    order, coasts = rng.permutation(n).tolist(), set(rng.permutation(n)[:n_coasts].tolist())
-    # Bridges and roundabouts share a scene only when they must; a roundabout takes the room of two bridges.
-    weight = 2 * len(roundabouts) / max(1, 2 * len(roundabouts) + len(bridges))
-    n_islands = round(n * weight) if weight in (0, 1) else min(max(round(n * weight), 1), n - 1)
-    islands, canals = order[: max(n_islands, n == 1)], order[n_islands:]
-    sites = []
-    for i in range(n):
-        mine = [
-            listed[where.index(i) :: len(where)] if i in where else []
-            for listed, where in ((bridges, canals), (roundabouts, islands))
-        ]
-        site = Site(extent, coast=i in coasts, bridges=mine[0], roundabouts=mine[1], rng=recipe.rng(i, 0))
-        sites.append(site)
-    return sites
+    coasts = set(rng.permutation(n)[:n_coasts].tolist())
+    return [Site(extent, coast=i in coasts, rng=recipe.rng(i, 0)) for i in range(n)]
 
 
 def _at_sea(group: Group) -> bool:
-    return CLASSES[group.class_name].zone == "sea"
+    return group.class_name in ("ship", "harbor")
 
 
 def _largest(group: Group) -> float:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deblora.data.simulate.chip_folder import write_chips
+from deblora.data.simulate.chip_folder import Simulation, write_chips
 from deblora.pipeline.classify.road import run_all
 from deblora.recipe.classify import recipe_from
 from deblora.run.run_dir import RunDir
@@ -17,5 +17,5 @@ def run_demo(run: RunDir, overrides: dict[str, object]) -> None:
     recipe = read_recipe(Path(str(files("deblora") / "demo.yaml")))
     recipe["data"]["source"] = str(run.root / "chips")
     recipe.update(overrides)
-    write_chips(run.root / "chips", seed=int(recipe["seed"]))
+    write_chips(run.root / "chips", Simulation(), seed=int(recipe["seed"]))
     run_all(run, recipe_from(recipe))
