@@ -4,12 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.distribution import (
-    Calibration,
-    calibrated_gaussians,
-    distribution_fits,
-    sample_gaussian,
-)
+from deblora.evaluate.heads.distribution import SPREAD, Calibration, distribution_fits
 from deblora.evaluate.heads.head import tukey
 from deblora.evaluate.heads.linear import LinearFits, fit_linear
 
@@ -31,7 +26,7 @@ def test_statistics_equal_those_by_brute_force(rng: np.random.Generator) -> None
     base_y = np.repeat([0, 1, 2], [5, 9, 4])
     base = rng.normal(size=(3, 4))[base_y] * 3 + rng.normal(size=(18, 4))
     samples = rng.normal(size=(6, 4))
-    found = calibrated_gaussians(samples, base, base_y, n_nearest=2)
+    found = Calibration.of(samples, base, base_y)
     means = [base[base_y == b].mean(axis=0) for b in range(3)]
     for i, sample in enumerate(samples):
         nearest = sorted(range(3), key=lambda b: float(np.linalg.norm(sample - means[b])))[:2]
@@ -42,21 +37,19 @@ def test_statistics_equal_those_by_brute_force(rng: np.random.Generator) -> None
 
 
 def test_draws_have_the_calibrated_mean_and_covariance(rng: np.random.Generator) -> None:
-    sizes, size, spread = (12, 5), 3, 0.4
+    sizes, size = (12, 5), 3
     classes = [rng.normal(size=(n, size)) @ np.diag([1.0, 2.0, 0.5]) for n in sizes]
-    centered = [members - members.mean(axis=0) for members in classes]
-    calibration = Calibration(np.array([[1.0, -2.0, 3.0]]), np.array([[1, 0]]), 0.7)
-    drawn = sample_gaussian(calibration, 0, centered, n_samples=200_000, spread=spread, rng=rng)
-    expected = np.mean([np.cov(members.T) for members in classes], axis=0) + spread * 0.7 * np.eye(size)
+    centered = tuple(members - members.mean(axis=0) for members in classes)
+    calibration = Calibration(np.array([[1.0, -2.0, 3.0]]), np.array([[1, 0]]), 0.7, centered)
+    drawn = calibration.draw(0, 200_000, rng)
+    expected = np.mean([np.cov(members.T) for members in classes], axis=0) + SPREAD * 0.7 * np.eye(size)
     np.testing.assert_allclose(drawn.mean(axis=0), calibration.means[0], atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.06)
 
 
-def test_number_of_neighbors_is_capped(rng: np.random.Generator) -> None:
-    found = calibrated_gaussians(
-        rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), np.array([0, 0, 1, 1]), n_nearest=9
-    )
-    assert found.nearest.shape == (3, 2)
+def test_one_frequent_class_is_the_only_neighbor(rng: np.random.Generator) -> None:
+    found = Calibration.of(rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), np.zeros(4, dtype=int))
+    assert found.nearest.tolist() == [[0]] * 3
 
 
 def test_without_rare_classes_it_is_the_probe_on_transformed_features(rng: np.random.Generator) -> None:
@@ -81,7 +74,7 @@ def test_rare_classes_are_filled_to_the_largest(
 
     monkeypatch.setattr("deblora.evaluate.heads.distribution.LinearFits", Recorded)
     x, y = blobs
-    fits = distribution_fits(x, y, 4, rng=np.random.default_rng(0), base_count=20)
+    fits = distribution_fits(x, y, 4, rng=np.random.default_rng(0))
     assert np.bincount(seen["y"]).tolist() == [60, 30, 60, 60]
     own = tukey(x / np.linalg.norm(x, axis=1, keepdims=True), 0.5)
     np.testing.assert_allclose(seen["x"][:113], own)
@@ -106,21 +99,10 @@ def test_it_lifts_the_rare_class(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     assert (head.logits(x).argmax(axis=1) == 3).sum() > (plain == 3).sum()
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"power": 0.0}, ValueError, "power must be positive"),
-        ({"n_nearest": 0}, ValueError, "n_nearest must be at least 1"),
-        ({"spread": -1.0}, ValueError, "spread must not be negative"),
-        ({"base_count": 61}, DataError, "lower base_count"),
-    ],
-)
-def test_settings_out_of_range(
-    blobs: tuple[np.ndarray, np.ndarray],
-    rng: np.random.Generator,
-    settings: dict[str, float],
-    error: type[Exception],
-    message: str,
+def test_what_cannot_be_calibrated_is_refused(
+    blobs: tuple[np.ndarray, np.ndarray], rng: np.random.Generator
 ) -> None:
-    with pytest.raises(error, match=message):
-        distribution_fits(*blobs, 4, rng=rng, **settings)
+    with pytest.raises(ValueError, match="power must be positive"):
+        distribution_fits(*blobs, 4, rng=rng, power=0.0)
+    with pytest.raises(DataError, match="leave distribution_calibration out"):
+        distribution_fits(rng.normal(size=(3, 5)), np.arange(3), 3, rng=rng)
