@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
+from scipy.special import softmax
 
 from deblora.evaluate.heads.head import Standardizer, checked_counts
 from deblora.evaluate.metrics import check_labels
@@ -152,7 +153,7 @@ class LinearFits:
         penalty = np.full((self.inputs.shape[1], 1), l2)
         penalty[-1] = 0.0
         origin = self._origin(start)
-        scale = step_scale(self.moments, _confusion(self.inputs @ origin, self.sample_weights), l2)
+        scale = self._step_scale(origin, l2)
 
         def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
             parameters = origin + scale * flat.reshape(origin.shape)
@@ -179,6 +180,12 @@ class LinearFits:
             return fitted[l2]
 
         return fit
+
+    def _step_scale(self, origin: Float[np.ndarray, "e c"], l2: float) -> Float[np.ndarray, "e c"]:
+        """Return ``1 / sqrt(s_k lambda_i + l2)`` per axis and class, and ``1 / sqrt(s_k)`` in the last row."""
+        p = softmax(self.inputs @ origin, axis=1)
+        confusion = np.maximum(self.sample_weights @ (p * (1 - p)), 1e-6)
+        return np.asarray(1 / np.sqrt(np.vstack([np.outer(self.moments, confusion) + l2, confusion[None]])))
 
     def _origin(self, start: Linear | None) -> Float[np.ndarray, "e c"]:
         if start is None:
@@ -379,18 +386,3 @@ def principal_axes(
         return np.ascontiguousarray(vectors[:, ::-1]), np.maximum(moments[::-1], 0.0)
     _, lengths, axes = np.linalg.svd(np.sqrt(weights)[:, None] * z, full_matrices=False)
     return np.ascontiguousarray(axes.T), lengths**2
-
-
-def step_scale(
-    moments: Float[np.ndarray, " r"], confusion: Float[np.ndarray, " c"], l2: float
-) -> Float[np.ndarray, "e c"]:
-    """Return ``1 / sqrt(s_k lambda_i + l2)`` per axis and class, and ``1 / sqrt(s_k)`` for the bias in the last row."""
-    curvature = np.outer(moments, confusion) + l2
-    return np.asarray(1 / np.sqrt(np.vstack([curvature, confusion[None]])))
-
-
-def _confusion(scores: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
-    """Return the weighted mean of ``p_k (1 - p_k)`` per class, bounded away from 0."""
-    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return np.asarray(np.maximum(weights @ (probabilities * (1 - probabilities)), 1e-6))

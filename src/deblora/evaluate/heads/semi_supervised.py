@@ -197,9 +197,9 @@ def _principal(z: Float[np.ndarray, "n d"], n_dimensions: int) -> Float[np.ndarr
 SHRINKAGES = (0.3, 0.1, 0.03, 0.01)
 TEMPERATURES = (2.0, 1.0, 4.0, 8.0, 16.0)
 N_FOLDS = 5
-"""With two, the fits see half of the chips, and a head that gains is too often refused (ours, docs/log.md)."""
+"""With two, the fits see half of the chips, and a classifier that gains is too often refused (ours, docs/log.md)."""
 ENOUGH = 10
-"""Unlabeled chips of each class from which on the head gained on our real data; with five of each it lost (ours)."""
+"""Unlabeled chips of each class from which on it gained on our real data; with five of each it lost (ours)."""
 
 
 def n_short(y_val: Int[np.ndarray, " v"], n_classes: int) -> int:
@@ -212,7 +212,7 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
 
     The shares of the classes are those of the validation set, which are known. No test feature is seen. ``macro_f1``
     of the record is measured on the very chips whose features were fitted; ``held_out_macro_f1`` is not, and is what
-    other heads may be compared with.
+    other classifiers may be compared with.
 
     Args:
         samples: What to fit and choose on.
@@ -248,7 +248,7 @@ def held_out_predictions(
 
     Args:
         samples: What to fit and score on; its seed draws the folds, class by class.
-        shrinkage: See :func:`deblora.evaluate.heads.semi_supervised.fit_shared_gaussians`.
+        shrinkage: See :func:`fit_shared_gaussians`.
         temperature: Likewise.
         sizes: Columns of each kind of features.
 
