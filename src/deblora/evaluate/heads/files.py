@@ -149,16 +149,17 @@ def _build(described: Any, arrays: dict[str, np.ndarray]) -> Any:
     if set(values) != set(hints):
         raise ValueError(f"a {kind} has {sorted(hints)}, found {sorted(values)}")
     with jaxtyped("context"):  # letters of shapes stand for the same size in all fields of a part
-        wrong = [name for name, hint in hints.items() if not _fits(values[name], hint)]
+        wrong = [
+            name for name, hint in hints.items() if not isinstance(values[name], get_origin(hint) or hint)
+        ]
+    wrong += [
+        name
+        for name, hint in hints.items()
+        if get_origin(hint) is tuple and not all(isinstance(own, get_args(hint)[0]) for own in values[name])
+    ]
     if wrong:
         raise ValueError(f"{wrong[0]} of the {kind} has another type or shape than it must have")
     return part(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is not tuple:
-        return isinstance(value, hint)
-    return isinstance(value, tuple) and all(_fits(part, get_args(hint)[0]) for part in value)
 
 
 def _check_sizes(head: Any) -> None:
