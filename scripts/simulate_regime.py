@@ -104,7 +104,7 @@ def scores(seed: int, coverage: float) -> Iterator[dict[str, object]]:
             best = select(trials, val.x, val.y).head
             f1 = per_class_f1(test.y, best.logits(test.x).argmax(axis=1), N_CLASSES)
             groups = {name: round(100 * value, 3) for name, value in group_scores(f1, GROUPS).items()}
-            yield {"seed": seed, "coverage": coverage, "features": row, "probe": loss, **groups}
+            yield {"seed": seed, "coverage": coverage, "features": row, "classifier": loss, **groups}
 
 
 def main() -> None:

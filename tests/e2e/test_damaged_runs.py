@@ -188,7 +188,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
     "no predictions": (
         "report",
         lambda run: (run / "eval" / "predictions.csv").write_text("id,true\n") and None,
-        ("predictions.csv has no rows of lora + cross_entropy", "run its stage again"),
+        ("predictions.csv is damaged", "the column method is missing", "make it again with"),
     ),
     "damaged history": ("report", text("adapters/lora.history.csv", "step", "stop"), ("lora.history.csv",)),
 }

@@ -1,155 +1,154 @@
-import dataclasses
-import os
+"""The page of a run: nothing is fetched, hostile names stay text, and what is absent is left out."""
+
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from deblora.data.longtail import Groups
-from deblora.report.content import Projection, ReportContent
-from deblora.report.run_page import render_markdown, render_page
+from deblora.report.page import render_html, render_markdown
+from deblora.report.sections import RUN, Report, report_page
+from report_builders import NAMES, Reader, classes, drawings, write_page
 
-
-class Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for key, value in attrs:
-            if key == "id":
-                self.ids.append(str(value))
-            if key in ("src", "href", "xlink:href"):
-                self.links.append(str(value))
-
-
-def read(page: str) -> Reader:
-    reader = Reader()
-    reader.feed(page)
-    return reader
-
-
-@pytest.fixture
-def page(content: ReportContent) -> str:
-    text = render_page(content)
-    if "DEBLORA_KEEP_REPORT" in os.environ:
-        Path(os.environ["DEBLORA_KEEP_REPORT"]).write_text(text, encoding="utf-8")
-    return text
+DRAWN = (
+    "Macro F1",
+    "Paired",
+    "Training chips",
+    "F1 per class",
+    "Confusion",
+    "t-SNE",
+    "Cluster",
+    "Training loss",
+)
 
 
 def test_hostile_strings_never_become_markup(page: str) -> None:
-    tags = read(page).tags
-    assert "script" not in tags
+    assert "script" not in Reader(page).tags and "b" not in Reader(page).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "\x00" not in page
     assert "cdal &lt;b&gt;" in page
+    for drawing in drawings(page):
+        assert "<script" not in drawing and "\x00" not in drawing
 
 
 def test_nothing_is_fetched(page: str) -> None:
-    links = read(page).links
+    links = Reader(page).links
     assert links
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
-    assert "@import" not in page
-    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    assert all(link.startswith(("#", "data:image/")) for link in links)
+    assert "@import" not in page and "url(" not in page
+    for drawing in drawings(page):
+        targets = re.findall(r'href="([^"]*)"', drawing)
+        assert all(target.startswith(("#", "data:image/png;base64,")) for target in targets)
 
 
 def test_ids_are_unique_and_references_resolve(page: str) -> None:
-    reader = read(page)
+    reader = Reader(page)
     assert len(set(reader.ids)) == len(reader.ids)
-    targets = {link[1:] for link in reader.links if link.startswith("#")} | set(
-        re.findall(r"url\(#([^)]*)\)", page)
-    )
-    assert targets <= set(reader.ids)
+    assert {link[1:] for link in reader.links if link.startswith("#")} <= set(reader.ids)
 
 
 def test_every_figure_is_there_and_words_stay_text(page: str) -> None:
-    for name in ("longtail", "forest", "f1", "confusion", "tsne", "composition", "curves"):
-        assert f'id="{name}-figure_1"' in page
-    assert page.count("<svg") == 7
-    assert re.search(r"<text[^>]*>救助船</text>", page)
-    assert "$pleasure$" in page
+    for start in DRAWN:
+        assert re.search(f'class="drawing" src="[^"]*" alt="{start}', page)
+    found = drawings(page)
+    assert len(found) == len(DRAWN)
+    assert any(re.search(r"<text[^>]*>救助船</text>", drawing) for drawing in found)
+    assert any("$pleasure$" in drawing for drawing in found)
 
 
-def test_same_content_gives_the_same_bytes(content: ReportContent, page: str) -> None:
-    assert render_page(content) == page
+def test_the_chosen_model_stands_first_and_dots_before_numbers(page: str) -> None:
+    first = page.index('id="summary"')
+    assert "Expected gain over lora · cross_entropy on new chips: +8.0 points" in page[first:]
+    assert first < page.index('id="chosen"') < page.index('id="scores"')
+    scores = page[page.index('id="scores"') :]
+    assert scores.index("<img") < scores.index("<table")
+    assert "A second adapter trained toward calibrated features." in scores
 
 
-def test_empty_report_says_what_is_missing(empty: ReportContent) -> None:
-    page = render_page(empty)
-    assert "<svg" not in page
-    for sentence in ("No scores were given.", "Nothing was trained.", "No clusters were given."):
-        assert sentence in page
-    assert "Not available." in render_markdown(empty)
+def test_same_content_gives_the_same_bytes(report: Report, page: str) -> None:
+    assert render_html(report_page(report, RUN)) == page
 
 
-@pytest.mark.parametrize("field", ["rows", "differences", "projections"])
-def test_one_missing_part_leaves_the_others(changed: Callable[..., ReportContent], field: str) -> None:
-    page = render_page(changed(**{field: ()}))
-    assert page.count("<svg") == 7 - (field != "rows")
-    assert "No " in page
+def test_an_empty_report_is_a_title() -> None:
+    page = render_html(report_page(Report("Nothing"), RUN))
+    assert "<img" not in page and "There are no scores." in page
+    assert Reader(page).ids == ["summary"]
+    assert "# Nothing" in render_markdown(report_page(Report("Nothing"), RUN))
 
 
-def test_empty_groups_and_not_a_number_do_not_crash(changed: Callable[..., ReportContent]) -> None:
-    nothing = np.full(12, np.nan)
-    point = Projection("one", np.zeros((1, 2)), np.array([11]), np.array([True]), {})
-    page = render_page(
-        changed(
-            groups=Groups((), (), ()),
-            per_class_f1={"a": nothing},
-            alpha_per_class={"a": nothing},
-            confusion={"only": np.zeros((12, 12), dtype=int)},
-            projections=(point,),
-            composition=np.full((12, 3), np.nan),
-            curves={"a": ((1, float("nan")),), "b": ()},
-        )
+@pytest.mark.parametrize("name", ["scores", "differences", "projection", "classes", "history"])
+def test_one_missing_table_leaves_the_others(changed: Callable[..., Report], name: str) -> None:
+    page = render_html(report_page(changed(**{name: None}), RUN))
+    assert len(drawings(page)) >= 3
+    assert 'id="provenance"' in page
+
+
+def test_empty_groups_and_not_a_number_do_not_crash(changed: Callable[..., Report], report: Report) -> None:
+    nothing = {"group": "", "alpha, deblora": np.nan}
+    f1, shares = report.table("class_f1"), report.table("composition")
+    one = {"panel": "one", "kind": "test", "class": NAMES[11], "x": 0.0, "y": 0.0}
+    content = changed(
+        classes=report.table("classes").assign(**nothing),
+        class_f1=f1.assign(value=np.nan),
+        projection=pd.DataFrame([one]),
+        composition=shares * np.nan,
+        history=pd.DataFrame({"name": ["a"], "step": [1], "loss": [np.nan]}),
     )
-    assert page.count("<svg") == 7
-    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page), flags=re.IGNORECASE)
+    page = render_html(report_page(content, RUN))
+    assert len(drawings(page)) == len(DRAWN)
+    visible = re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"\bnan\b", visible, flags=re.IGNORECASE)
 
 
-def test_wrong_number_of_classes_is_refused(changed: Callable[..., ReportContent]) -> None:
-    with pytest.raises(ValueError, match=r"counts\['train'\] has 3 classes, class_names has 12"):
-        changed(counts={"train": np.ones(3, dtype=int)})
-
-
-def test_markdown_escapes_and_lists_the_same_numbers(content: ReportContent) -> None:
-    text = render_markdown(content)
-    assert "<script>alert" not in text
+def test_markdown_escapes_and_lists_the_same_numbers(report: Report) -> None:
+    text = render_markdown(report_page(report, RUN))
+    outside_code = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+    assert "<script>" not in outside_code
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "**46.0 (38.0 to 54.0)**" in text
-    table_lines = [line for line in text.splitlines() if line.startswith("| deblora")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table_lines} == {3, 5, 7}
+    lines = [line for line in text.splitlines() if line.startswith("| deblora | balanced")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {4, 7}
 
 
-def test_recipe_cannot_leave_its_fence(changed: Callable[..., ReportContent]) -> None:
-    text = render_markdown(changed(recipe_yaml="a: |\n  ````\n  # out\n"))
-    assert "`````yaml\n" in text
-
-
-def test_many_classes_with_long_names_and_absent_ones(content: ReportContent) -> None:
+def test_many_classes_with_long_names(changed: Callable[..., Report]) -> None:
     n, rng = 51, np.random.default_rng(5)
     counts = np.maximum(0, (800 * 0.87 ** np.arange(n)).astype(int) - 1)
-    crowded = dataclasses.replace(
-        content,
-        class_names=tuple(f"class number {i} with a long name" for i in range(n)),
-        counts={"train": counts},
-        groups=Groups(tuple(range(17)), tuple(range(17, 34)), tuple(range(34, 51))),
-        per_class_f1={f"method {i} · probe": rng.random(n) for i in range(8)},
-        confusion={f"m{i}": rng.integers(0, 20, (n, n)) for i in range(3)},
-        projections=(
-            Projection("p", rng.normal(size=(99, 2)), np.arange(99) % n, np.arange(99) % 2 == 0, {}),
+    names = tuple(f"class number {i} with a long name" for i in range(n))
+    f1 = [
+        pd.DataFrame({"method": f"method {i}", "classifier": "x", "class": names, "value": rng.random(n)})
+        for i in range(8)
+    ]
+    pairs = [{"true": a, "predicted": b, "n": 3} for a in names for b in names[:5]]
+    content = changed(
+        classes=classes(names, counts),
+        class_f1=pd.concat(f1),
+        confusion=pd.DataFrame(pairs).assign(method="m", classifier="c"),
+        composition=pd.DataFrame(rng.dirichlet(np.ones(40), n), index=list(names)),
+        projection=pd.DataFrame(
+            {
+                "panel": "p",
+                "kind": np.where(np.arange(99) % 2, "train", "test"),
+                "class": np.array(names)[np.arange(99) % n],
+                "x": rng.normal(size=99),
+                "y": rng.normal(size=99),
+            }
         ),
-        composition=rng.dirichlet(np.ones(40), n),
-        alpha_per_class={"kappa": counts / (counts + 20), "ratio": rng.random(n)},
     )
-    page = render_page(crowded)
-    if "DEBLORA_KEEP_REPORT" in os.environ:
-        Path(os.environ["DEBLORA_KEEP_REPORT"] + ".crowded.html").write_text(page, encoding="utf-8")
-    assert page.count("<svg") == 7
-    assert "method 7 · probe" in page
+    page = write_page(report_page(content, RUN), "crowded")
+    assert len(drawings(page)) == len(DRAWN)
+    assert any("method 7" in drawing for drawing in drawings(page))
+
+
+def test_of_many_methods_figures_show_the_main_classifiers(
+    changed: Callable[..., Report], report: Report
+) -> None:
+    scores = report.table("scores")
+    more = [
+        scores[scores["classifier"] == "cross_entropy"].assign(classifier=f"other_{i}") for i in range(12)
+    ]
+    content = changed(scores=pd.concat([scores, *more], ignore_index=True))
+    page = render_html(report_page(content, RUN))
+    dots = drawings(page)[0]
+    assert "other_3" not in dots and "balanced_softmax" in dots
+    assert "All methods and classifiers" in page and "other_3" in page

@@ -1,74 +1,168 @@
-import math
-from collections.abc import Callable
+"""What the sentences claim follows from the numbers, for one run and over seeds."""
 
+import math
+from typing import Any
+
+import pandas as pd
 import pytest
 
+from deblora.pipeline.compare.over_seeds import BALANCED, PLAIN, mean_scores, paired_differences
 from deblora.report import tables
-from deblora.report.content import DifferenceRow, ReportContent, ScoreRow
-from deblora.report.summary import summarize
+from deblora.report.summary import say_choice, summarize
+
+GROUPS = ("head", "middle", "tail", "all")
 
 
-def score(method: str, value: float, *, group: str = "tail") -> ScoreRow:
-    return ScoreRow(method, "linear", group, value, value - 0.1, value + 0.1)
+def score(method: str, value: float, *, group: str = "tail") -> dict[str, Any]:
+    ends = {"value": value, "ci_lower": value - 0.1, "ci_upper": value + 0.1}
+    return {"method": method, "classifier": "linear", "group": group, **ends}
 
 
-def difference(value: float, half: float, *, method: str = "new", group: str = "tail") -> DifferenceRow:
-    return DifferenceRow(method, "linear", "old", "linear", group, value, value - half, value + half)
+def difference(value: float, half: float, *, method: str = "new", group: str = "tail") -> dict[str, Any]:
+    names = {"method": method, "classifier": "linear", "baseline": "old", "baseline_classifier": "linear"}
+    return {**names, "group": group, "value": value, "ci_lower": value - half, "ci_upper": value + half}
 
 
-@pytest.fixture
-def told(changed: Callable[..., ReportContent]) -> Callable[..., str]:
-    return lambda rows, differences: " ".join(
-        summarize(changed(rows=tuple(rows), differences=tuple(differences)))
-    )
+def told(scores: list[dict[str, Any]], differences: list[dict[str, Any]], **options: Any) -> str:
+    columns = [*tables.PAIR, "group", "value", "ci_lower", "ci_upper"]
+    return " ".join(summarize(pd.DataFrame(scores), pd.DataFrame(differences, columns=columns), **options))
 
 
-def test_clear_win(told: Callable[..., str]) -> None:
+def test_clear_win() -> None:
     text = told([score("old", 0.3), score("new", 0.4)], [difference(0.1, 0.05)])
-    assert "On the tail classes, new with the linear probe scores highest: 40.0 % macro F1" in text
     assert (
-        "10.0 points above old with the linear probe, and the paired interval (+5.0 to +15.0) excludes zero"
+        "On the tail classes, new · linear scores highest: 40.0 % macro F1 (95 % interval 30.0 to 50.0)"
         in text
     )
+    assert "10.0 points above old · linear, and the paired interval (+5.0 to +15.0) excludes zero" in text
     assert "There is no score over all classes." in text
 
 
-def test_open_win_is_not_sold_as_one(told: Callable[..., str]) -> None:
+def test_open_win_is_not_sold_as_one() -> None:
     text = told([score("old", 0.3), score("new", 0.31)], [difference(0.01, 0.05)])
-    assert "(−4.0 to +6.0) includes zero" in text
+    assert "(−4.0 to +6.0) includes zero: the test cannot tell them apart." in text
     assert "excludes zero." not in text.split("includes zero")[0]
 
 
-def test_winning_baseline_and_losses_are_said(told: Callable[..., str]) -> None:
+def test_winning_baseline_and_losses_are_said() -> None:
     text = told([score("old", 0.5), score("new", 0.3)], [difference(-0.2, 0.05)])
-    assert "This is the baseline: nothing that was compared with it scores higher." in text
+    assert "This is a baseline: nothing that was compared with it scores higher." in text
     assert "Losses whose interval excludes zero: new · linear on the tail classes, −20.0 points" in text
 
 
-def test_lead_below_another_baseline_reads_below(told: Callable[..., str]) -> None:
+def test_lead_below_another_baseline_reads_below() -> None:
     assert "2.0 points below old" in told([score("new", 0.3)], [difference(-0.02, 0.01)])
 
 
-def test_level_scores_are_named(told: Callable[..., str]) -> None:
+def test_level_scores_are_named() -> None:
     assert "level with old · linear. No paired" in told([score("old", 0.3), score("new", 0.30001)], [])
 
 
-def test_of_many_level_scores_three_are_named(told: Callable[..., str]) -> None:
+def test_of_many_level_scores_three_are_named() -> None:
     text = told([score("new", 0.3), *(score(f"old{i}", 0.3) for i in range(5))], [])
     assert "old0 · linear and old1 · linear and old2 · linear and 2 more." in text
 
 
-def test_many_losses_are_cut(told: Callable[..., str]) -> None:
+def test_many_losses_are_cut() -> None:
     losses = [difference(-0.1 - i / 100, 0.01, method=f"m{i}") for i in range(9)]
     text = told([score("old", 0.5)], losses)
-    assert "; and 3 more, in the table." in text
+    assert f"; and {9 - 4} more, in the table." in text
     assert "m8" in text
 
 
-def test_without_pairs_no_lead_is_claimed(told: Callable[..., str]) -> None:
+def test_without_pairs_no_lead_is_claimed() -> None:
     text = told([score("new", 0.4)], [])
     assert "No paired comparison backs this lead." in text
     assert "No paired differences were computed" in text
+
+
+def test_a_method_that_repeats_another_leads_the_page_but_is_no_leader() -> None:
+    scores = [score("old", 0.3), score("guarded", 0.5), score("new", 0.5)]
+    found = [difference(0.2, 0.1, method="guarded"), difference(0.2, 0.1)]
+    text = told(scores, found, focus=["guarded"], derived=["guarded"])
+    assert text.startswith(
+        "guarded · linear against old · linear: on the tail classes +20.0 points (+10.0 to +30.0; a gain)"
+    )
+    assert "On the tail classes, new · linear scores highest" in text
+
+
+def over_seeds(values: dict[tuple[str, str], list[float]]) -> str:
+    """Return the summary of scores by method and seed, the same in every group."""
+    lines = [
+        {"method": name[0], "classifier": name[1], "group": group, "seed": seed, "value": value}
+        for name, own in values.items()
+        for seed, value in enumerate(own)
+        for group in GROUPS
+    ]
+    results = pd.DataFrame(lines).assign(dataset="aid", backbone="vit", metric="macro_f1")
+    baselines = [name for name in (PLAIN, BALANCED) if name in values]
+    return " ".join(summarize(mean_scores(results), paired_differences(results, baselines)))
+
+
+def test_a_clear_win_over_seeds() -> None:
+    text = over_seeds({PLAIN: [0.3, 0.4, 0.35], ("new", "cross_entropy"): [0.4, 0.51, 0.44]})
+    assert "3 seeds; intervals are 95 % t intervals" in text
+    assert "On the tail classes, new · cross_entropy scores highest: 45.0 % macro F1" in text
+    assert "It is 10.0 points above lora · cross_entropy (higher in 3 of 3 seeds), and the" in text
+    assert "No paired comparison in any group shows a loss" in text
+
+
+def test_an_open_win_over_seeds_is_not_sold_as_one() -> None:
+    text = over_seeds({PLAIN: [0.3, 0.4, 0.35], ("new", "cross_entropy"): [0.5, 0.3, 0.4]})
+    assert "(higher in 2 of 3 seeds), but the paired interval" in text
+    assert "includes zero: the seeds cannot tell them apart." in text
+    assert "1 paired comparison on the tail classes, 0 show a gain" in text
+
+
+def test_losses_over_seeds_are_said() -> None:
+    text = over_seeds({PLAIN: [0.5, 0.6, 0.55], ("deblora", "cross_entropy"): [0.3, 0.41, 0.34]})
+    assert "This is a baseline: nothing that was compared with it scores higher." in text
+    assert (
+        "Against lora with the same cross_entropy classifier on the tail classes: deblora −20.0 points"
+        in text
+    )
+    assert "a loss; higher in 0 of 3 seeds)" in text
+    assert "Losses whose interval excludes zero: deblora · cross_entropy on the head classes" in text
+
+
+def test_one_seed_claims_nothing() -> None:
+    text = over_seeds({PLAIN: [0.3], ("new", "cross_entropy"): [0.4]})
+    assert "One seed: no spread can be given" in text
+    assert "new · cross_entropy scores highest: 40.0 % macro F1. It is 10.0 points above" in text
+    assert "excludes zero" not in text and "includes zero" not in text and "a gain" not in text
+
+
+def test_equal_scores_are_called_equal() -> None:
+    text = over_seeds({("same", "cross_entropy"): [0.3, 0.4], PLAIN: [0.3, 0.4]})
+    assert "level with lora · cross_entropy. It equals lora · cross_entropy in every seed." in text
+
+
+def test_the_prior_of_the_classifier_is_kept_apart_from_the_features() -> None:
+    text = over_seeds({PLAIN: [0.2, 0.3], BALANCED: [0.5, 0.6], ("deblora", "balanced_softmax"): [0.4, 0.52]})
+    assert (
+        "Against lora with the same balanced_softmax classifier on the tail classes: deblora −9.0 points"
+        in text
+    )
+    assert "with the same cross_entropy classifier" not in text
+
+
+def test_a_weak_choice_is_called_a_guess() -> None:
+    choice = {
+        "method": "lora",
+        "classifier": "sade",
+        "reference": ["lora", "cross_entropy"],
+        "gain": 0.02,
+        "ci_lower": -0.01,
+        "ci_upper": 0.05,
+        "share": 0.4,
+        "n_val": 30,
+        "fewest_val": 2,
+        "candidates": [{"method": "lora", "classifier": "sade", "macro_f1": 0.5}],
+    }
+    text = " ".join(say_choice(choice))
+    assert "Chosen on 30 validation chips among 1 candidates: lora · sade, macro F1 50.0 %." in text
+    assert "no more than a reasonable guess" in text and "only 2 validation chips" in text
+    assert "guess" not in " ".join(say_choice({**choice, "ci_lower": 0.01}))
 
 
 @pytest.mark.parametrize(
@@ -83,14 +177,5 @@ def test_points(fraction: float, expected: str) -> None:
     ("ends", "verdict"), [((0.1, 0.2), "gain"), ((-0.2, -0.1), "loss"), ((-0.1, 0.1), "open")]
 )
 def test_verdict(ends: tuple[float, float], verdict: str) -> None:
-    assert DifferenceRow("a", "b", "c", "d", "tail", 0.0, *ends).verdict == verdict
-    assert DifferenceRow("a", "b", "c", "d", "tail", 0.0, math.nan, math.nan).verdict == "open"
-
-
-def test_scores_mark_the_best_and_dash_the_missing(content: ReportContent) -> None:
-    table = tables.scores(content)
-    tail = table.header.index("Tail")
-    best = [row[0].text for row in table.rows if row[tail].style == "best"]
-    assert best == ["deblora"]
-    missing = [cell.text for row in table.rows for cell in row if row[0].text == "frozen"]
-    assert missing.count("-") == 1
+    assert tables.verdict({"ci_lower": ends[0], "ci_upper": ends[1]}) == verdict
+    assert tables.verdict({"ci_lower": math.nan, "ci_upper": math.nan}) == "open"

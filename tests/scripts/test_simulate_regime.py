@@ -50,7 +50,7 @@ def test_hidden_attributes_cost_the_tail(script: ModuleType, monkeypatch: pytest
         script, "exponential_counts", lambda n, **_: np.linspace(400, 60, n).round().astype(np.int64)
     )
     seen, hidden = (
-        {(row["features"], row["probe"]): row for row in script.scores(0, coverage)}
+        {(row["features"], row["classifier"]): row for row in script.scores(0, coverage)}
         for coverage in (1.0, 0.125)
     )
     assert set(seen) == {(row, loss) for row in script.ROWS for loss in ("cross_entropy", "balanced_softmax")}

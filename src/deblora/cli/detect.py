@@ -205,12 +205,13 @@ def _evaluate(options: Any, _: dict[str, Any]) -> None:
 
     from deblora.files import write_atomic
     from deblora.pipeline.detect.evaluate import evaluate_files
-    from deblora.report.detection_page import render_detection_markdown
+    from deblora.report.page import render_markdown
+    from deblora.report.pictures import Detections, detection_page
 
     summary = evaluate_files(
         options.predictions, options.labels, protocol=options.protocol, groups=options.groups
     )
-    text = render_detection_markdown(f"Evaluation of {options.predictions.name}", summary, {})
+    text = render_markdown(detection_page(Detections(f"Evaluation of {options.predictions.name}", summary)))
     print(text)
     if options.out:
         write_atomic(options.out / "report.json", json.dumps(summary, indent=1))
@@ -219,9 +220,9 @@ def _evaluate(options: Any, _: dict[str, Any]) -> None:
 
 def _compare(options: Any, _: dict[str, Any]) -> None:
     from deblora.files import write_atomic
-    from deblora.pipeline.detect.compare import comparison_lines
+    from deblora.pipeline.detect.compare import comparison_text
 
-    text = "\n".join(comparison_lines(options.run_dirs)) + "\n"
+    text = comparison_text(options.run_dirs)
     print(text)
     if options.out:
         write_atomic(options.out, text)
@@ -270,10 +271,11 @@ def _demo(options: Any, _: dict[str, Any]) -> None:
 def _print_scores(run: Any, split: str) -> None:
     from deblora.pipeline.detect.report import report_path
     from deblora.pipeline.detect.runs import evaluation_path, read_facts
-    from deblora.report.detection_page import groups_table, sentences, table_lines
+    from deblora.report.page import markdown_table
+    from deblora.report.pictures import group_table, say_detections
 
     summary = read_facts(evaluation_path(run, split))
-    print("\n" + "\n".join([*sentences(summary), "", *table_lines(groups_table(summary))]))
+    print("\n" + "\n".join([*say_detections(summary), "", markdown_table(group_table(summary))]))
     print(f"\nreport: {report_path(run, split, '.html')}")
 
 

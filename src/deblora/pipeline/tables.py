@@ -1,16 +1,66 @@
-"""Tables of a run as lines of text, checked for what a reader of them needs."""
+"""CSV tables of a run: writing them, and reading them as pandas tables that are checked against a schema."""
 
 import csv
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from deblora.errors import ArtifactError
 from deblora.evaluate.bootstrap import interval
-from deblora.run.run_dir import RunDir
+
+NUMBERS = frozenset(
+    {
+        *(
+            "value",
+            "ci_lower",
+            "ci_upper",
+            "n_classes",
+            "n_test",
+            "n_trials",
+            "seed",
+            "n_train",
+            "step",
+            "loss",
+        ),
+        *("gap", "chance", "train_scatter", "test_scatter"),
+    }
+)
+"""Columns that hold numbers; an empty cell is unknown."""
+SCORES = (
+    "dataset",
+    "backbone",
+    "method",
+    "classifier",
+    "metric",
+    "group",
+    "value",
+    "ci_lower",
+    "ci_upper",
+    "n_classes",
+    "n_test",
+    "seed",
+)
+DIFFERENCES = (
+    "method",
+    "classifier",
+    "baseline",
+    "baseline_classifier",
+    "group",
+    "value",
+    "ci_lower",
+    "ci_upper",
+)
+PREDICTIONS = ("id", "true", "method", "classifier", "predicted")
+CHOICES = ("method", "classifier", "choice", "value")
+SEPARATION = ("method", "split", "metric", "value")
+HISTORY = ("step", "loss")
+_EARLIER = {"probe": "classifier", "baseline_probe": "baseline_classifier"}
+_DERIVED = {"lora": "strong", "ours": "guarded"}
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -22,9 +72,6 @@ def table(rows: list[dict[str, object]]) -> str:
     return buffer.getvalue()
 
 
-Lines = list[dict[str, str]]
-
-
 def interval_cells(draws: Float[np.ndarray, " b"]) -> dict[str, object]:
     """Return the columns ``ci_lower`` and ``ci_upper`` of scores over draws, empty where there is no interval."""
     return dict(zip(("ci_lower", "ci_upper"), map(_cell, interval(draws)), strict=True))
@@ -34,36 +81,74 @@ def _cell(end: float) -> float | str:
     return end if math.isfinite(end) else ""
 
 
-def as_number(text: str) -> float:
-    """Return the number of a cell, NaN where it is empty.
-
-    Raises:
-        ValueError: If it holds something else.
-    """
-    return float(text or "nan")
-
-
 def say_judged_by_one(groups: Sequence[str]) -> str:
     """Say why groups have no interval."""
     return f"No interval (-) for {', '.join(groups)}: a class there has a single test chip, which every draw holds."
 
 
-def read_lines(run: RunDir, name: str, columns: Sequence[str]) -> Lines:
-    """Return the lines of a table of a run.
+def read_table(path: Path, columns: Sequence[str], *, command: str, text: Sequence[str] = ()) -> Any:
+    """Return a CSV table as a pandas table; unknown numbers are NaN, all other cells text.
+
+    Args:
+        path: The file.
+        columns: Columns that it has to have; further ones are kept. Those of :data:`NUMBERS` are numbers.
+        command: What makes the file again; named in messages.
+        text: Columns of this table that hold words though their name is one of :data:`NUMBERS`.
 
     Raises:
-        ArtifactError: If it is missing, or lacks a column or a value.
+        ArtifactError: If the file is missing or damaged: a column or a cell is missing, a value is no
+            number, or it has no rows.
     """
-    path = run.evaluation(name)
-    again = f"delete it and make it again with: deblora heads {run.root}"
+    import pandas as pd
+
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; make it with: {command}")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            lines = list(reader)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            header, *lines = list(csv.reader(file, strict=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}); {again}") from error
-    if missing or not lines or any(None in line or None in line.values() for line in lines):
-        what = f"the column {missing[0]} is missing" if missing else "lines are missing or cut"
-        raise ArtifactError(f"{path} is damaged ({what}); {again}")
-    return lines
+        raise damaged(path, error, command) from error
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise damaged(path, f"line {number} has another number of columns than the header", command)
+    found = pd.DataFrame(lines, columns=header, dtype=str)
+    found = _with_current_names(found)
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise damaged(path, f"the column {missing[0]} is missing", command)
+    if found.empty:
+        raise damaged(path, "it has no rows", command)
+    for column in (NUMBERS & set(columns)).difference(text):
+        numbers = pd.to_numeric(found[column].replace("", "nan"), errors="coerce")
+        wrong = found[column][numbers.isna() & ~found[column].isin(["", "nan"])]
+        if len(wrong):
+            raise damaged(path, f"{column} is {wrong.iloc[0]!r}, not a number", command)
+        found[column] = numbers
+    return found
+
+
+def _with_current_names(found: Any) -> Any:
+    found = found.rename(columns=_EARLIER)
+    for method, classifier in (("method", "classifier"), ("baseline", "baseline_classifier")):
+        if classifier in found:
+            derived = (found[classifier] == "chosen_on_validation") & found[method].isin(_DERIVED)
+            found.loc[derived, method] = found.loc[derived, method].map(_DERIVED)
+    return found
+
+
+def damaged(path: Path, why: object, command: str) -> ArtifactError:
+    """Return the error that a file is damaged, and how to make it again."""
+    return ArtifactError(f"{path} is damaged ({why}); delete it and make it again with: {command}")
+
+
+def only(frame: Any, **wanted: object) -> Any:
+    """Return the rows of a table whose columns have the given values.
+
+    Args:
+        frame: A pandas table.
+        wanted: Column -> value.
+    """
+    kept = np.ones(len(frame), dtype=bool)
+    for column, value in wanted.items():
+        kept &= (frame[column] == value).to_numpy()
+    return frame[kept]

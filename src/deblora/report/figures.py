@@ -1,267 +1,273 @@
-"""Figures over classes and scores: each returns an ``<svg>`` element, ``""`` when there is nothing to show."""
+"""Figures of scores, differences and training; each function returns None when there is nothing to show."""
 
+import base64
+import io
 import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from deblora.report.content import GROUP_NAMES, DifferenceRow, Projection, ReportContent
-from deblora.report.svg import GROUP_COLORS, INK, MUTED, clean, draw
+from deblora.report.page import GROUP_COLORS, Figure, clean
+from deblora.report.tables import GROUPS, NAME, PAIR, label, verdict
 
-ALPHA_COLOR = "#5B3A8E"
-LINE_COLORS = ("#5B3A8E", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#1F2933")
+INK, MUTED, GRID = "#1F2933", "#66717F", "#E4E8ED"
+LINE_COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#B8860B", "#56B4E9", "#66717F")
 LINE_DASHES = ("-", "--", "-.", ":")
-N_NAMES_SHOWN = 80
-N_NAMES_IN_MATRIX = 36
-N_CELLS_WITH_NUMBERS = 14
+_FAN = 0.5  # share of a line's height over which the circles of the seeds are spread
+_SETTINGS = {
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # class names may hold dollars
+    "axes.unicode_minus": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.0,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": "#C4CBD4",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
 
 
-def long_tail(content: ReportContent) -> str:
-    """Training chips per class on a log axis, colored by group, with alpha on the second axis."""
-    order, colors = content.by_count(), _bar_colors(content)
-    if not len(order) or not content.train_counts.any():
-        return ""
+def draw(build: Callable[[Any], None], *, alt: str, height: float, width: float = 9.6) -> Figure:
+    """Let ``build`` fill an empty ``matplotlib.figure.Figure`` and return it as an SVG image.
 
-    def build(figure: Any) -> None:
-        axes = figure.add_subplot()
-        counts = content.train_counts[order]
-        axes.bar(np.arange(len(order)), counts, color=colors, width=0.78)
-        floor = 0.45 * counts[counts > 0].min()
-        _log_axis(axes)
-        axes.set_ylim(floor, counts.max() * 1.5)
-        axes.set_ylabel("training chips (log)")
-        axes.grid(axis="y")
-        if len(order) <= 40:
-            for i, count in enumerate(counts):
-                if count:
-                    style = {"ha": "center", "fontsize": 6.5, "color": "white", "fontweight": "bold"}
-                    axes.annotate(f"{int(count):,}", (i, floor), (0, 3), textcoords="offset points", **style)
-        _class_axis(axes, content, order)
-        handles = _group_handles(content)
-        if content.alpha_per_class:
-            handles += _alpha_axis(axes.twinx(), content, order)
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+    Args:
+        build: Receives the figure.
+        alt: What a screen reader says.
+        height: Inches.
+        width: Inches.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
 
-    return draw(build, name="longtail", alt="Training chips per class and alpha", width=9.6, height=3.9)
+    buffer = io.BytesIO()
+    # A fixed salt makes the same figure the same bytes.
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": "deblora"}), warnings.catch_warnings():
+        # The reader's browser picks the font, so glyphs that the measuring font lacks do not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        build(canvas)
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        canvas.savefig(buffer, format="svg", metadata=nothing, dpi=200, bbox_inches="tight")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return Figure(f"data:image/svg+xml;base64,{text}", clean(alt), round(width * 104))
 
 
-def _alpha_axis(axes: Any, content: ReportContent, order: np.ndarray) -> list[Any]:
-    handles = []
-    for i, (name, alpha) in enumerate(content.alpha_per_class.items()):
-        color, dash = LINE_COLORS[i % len(LINE_COLORS)], LINE_DASHES[i % len(LINE_DASHES)]
-        handles += axes.plot(
-            alpha[order],
-            dash,
-            color=color,
-            marker="o",
-            markersize=5,
-            linewidth=1.1,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            label=clean(f"alpha, {name}", longest=40),
-        )
-    axes.set_ylim(-0.03, 1.08)
-    axes.set_ylabel("alpha (share of the original feature)")
-    axes.spines["right"].set_visible(False)
-    return handles
+def dots(scores: pd.DataFrame) -> Figure | None:
+    """Draw scores with their intervals, one panel per class group.
 
-
-def forest(content: ReportContent) -> str:
-    """Paired differences with intervals: one panel per group, filled where the interval excludes zero."""
-    rows = [row for row in content.differences if math.isfinite(row.value)]
-    shown = [group for group in GROUP_NAMES if any(row.group == group for row in rows)]
-    pairs = list(dict.fromkeys(_pair(row) for row in rows if row.group in shown))
-    if not pairs:
-        return ""
-    ends = [
-        100 * end for row in rows for end in (row.value, row.ci_lower, row.ci_upper) if math.isfinite(end)
-    ]
-    span = max(1.0, max(abs(end) for end in ends)) * 1.08
-    decade = 10.0 ** math.floor(math.log10(0.75 * span))
-    tick = max(step * decade for step in (1, 2, 5) if step * decade <= 0.75 * span)
+    Args:
+        scores: Macro F1; a column ``values`` holds the scores of the seeds, one small circle each.
+    """
+    known = scores[scores["value"].notna() & scores["group"].isin(GROUPS)]
+    names = list(known[NAME].drop_duplicates().itertuples(index=False, name=None))
+    shown = [group for group in GROUPS if (known["group"] == group).any()]
+    if not names:
+        return None
+    top = min(104.0, max(5.0, 110 * float(np.nanmax(known[["value", "ci_upper"]].to_numpy(dtype=float)))))
 
     def build(figure: Any) -> None:
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, group in zip(panels, shown, strict=True):
-            for row in rows:
-                if row.group == group:
-                    _whisker(axes, row, pairs.index(_pair(row)))
-            axes.axvline(0, color=INK, linewidth=0.9)
-            axes.set_xlim(-span, span)
-            axes.set_xticks([-tick, 0, tick])
+            for _, row in known[known["group"] == group].iterrows():
+                _mark(axes, row, names.index((row["method"], row["classifier"])), filled=True)
             axes.set_title(group.capitalize(), color=GROUP_COLORS[group])
-            axes.grid(axis="x")
-            axes.spines["left"].set_visible(False)
-        panels[0].set_yticks(
-            range(len(pairs)), [f"{a}\nagainst {b}" for a, b in pairs], color=INK, fontsize=7
-        )
-        panels[0].set_ylim(len(pairs) - 0.4, -0.6)
-        figure.supxlabel("difference of macro F1, percentage points", fontsize=8, color=MUTED)
+            axes.set_xlim(0, top)
+            axes.set_xticks([tick for tick in (0, 25, 50, 75, 100) if tick <= top])
+            axes.grid(True)
+        _label_lines(panels[0], [label(*name) for name in names])
+        figure.supxlabel("macro F1, %", fontsize=8, color=MUTED)
 
-    height = 1.1 + 0.4 * len(pairs)
-    return draw(build, name="forest", alt="Paired differences with intervals", width=9.6, height=height)
-
-
-def _pair(row: DifferenceRow) -> tuple[str, str]:
-    against = clean(f"{row.baseline} · {row.baseline_probe}", longest=40)
-    return clean(f"{row.method} · {row.probe}", longest=44), against
-
-
-def _whisker(axes: Any, row: DifferenceRow, y: int) -> None:
-    color = GROUP_COLORS[row.group]
-    if math.isfinite(row.ci_lower) and math.isfinite(row.ci_upper):
-        axes.plot(
-            [100 * row.ci_lower, 100 * row.ci_upper],
-            [y, y],
-            color=color,
-            linewidth=1.8,
-            solid_capstyle="round",
-        )
-    face = "white" if row.verdict == "open" else color
-    axes.plot(
-        [100 * row.value], [y], "o", color=color, markerfacecolor=face, markersize=5.5, markeredgewidth=1.3
+    return draw(
+        build, alt="Macro F1 by method and class group, with intervals", height=0.9 + 0.23 * len(names)
     )
 
 
-def per_class_f1(content: ReportContent) -> str:
-    """F1 per class, one panel per label; from the second on, a tick marks the first label (the baseline)."""
-    order, colors, panels = content.by_count(), _bar_colors(content), list(content.per_class_f1.items())
-    if not panels or not len(order):
-        return ""
-    baseline = 100 * np.asarray(panels[0][1])[order]
-    positions = np.arange(len(order))
+def forest(differences: pd.DataFrame) -> Figure | None:
+    """Draw paired differences, one panel per class group; a mark is filled where the interval excludes zero.
+
+    Args:
+        differences: Paired differences; a column ``values`` holds those of the seeds, one small circle each.
+    """
+    known = differences[differences["value"].notna() & differences["group"].isin(GROUPS)]
+    shown = [group for group in GROUPS if (known["group"] == group).any()]
+    if not shown:
+        return None
+    lines: list[tuple[str, ...]] = []  # a heading per baseline, then the methods compared with it
+    for baseline, own in known.groupby(PAIR[2:], sort=False):
+        lines += [baseline, *own[PAIR].drop_duplicates().itertuples(index=False, name=None)]
+    span = _span(known)
 
     def build(figure: Any) -> None:
-        from matplotlib.lines import Line2D
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, group in zip(panels, shown, strict=True):
+            for _, row in known[known["group"] == group].iterrows():
+                filled = verdict(row) in ("gain", "loss")
+                _mark(axes, row, lines.index(tuple(row[PAIR])), filled=filled)
+            axes.axvline(0, color=INK, linewidth=0.9)
+            axes.set_xlim(-span, span)
+            axes.set_title(group.capitalize(), color=GROUP_COLORS[group])
+            axes.grid(axis="x")
+            axes.spines["left"].set_visible(False)
+        _label_lines(
+            panels[0], [f"against {label(*line)}" if len(line) == 2 else label(*line[:2]) for line in lines]
+        )
+        for tick, line in zip(panels[0].get_yticklabels(), lines, strict=True):
+            if len(line) == 2:
+                tick.set(fontweight="bold", color=MUTED)
+        figure.supxlabel("difference of macro F1, percentage points", fontsize=8, color=MUTED)
 
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for i, (axes, (label, values)) in enumerate(zip(grid, panels, strict=True)):
-            axes.bar(positions, np.nan_to_num(100 * np.asarray(values)[order]), color=colors, width=0.78)
-            if i:
-                axes.hlines(baseline, positions - 0.46, positions + 0.46, color=INK, linewidth=1.4)
-            axes.set_ylim(0, 104)
-            axes.set_yticks([0, 50, 100])
+    return draw(build, alt="Paired differences with intervals", height=0.9 + 0.23 * len(lines))
+
+
+def _span(differences: pd.DataFrame) -> float:
+    """Return a half width that holds all values and most intervals; wide ones would crush the others."""
+    values = differences["value"].abs()
+    if "values" in differences:
+        values = pd.concat([values, differences["values"].explode().astype(float).abs()])
+    ends = differences[["ci_lower", "ci_upper"]].abs().max(axis=1).dropna()
+    widest = max(1.0, 100 * float(values.max()))
+    inner = min(3 * widest, 100 * float(np.percentile(ends, 80))) if len(ends) else 0.0
+    return 1.08 * max(widest, inner)
+
+
+def _mark(axes: Any, row: Any, y: int, *, filled: bool) -> None:
+    color = GROUP_COLORS[row["group"]]
+    if math.isfinite(row["ci_lower"]) and math.isfinite(row["ci_upper"]):
+        ends = [100 * row["ci_lower"], 100 * row["ci_upper"]]
+        axes.plot(ends, [y, y], color=color, linewidth=1.6, solid_capstyle="round", alpha=0.75)
+    seeds = [value for value in row.get("values", ()) if math.isfinite(value)]
+    if len(seeds) > 1:
+        places = y + np.linspace(-_FAN / 2, _FAN / 2, len(seeds))
+        style = {"color": color, "markerfacecolor": "white", "markersize": 2.8, "markeredgewidth": 0.8}
+        axes.plot([100 * value for value in seeds], places, "o", linewidth=0, zorder=3, **style)
+    style = {"color": color, "markerfacecolor": color if filled else "white", "markersize": 5.0}
+    axes.plot([100 * row["value"]], [y], "o", zorder=4, markeredgewidth=1.2, **style)
+
+
+def _label_lines(axes: Any, labels: Sequence[str]) -> None:
+    axes.set_yticks(range(len(labels)), [clean(text, longest=44) for text in labels], color=INK, fontsize=7)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+
+
+def study_curves(
+    scores: pd.DataFrame, axis: str, places: Mapping[str, float], *, numeric: bool
+) -> Figure | None:
+    """Draw one panel per class group and one line per method: means over seeds, their t intervals as bands.
+
+    Positive values that span a factor of 8 or more stand on a logarithmic axis. The last method is drawn in
+    black.
+
+    Args:
+        scores: With the column ``variant``.
+        axis: Name of what varies.
+        places: Variant -> place on the axis.
+        numeric: Whether the places are the values of the setting.
+    """
+    known = scores[scores["value"].notna()]
+    shown = [group for group in GROUPS if (known["group"] == group).any()]
+    if not shown:
+        return None
+    names = list(scores[NAME].drop_duplicates().itertuples(index=False, name=None))
+
+    def build(figure: Any) -> None:
+        panels = figure.subplots(1, len(shown), squeeze=False)[0]
+        for axes, group in zip(panels, shown, strict=True):
+            own = known[known["group"] == group]
+            for i, name in enumerate(names):
+                color = INK if i == len(names) - 1 else LINE_COLORS[i % len(LINE_COLORS)]
+                line = own[(own["method"] == name[0]) & (own["classifier"] == name[1])]
+                _band(axes, line.assign(x=line["variant"].map(places)).sort_values("x"), color, label(*name))
+            # Bands of two or three seeds may be wider than all differences: the means set the scale.
+            low, high = 100 * own["value"].min(), 100 * own["value"].max()
+            room = max(2.0, 0.6 * (high - low))
+            axes.set_ylim(low - room, high + room)
+            axes.set_title(group.capitalize())
             axes.grid(axis="y")
-            axes.set_title(clean(label, longest=80))
-        _class_axis(grid[-1], content, order)
-        handles = _group_handles(content)
-        if len(panels) > 1:
-            name = clean(panels[0][0], longest=40)
-            handles.append(Line2D([], [], color=INK, linewidth=1.4, label=f"baseline: {name}"))
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-        figure.supylabel("F1, %", fontsize=8, color=MUTED)
+            _ticks(axes, places, numeric=numeric)
+            axes.set_xlabel(clean(axis, longest=40))
+        panels[0].set_ylabel("macro F1, %")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
 
-    height = 1.3 + 1.15 * len(panels)
-    return draw(build, name="f1", alt="F1 per class and method", width=9.6, height=height)
+    return draw(build, alt="Scores by variant with intervals over seeds", height=3.6)
 
 
-def confusion(content: ReportContent) -> str:
-    """Confusion matrices, two side by side, each row divided by its true class; classes sorted by count."""
-    order, panels = content.by_count(), list(content.confusion.items())
-    if not panels or not len(order):
-        return ""
-    n_rows = -(-len(panels) // 2)
-    few = len(order) <= N_CELLS_WITH_NUMBERS
-
-    def build(figure: Any) -> None:
-        grid = figure.subplots(n_rows, 2, squeeze=False).ravel()
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        for i, (axes, (label, counts)) in enumerate(zip(grid, panels, strict=False)):
-            counts = np.asarray(counts)[np.ix_(order, order)]
-            totals = counts.sum(axis=1, keepdims=True)
-            image = axes.imshow(
-                100 * counts / np.maximum(totals, 1), cmap="Blues", vmin=0, vmax=100, aspect="equal"
-            )
-            for row, column in np.argwhere(counts > 0) if few else ():
-                dark = counts[row, column] > 0.55 * totals[row, 0]
-                color, text = ("white" if dark else INK), str(counts[row, column])
-                axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
-            axes.set_title(clean(label, longest=44))
-            named = len(order) <= N_NAMES_IN_MATRIX
-            _class_axis(axes, content, order, names=named)
-            _class_axis(axes, content, order, vertical=True, names=named and i % 2 == 0)
-            axes.set_xlabel("predicted")
-            if i % 2 == 0:
-                axes.set_ylabel("true")
-            _frame(axes)
-        bar = figure.colorbar(image, ax=list(grid), shrink=0.6, aspect=30, pad=0.01)
-        bar.set_label("% of the true class")
-        bar.outline.set_visible(False)
-
-    return draw(build, name="confusion", alt="Confusion matrices", width=9.6, height=5.3 * n_rows)
+def _band(axes: Any, line: pd.DataFrame, color: str, text: str) -> None:
+    style = {"color": color, "markersize": 3.5, "linewidth": 1.4, "label": clean(text, longest=44)}
+    axes.plot(line["x"], 100 * line["value"], "o-", **style)
+    known = line.dropna(subset=["ci_lower", "ci_upper"])
+    lower, upper = 100 * known["ci_lower"], 100 * known["ci_upper"]
+    axes.fill_between(known["x"], lower, upper, color=color, alpha=0.12, linewidth=0)
 
 
-def composition(content: ReportContent) -> str:
-    """Heat map of the share of each class in each cluster, classes sorted by count."""
-    if content.composition is None or not content.composition.size:
-        return ""
-    order = content.by_count()
-    shares = 100 * np.asarray(content.composition)[order]
+def _ticks(axes: Any, places: Mapping[str, float], *, numeric: bool) -> None:
+    values = list(places.values())
+    if not numeric:
+        axes.set_xticks(values, [clean(name, longest=22) for name in places], rotation=35, ha="right")
+        return
+    if min(values) > 0 and max(values) / min(values) >= 8:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+
+
+def loss_curves(history: pd.DataFrame) -> Figure | None:
+    """Draw the training loss by step; logarithmic when the losses span more than a factor of 30.
+
+    Args:
+        history: Columns ``name`` (of what was trained), ``step`` and ``loss``.
+    """
+    if history.empty:
+        return None
+    losses = history["loss"][np.isfinite(history["loss"])]
 
     def build(figure: Any) -> None:
         axes = figure.add_subplot()
-        top = max(float(np.nanmax(shares)) if np.isfinite(shares).any() else 0.0, 1.0)
-        image = axes.imshow(shares, cmap="BuPu", vmin=0, vmax=top, aspect="auto")
-        if shares.size <= 400:
-            for row, column in np.argwhere(shares >= 0.5):
-                color = "white" if shares[row, column] > 0.55 * top else INK
-                text = f"{shares[row, column]:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color)
-        _class_axis(axes, content, order, vertical=True)
-        step = max(1, shares.shape[1] // 30)
-        axes.set_xticks(range(0, shares.shape[1], step))
-        axes.set_xlabel("cluster")
-        _frame(axes)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=24, pad=0.015)
-        bar.set_label("% of the class")
-        bar.outline.set_visible(False)
-
-    height = 1.0 + min(9.0, 0.22 * len(order) + 0.4)
-    return draw(build, name="composition", alt="Cluster composition", width=9.6, height=height)
-
-
-def curves(content: ReportContent) -> str:
-    """Training loss by step; logarithmic when the losses span more than a factor of 30."""
-    lines = {name: np.array(pairs, dtype=float) for name, pairs in content.curves.items() if pairs}
-    if not lines:
-        return ""
-    losses = np.concatenate([line[:, 1] for line in lines.values()])
-    losses = losses[np.isfinite(losses)]
-
-    def build(figure: Any) -> None:
-        axes = figure.add_subplot()
-        for i, (name, line) in enumerate(lines.items()):
-            color, dash = (
-                LINE_COLORS[i % len(LINE_COLORS)],
-                LINE_DASHES[i // len(LINE_COLORS) % len(LINE_DASHES)],
-            )
-            label, marker = clean(name, longest=40), "o" if len(line) < 4 else ""
-            axes.plot(line[:, 0], line[:, 1], dash, color=color, marker=marker, linewidth=1.4, label=label)
-        if losses.size and losses.min() > 0 and losses.max() > 30 * losses.min():
-            _log_axis(axes)
+        for i, (name, line) in enumerate(history.groupby("name", sort=False)):
+            style = {
+                "color": LINE_COLORS[i % len(LINE_COLORS)],
+                "marker": "o" if len(line) < 4 else "",
+                "label": clean(str(name), longest=40),
+            }
+            dash = LINE_DASHES[i // len(LINE_COLORS) % len(LINE_DASHES)]
+            axes.plot(line["step"], line["loss"], dash, linewidth=1.4, **style)
+        if len(losses) and losses.min() > 0 and losses.max() > 30 * losses.min():
+            log_axis(axes)
         axes.set_xlabel("step")
         axes.set_ylabel("training loss")
         axes.grid(axis="y")
         axes.legend(loc="upper right")
 
-    return draw(build, name="curves", alt="Training loss by step", width=9.6, height=3.0)
+    return draw(build, alt="Training loss by step", height=3.0)
 
 
-def _bar_colors(content: ReportContent) -> list[str]:
-    group_of = content.group_of()
-    return [GROUP_COLORS[group_of[index]] for index in content.by_count()]
-
-
-def _group_handles(content: ReportContent) -> list[Any]:
-    from matplotlib.patches import Patch
-
-    named = content.groups.named()
-    return [Patch(color=GROUP_COLORS[name], label=name) for name, members in named.items() if members]
-
-
-def _log_axis(axes: Any) -> None:
-    # The stock labels of a log axis are math text, which is switched off because class names may hold dollars.
+def log_axis(axes: Any) -> None:
+    """Make the y axis logarithmic, with plain numbers: the stock labels are math text, which is switched off."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axes.set_yscale("log")
@@ -270,139 +276,54 @@ def _log_axis(axes: Any) -> None:
     axes.tick_params(axis="y", which="minor", length=0)
 
 
-def _frame(axes: Any) -> None:
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def precision_bars(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw AP50 of detection by class, in the color of the group.
 
-
-def _class_axis(
-    axes: Any, content: ReportContent, order: np.ndarray, *, vertical: bool = False, names: bool = True
-) -> None:
-    group_of = content.group_of()
-    shown = order if names and len(order) <= N_NAMES_SHOWN else order[:0]
-    labels = [clean(content.class_names[index], longest=22) for index in shown]
-    size = 7.5 if len(order) <= 45 else 5.5
-    if vertical:
-        axes.set_yticks(range(len(shown)), labels, fontsize=size)
-        ticks = axes.get_yticklabels()
-    else:
-        axes.set_xlim(-0.6, len(order) - 0.4)
-        axes.set_xticks(range(len(shown)), labels, rotation=90 if len(order) > 12 else 40, fontsize=size)
-        ticks = axes.get_xticklabels()
-        if len(order) <= 12:
-            for tick in ticks:
-                tick.set(ha="right", rotation_mode="anchor")
-    for tick, index in zip(ticks, shown, strict=True):
-        group = group_of[index]
-        tick.set_color(GROUP_COLORS[group] if group in ("head", "tail") else MUTED)
-
-
-TAIL_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-TAIL_COLORS = ("#D55E00", "#8C2D04", "#F2A541", "#B5446E", "#E8743B", "#6B3A1E", "#D99A00", "#A63D2F")
-MEAN_MARKERS = ("o", "*", "D", "^", "s")
-
-
-def projections(content: ReportContent) -> str:
-    """Draw all projections, two per row; marks are an embedded picture, words stay text."""
-    panels = [panel for panel in content.projections if len(panel.points)]
-    if not panels:
-        return ""
-    n_rows = -(-len(panels) // 2)
+    Args:
+        classes: ``class``, ``group`` and ``ap50`` (fraction or None) of each.
+    """
+    rows = [row for row in classes if row["ap50"] is not None]
+    if not rows:
+        return None
 
     def build(figure: Any) -> None:
-        grid = figure.subplots(n_rows, 2, squeeze=False).ravel()
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        for axes, panel in zip(grid, panels, strict=False):
-            _panel(axes, panel, content)
-        handles = _handles(content, panels)
-        figure.legend(handles=handles, loc="outside lower left", ncols=min(5, len(handles)))
+        axes = figure.subplots()
+        places = range(len(rows))
+        colors = [GROUP_COLORS[row["group"]] for row in rows]
+        axes.bar(places, [100 * row["ap50"] for row in rows], color=colors)
+        names = [clean(row["class"], longest=22) for row in rows]
+        axes.set_xticks(places, names, rotation=35, ha="right")
+        axes.set_ylabel("AP50, %")
+        axes.set_ylim(0, 100)
+        axes.grid(axis="y")
 
-    return draw(build, name="tsne", alt="t-SNE of features", width=9.6, height=5.0 * n_rows + 0.6)
-
-
-def _panel(axes: Any, panel: Projection, content: ReportContent) -> None:
-    group_of = content.group_of()
-    groups = np.array([group_of[label] for label in panel.labels])
-    for group in ("", "middle", "head"):
-        for is_test in (False, True):
-            rows = (groups == group) & (panel.is_test == is_test)
-            _marks(axes, panel.points[rows], GROUP_COLORS[group], "o", is_test=is_test, size=9)
-    for is_test in (False, True):
-        for i, index in enumerate(content.groups.tail):
-            rows = (panel.labels == index) & (panel.is_test == is_test)
-            color, marker = _tail_style(i, len(content.groups.tail))
-            _marks(axes, panel.points[rows], color, marker, is_test=is_test, size=20)
-    _arrows(axes, panel, content.groups.tail)
-    axes.set_title(clean(panel.title, longest=60))
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.margins(0.04)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="#E4E8ED")
+    width = min(9.0, 2.0 + 0.5 * len(rows))
+    return draw(build, alt="Average precision by class", width=width, height=2.9)
 
 
-def _marks(axes: Any, points: np.ndarray, color: str, marker: str, *, is_test: bool, size: float) -> None:
-    opacity, edge = (0.9, "white") if is_test else (0.2, "none")
-    axes.scatter(
-        points[:, 0],
-        points[:, 1],
-        s=size,
-        c=color,
-        marker=marker,
-        alpha=opacity,
-        edgecolors=edge,
-        linewidths=0.4,
-        rasterized=True,
-    )
+def precision_recall(classes: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draw precision over recall of detection, one panel per group.
 
+    Args:
+        classes: ``class``, ``group`` and ``curve`` with ``recall`` and ``precision`` of each.
+    """
+    rows = [row for row in classes if row["curve"]["recall"]]
+    present = [name for name in GROUPS[:3] if any(row["group"] == name for row in rows)]
+    if not present:
+        return None
 
-def _tail_style(place: int, n_tail: int) -> tuple[str, str]:
-    # More classes than marks would make two classes look alike, so then the group shares one look.
-    return (
-        (TAIL_COLORS[place], TAIL_MARKERS[place])
-        if n_tail <= len(TAIL_MARKERS)
-        else (GROUP_COLORS["tail"], "^")
-    )
+    def build(figure: Any) -> None:
+        panels = figure.subplots(1, len(present), sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, present, strict=True):
+            for row in (row for row in rows if row["group"] == name):
+                text = clean(row["class"], longest=22)
+                axes.plot(row["curve"]["recall"], row["curve"]["precision"], lw=1.2, label=text)
+            axes.set_title(name.capitalize())
+            axes.set_xlabel("recall")
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1.02)
+            axes.grid(True)
+            axes.legend(loc="upper right")
+        panels[0].set_ylabel("precision")
 
-
-def _arrows(axes: Any, panel: Projection, tail: tuple[int, ...]) -> None:
-    named = [np.asarray(points) for points in panel.means.values()]
-    for index in tail:
-        start = named[0][index] if named else np.full(2, np.nan)
-        for i, points in enumerate(named):
-            end = points[index]
-            if not np.isfinite(end).all():
-                continue
-            if i and np.isfinite(start).all():
-                arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.0, "shrinkA": 3, "shrinkB": 4}
-                axes.annotate("", end, start, arrowprops=arrow, zorder=5)
-            size = 110 if MEAN_MARKERS[i % 5] == "*" else 38
-            style = {"marker": MEAN_MARKERS[i % 5], "s": size, "edgecolors": "white", "linewidths": 0.8}
-            axes.scatter(*end, c=INK, zorder=6, **style)
-
-
-def _handles(content: ReportContent, panels: list[Projection]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    def mark(label: str, color: str, marker: str, **style: Any) -> Any:
-        options = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.4, **style}
-        return Line2D([], [], linestyle="", color=color, marker=marker, label=label, **options)
-
-    named = content.groups.named()
-    handles = [mark(name, GROUP_COLORS[name], "o") for name in ("head", "middle") if named[name]]
-    tail = content.groups.tail
-    if len(tail) > len(TAIL_MARKERS):
-        handles.append(mark("tail", *_tail_style(0, len(tail))))
-    else:
-        for i, index in enumerate(tail):
-            name = clean(f"tail: {content.class_names[index]}", longest=26)
-            handles.append(mark(name, *_tail_style(i, len(tail))))
-    handles.append(mark("training chip (faint)", INK, "o", alpha=0.25))
-    handles.append(mark("test chip (crisp)", INK, "o"))
-    names = list(dict.fromkeys(name for panel in panels for name in panel.means))
-    for name in names:
-        place = next(list(panel.means).index(name) for panel in panels if name in panel.means)
-        size = 9 if MEAN_MARKERS[place % 5] == "*" else 6.5
-        handles.append(mark(clean(name, longest=30), INK, MEAN_MARKERS[place % 5], markersize=size))
-    return handles
+    return draw(build, alt="Precision over recall by class", width=8.6, height=3.2)

@@ -1,46 +1,256 @@
-"""Pictures on a page: large ones side by side, or rows of small ones."""
+"""Pages of pictures: the detections of a run, and the new chips that a model has labeled."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from deblora.report import figures, tables
+from deblora.report.page import Cell, Page, Picture, Pictures, Section, Table, Text
+from deblora.report.tables import GROUPS, MISSING, percent
+
+MEASURES = {
+    "map50": "AP50, 11-point (VOC07, headline of DOTA)",
+    "map50_area": "AP50, area under the curve",
+    "map50_95": "mAP 50:95, area",
+}
+CLASS_COLUMNS = {
+    "n_train": "Train",
+    "n_ground_truth": "Objects",
+    "n_difficult": "Difficult",
+    "n_true": "True",
+    "n_false": "False",
+}
+N_NAMED = 50  # chips that are named on a page
+FEW_OBJECTS = 20
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of the page.
+class Detections:
+    """What the page of a detection run shows; all strings are escaped.
 
     Attributes:
-        uri: ``data:`` address.
-        caption: Below the picture.
-        title: Shown when the pointer rests on it.
+        title: Of the page.
+        summary: As :func:`deblora.detect.evaluate.summary.summarize_detections` returns it, with ``split``.
+        facts: What training counted (``n_extractor`` and others); empty for predictions of another program.
+        history: Training loss by step.
+        recipe_yaml: Resolved recipe.
+        overlays: Whole images.
+        thumbnails: Best detections by class.
+        notes: Caveats.
     """
 
-    uri: str
-    caption: str
-    title: str = ""
+    title: str
+    summary: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[tuple[int, float]] = ()
+    recipe_yaml: str = ""
+    overlays: Sequence[Picture] = ()
+    thumbnails: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
-def picture_rows(pictures: Mapping[str, Sequence[Picture]], *, side: int = 72) -> str:
-    """Return HTML with one row of pictures per name; names without a picture are left out."""
-    return "".join(
-        f'<div style="margin:.2rem 0 .8rem"><div style="font-size:.85rem;font-weight:550">{escape(name)}</div>'
-        + "".join(
-            f'<span style="display:inline-block;margin-right:.35rem;text-align:center;font-size:.7rem">'
-            f'<img src="{escape(p.uri, quote=True)}" alt="{escape(name, quote=True)} {escape(p.caption, quote=True)}" '
-            f'title="{escape(p.title, quote=True)}" width="{side}" height="{side}"><br>{escape(p.caption)}</span>'
-            for p in row
+def detection_page(content: Detections) -> Page:
+    """Return the page of a detection run; parts without content are left out."""
+    summary = content.summary
+    rows = most_frequent_first(summary)
+    shown = any(content.thumbnails.values())
+    history = pd.DataFrame(content.history, columns=["step", "loss"]).assign(name="detector")
+    found = [
+        (
+            "scores",
+            "Head, middle, tail",
+            "Average precision (AP): the area under precision over recall; mean over the classes of each "
+            "group, in percent, on merged full images.",
+            (group_table(summary),),
+        ),
+        (
+            "classes",
+            "Classes",
+            "From the most to the least frequent in training; objects in training and in the images "
+            "evaluated here.",
+            (figures.precision_bars(rows), class_table(summary)),
+        ),
+        (
+            "curves",
+            "Precision and recall",
+            "IoU above .5, detections by falling score; classes without ground truth have no curve.",
+            (figures.precision_recall(rows),),
+        ),
+        (
+            "overlays",
+            "Detections on the images",
+            "Labels in thin green; detections in blue (head), white (middle) and orange (tail) with class "
+            "and score. Each class is drawn from the score of its best F1 on validation.",
+            (Pictures({"": content.overlays}, 420),) if content.overlays else (),
+        ),
+        (
+            "thumbnails",
+            "Best detections by class",
+            "By falling score; the number below is the score. Wrong ones are shown like right ones.",
+            (Pictures(content.thumbnails, 72),) if shown else (),
+        ),
+        ("loss", "Training", "Loss by step.", (figures.loss_curves(history),) if content.history else ()),
+        (
+            "recipe",
+            "Recipe",
+            "The settings in full.",
+            (Text(content.recipe_yaml, code=True),) if content.recipe_yaml else (),
+        ),
+    ]
+    sections = [
+        Section(key, title, (Text(lead), *(block for block in blocks if block is not None)))
+        for key, title, lead, blocks in found
+        if any(block is not None for block in blocks)
+    ]
+    return Page(content.title, say_detections(summary), _facts(content), sections, content.notes)
+
+
+def say_detections(summary: Mapping[str, Any]) -> list[str]:
+    """Return the result of a detection run in sentences."""
+    scores = summary["groups"]["map50"]
+    where = f"{summary['n_images']} merged {summary.get('split', '')} images".replace("  ", " ")
+    lines = [
+        f"Protocol {summary['protocol']} on {where}: mAP50 (VOC07) {percent(_number(scores['all']))} %; "
+        + ", ".join(f"{name} {percent(_number(scores[name]))} %" for name in GROUPS[:3])
+        + "."
+    ]
+    if summary["missing"]:
+        lines.append(f"Without ground truth here, so in no mean: {', '.join(summary['missing'])}.")
+    few = [row["class"] for row in summary["classes"] if 0 < row["n_ground_truth"] < FEW_OBJECTS]
+    if few:
+        lines.append(f"Fewer than {FEW_OBJECTS} objects of {', '.join(few)}: these values are coarse.")
+    return lines
+
+
+def group_table(summary: Mapping[str, Any]) -> Table:
+    """Return measures in rows, class groups in columns."""
+    rows = tuple(
+        (Cell(text, style="name"), *(Cell(percent(_number(summary["groups"][key][name]))) for name in GROUPS))
+        for key, text in MEASURES.items()
+    )
+    return Table(("Measure", *(name.capitalize() for name in GROUPS)), rows, 1)
+
+
+def class_table(summary: Mapping[str, Any]) -> Table:
+    """Return one row per class, the most frequent first."""
+    rows = tuple(
+        (
+            Cell(row["class"], style="name"),
+            Cell(row["group"], style=f"group {row['group']}"),
+            *(Cell(MISSING if row[key] is None else f"{row[key]:,}") for key in CLASS_COLUMNS),
+            *(Cell(percent(_number(row[key]))) for key in ("ap50", "ap50_area", "ap50_95")),
         )
-        + "</div>"
-        for name, row in pictures.items()
-        if row
+        for row in most_frequent_first(summary)
+    )
+    return Table(("Class", "Group", *CLASS_COLUMNS.values(), "AP50", "AP50 area", "AP 50:95"), rows, 2)
+
+
+def most_frequent_first(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the classes by training objects (else by ground truth)."""
+    return sorted(summary["classes"], key=lambda row: -(row["n_train"] or row["n_ground_truth"]))
+
+
+def _facts(content: Detections) -> dict[str, str]:
+    facts, summary = content.facts, content.summary
+    if not facts:
+        return {}
+    adapter = facts.get("adapter")
+    return {
+        "Method": str(facts["method"]),
+        "Backbone": str(facts["backbone"]),
+        "Adapter": {None: "none", "joint": "trained with the head"}.get(adapter, str(adapter)),
+        "Protocol": f"{summary['protocol']}, {summary.get('split', '')}, merged images",
+        "Extractor, params (M)": f"{facts['n_extractor'] / 1e6:.2f}",
+        "of these trained (M)": f"{facts['n_extractor_trained'] / 1e6:.2f}",
+        "Neck and head (M)": f"{facts['n_head'] / 1e6:.2f}",
+        "Seed": str(facts["seed"]),
+    }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the page of a prediction shows; all strings are escaped.
+
+    Attributes:
+        title: Of the page.
+        row: Method and classifier that predicted.
+        n_chips: New chips.
+        groups: Class -> head, middle or tail.
+        n_train: Class -> training chips, rare classes first.
+        n_predicted: Class -> new chips predicted as it.
+        pictures: Class -> its most probable chips.
+        skipped: Chips that were left out, and why.
+        notes: Caveats.
+    """
+
+    title: str
+    row: str
+    n_chips: int
+    groups: Mapping[str, str]
+    n_train: Mapping[str, int]
+    n_predicted: Mapping[str, int]
+    pictures: Mapping[str, Sequence[Picture]]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = (
+        "Probabilities are the softmax of the classifier's logits. They rank chips; they are not calibrated.",
+        "A classifier that is corrected for the class frequencies of training takes every class to be "
+        "equally likely among the new chips; cross_entropy alone expects those frequencies. Where a rare "
+        "class is rare among the new chips too, look at its chips by falling probability and expect false "
+        "ones.",
     )
 
 
-def gallery(pictures: Sequence[Picture], width: int) -> str:
-    """Return HTML with large pictures side by side, each at most ``width`` rem wide, with its caption."""
-    return "".join(
-        f'<figure style="display:inline-block;margin:0 .6rem .6rem 0;width:min(100%,{width}rem)">'
-        f'<img src="{escape(p.uri, quote=True)}" alt="{escape(p.caption, quote=True)}" style="width:100%">'
-        f'<figcaption style="font-size:.8rem;color:var(--muted)">{escape(p.caption)}</figcaption></figure>'
-        for p in pictures
+def found_page(content: Found) -> Page:
+    """Return the page of a prediction: what was found of every class, rare classes first."""
+    sections = []
+    for group in ("tail", "middle", "head"):
+        own = {name: row for name, row in content.pictures.items() if content.groups[name] == group and row}
+        lead = (
+            "The most probable chips of each class; the number is the probability, the name of the file is "
+            "shown when the pointer rests on a picture."
+            if own
+            else f"No chip was predicted as a {group} class."
+        )
+        blocks = (Text(lead), Pictures(own, 88)) if own else (Text(lead),)
+        sections.append(Section(f"found-{group}", f"{group.capitalize()} classes", blocks))
+    sections.append(Section("counts", "Counts", (Text("Rare classes first."), _counts(content))))
+    rare = [name for name, group in content.groups.items() if group == "tail"]
+    n_rare = sum(content.n_predicted[name] for name in rare)
+    summary = [f"{n_rare} of {content.n_chips} chips were predicted as one of the {len(rare)} tail classes."]
+    facts = {"New chips": str(content.n_chips), "Method and classifier": content.row}
+    if content.skipped:
+        n = len(content.skipped)
+        summary.append(
+            f"{'1 chip was' if n == 1 else f'{n} chips were'} left out, because they cannot be used."
+        )
+        facts["Left out"] = str(n)
+        sections.append(_skipped(content.skipped))
+    return Page(content.title, summary, facts, sections, content.notes)
+
+
+def _skipped(skipped: Mapping[str, str]) -> Section:
+    named = dict(list(skipped.items())[:N_NAMED])
+    more = f" The first {N_NAMED} are named here, all of them in predictions.csv." * (len(skipped) > N_NAMED)
+    lead = Text(f"They got no class and count nowhere above.{more}")
+    return Section(
+        "skipped", "Chips left out", (lead, tables.mapping_table(named, header=("Chip", "Reason")))
     )
+
+
+def _counts(content: Found) -> Table:
+    rows = tuple(
+        (
+            Cell(name, style="name"),
+            Cell(content.groups[name], style=f"group {content.groups[name]}"),
+            Cell(str(n)),
+            Cell(str(content.n_predicted[name])),
+        )
+        for name, n in content.n_train.items()
+    )
+    return Table(("Class", "Group", "Training chips", "Predicted"), rows, 2)

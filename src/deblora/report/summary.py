@@ -1,100 +1,258 @@
-"""The finding in plain words, computed from the scores and their paired intervals, losses included."""
+"""What the numbers allow to conclude, in plain short sentences, losses included.
 
-import math
+The same sentences serve one run, whose intervals come from a bootstrap over test chips, and several seeds,
+whose intervals are t intervals of the mean over seeds; see :mod:`deblora.report.tables` for the tables.
+"""
 
-from deblora.report.content import DifferenceRow, ReportContent, ScoreRow
-from deblora.report.tables import between, percent, points
+from collections.abc import Sequence
+from typing import Any
 
-N_LOSSES_SHOWN = 6
-N_LEVEL = 3  # rows with the best score that are named
+import pandas as pd
+
+from deblora.report.tables import NAME, PAIR, WORDS, between, label, percent, points, verdict, wins
+
+N_NAMED = 4  # differences that are named in a sentence
+N_LEVEL = 3  # methods with the best score that are named
+ONE_SEED = "one seed: no spread can be given"
 
 
-def summarize(content: ReportContent) -> tuple[str, ...]:
+def summarize(
+    scores: pd.DataFrame, differences: pd.DataFrame, *, focus: Sequence[str] = (), derived: Sequence[str] = ()
+) -> list[str]:
     """Say who scores highest on the tail and overall, and what the paired intervals allow to conclude.
+
+    Args:
+        scores: Macro F1 of one data set and backbone.
+        differences: Paired differences of it.
+        focus: Methods whose differences are said first, the first one that is there.
+        derived: Methods that repeat the scores of another one; they are never called the leader.
 
     Returns:
         Plain sentences, not escaped.
     """
-    return (
-        *_winner(content, "tail"),
-        *_winner(content, "all"),
-        *_tally(content),
-        *_losses(content),
-        *content.findings,
-    )
+    sentences = _seeds(scores)
+    for method in [name for name in focus if (differences["method"] == name).any()][:1]:
+        sentences += _against_all(differences[differences["method"] == method])
+    own = scores[~scores["method"].isin(derived)]
+    for group in ("tail", "all"):
+        sentences += _leader(own, differences, group)
+    sentences += _same_classifier(differences)
+    if "n_seeds" in scores and not (scores["n_seeds"] > 1).any():
+        return sentences
+    return [*sentences, *_tally(differences), *_losses(differences)]
 
 
-def _place(group: str) -> str:
+def _seeds(scores: pd.DataFrame) -> list[str]:
+    if "n_seeds" not in scores:
+        return []
+    n = int(scores["n_seeds"].max()) if len(scores) else 0
+    if n < 2:
+        return [f"{ONE_SEED.capitalize()}, and no difference is backed by an interval over seeds."]
+    return [
+        f"{n} seeds; intervals are 95 % t intervals of the mean over seeds, not corrected for the number of "
+        "comparisons."
+    ]
+
+
+def place(group: str) -> str:
+    """Return the words for a class group within a sentence."""
     return "over all classes" if group == "all" else f"on the {group} classes"
 
 
-def _winner(content: ReportContent, group: str) -> list[str]:
-    rows = [row for row in content.rows if row.group == group and math.isfinite(row.value)]
-    where = _place(group)
-    if not rows:
+def _against_all(own: pd.DataFrame) -> list[str]:
+    sentences = []
+    for pair, rows in own.groupby(PAIR, sort=False):
+        by_group = {row["group"]: row for _, row in rows.iterrows()}
+        shown = [by_group[group] for group in ("tail", "all", "head") if group in by_group]
+        parts = [f"{place(row['group'])} {_difference(row)}" for row in shown if pd.notna(row["value"])]
+        if parts:
+            sentences.append(f"{label(*pair[:2])} against {label(*pair[2:])}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _difference(row: Any) -> str:
+    interval = between(row["ci_lower"], row["ci_upper"], signed=True)
+    higher = f"higher in {wins(row)} seeds" if "n_wins" in row else ""
+    word = {"gain": "a gain", "loss": "a loss", "open": "not decided"}.get(verdict(row), WORDS[verdict(row)])
+    details = "; ".join(part for part in (interval, word, higher) if part)
+    return f"{points(row['value'])} points ({details})"
+
+
+def _leader(scores: pd.DataFrame, differences: pd.DataFrame, group: str) -> list[str]:
+    own = scores[(scores["group"] == group) & scores["value"].notna()]
+    where = place(group)
+    if own.empty:
         return [f"There is no score {where}."]
-    best = max(rows, key=lambda row: row.value)
-    interval = between(best.ci_lower, best.ci_upper)
-    shown = f"{percent(best.value)} % macro F1" + (f" (95 % interval {interval})" if interval else "")
-    level = [row for row in rows if row is not best and percent(row.value) == percent(best.value)]
-    if level:
-        named = [f"{row.method} · {row.probe}" for row in level[:N_LEVEL]]
-        more = [f"{len(level) - N_LEVEL} more"] * (len(level) > N_LEVEL)
-        shown += f", level with {' and '.join([*named, *more])}"
-    sentence = (
-        f"{where[0].upper()}{where[1:]}, {best.method} with the {best.probe} probe scores highest: {shown}."
+    best = own.loc[own["value"].idxmax()]
+    interval = between(best["ci_lower"], best["ci_upper"])
+    shown = f"{percent(best['value'])} % macro F1" + (f" (95 % interval {interval})" if interval else "")
+    level = own[(own.index != best.name) & (own["value"].map(percent) == percent(best["value"]))]
+    if len(level):
+        names = [label(*name) for name in level[NAME].itertuples(index=False, name=None)]
+        more = [f"{len(names) - N_LEVEL} more"] if len(names) > N_LEVEL else []
+        shown += f", level with {' and '.join([*names[:N_LEVEL], *more])}"
+    name = label(best["method"], best["classifier"])
+    first = f"{where[0].upper()}{where[1:]}, {name} scores highest: {shown}."
+    return [" ".join([first, *_backing(best, differences[differences["group"] == group])])]
+
+
+def _backing(best: Any, differences: pd.DataFrame) -> list[str]:
+    known = differences[differences["value"].notna()]
+    name = (best["method"], best["classifier"])
+    own = known[(known["method"] == name[0]) & (known["classifier"] == name[1])]
+    compared = known[(known["baseline"] == name[0]) & (known["baseline_classifier"] == name[1])]
+    sentences = [_compare(row) for _, row in own.iterrows()]
+    if len(compared):
+        sentences.insert(0, "This is a baseline: nothing that was compared with it scores higher.")
+    return sentences or ["No paired comparison backs this lead."]
+
+
+def _compare(row: Any) -> str:
+    other = label(row["baseline"], row["baseline_classifier"])
+    size = (
+        f"{points(abs(row['value'])).lstrip('+')} points {'above' if row['value'] >= 0 else 'below'} {other}"
     )
-    return [f"{sentence} {_against(content, best)}"]
-
-
-def _against(content: ReportContent, best: ScoreRow) -> str:
-    comparable = [row for row in content.differences if row.group == best.group and math.isfinite(row.value)]
-    own = [row for row in comparable if (row.method, row.probe) == (best.method, best.probe)]
-    if own:
-        return " ".join(_compare(row) for row in own)
-    if any((row.baseline, row.baseline_probe) == (best.method, best.probe) for row in comparable):
-        return "This is the baseline: nothing that was compared with it scores higher."
-    return "No paired comparison backs this lead."
-
-
-def _compare(row: DifferenceRow) -> str:
-    baseline = f"{row.baseline} with the {row.baseline_probe} probe"
-    side = "above" if row.value >= 0 else "below"
-    size = f"{abs(100 * row.value):.1f} points {side} {baseline}"
-    interval = between(row.ci_lower, row.ci_upper, signed=True)
+    word, seeds = verdict(row), "n_wins" in row
+    if word == "single":
+        return f"It is {size} ({ONE_SEED})."
+    if word == "equal":
+        return f"It equals {other} in every seed."
+    if seeds:
+        size += f" (higher in {wins(row)} seeds)"
+    interval = between(row["ci_lower"], row["ci_upper"], signed=True)
     if not interval:
         return f"It is {size}; the interval of this difference is unknown."
-    if row.verdict == "open":
-        return f"It is {size}, but the paired interval ({interval}) includes zero: the test cannot tell them apart."
+    if word == "open":
+        who = "the seeds" if seeds else "the test"
+        return (
+            f"It is {size}, but the paired interval ({interval}) includes zero: {who} cannot tell them apart."
+        )
     return f"It is {size}, and the paired interval ({interval}) excludes zero."
 
 
-def _tally(content: ReportContent) -> list[str]:
+def _same_classifier(differences: pd.DataFrame) -> list[str]:
+    """Compare methods under the same classifier as the baseline, so that the features differ and not the prior."""
+    same = differences[
+        (differences["classifier"] == differences["baseline_classifier"])
+        & (differences["group"] == "tail")
+        & differences["value"].notna()
+    ]
+    if same.empty:
+        return []
+    baseline, classifier = same.iloc[-1][["baseline", "baseline_classifier"]]  # the strongest one says enough
+    own = same[same["baseline_classifier"] == classifier]
+    parts = [f"{row['method']} {_difference(row)}" for _, row in own.head(N_NAMED).iterrows()]
+    return [
+        f"Against {baseline} with the same {classifier} classifier on the tail classes: {'; '.join(parts)}."
+    ]
+
+
+def _tally(differences: pd.DataFrame) -> list[str]:
     sentences = []
     for group in ("tail", "all"):
-        verdicts = [
-            row.verdict for row in content.differences if row.group == group and math.isfinite(row.value)
-        ]
-        if verdicts:
-            gains, losses, undecided = (verdicts.count(name) for name in ("gain", "loss", "open"))
-            noun = "comparison" if len(verdicts) == 1 else "comparisons"
+        own = differences[(differences["group"] == group) & differences["value"].notna()]
+        words = [verdict(row) for _, row in own.iterrows()]
+        if words:
+            n_gains, n_losses = words.count("gain"), words.count("loss")
+            noun = "comparison" if len(words) == 1 else "comparisons"
             sentences.append(
-                f"Of {len(verdicts)} paired {noun} {_place(group)}, {gains} show a gain and {losses} a loss "
-                f"with an interval that excludes zero; {undecided} stay undecided."
+                f"Of {len(words)} paired {noun} {place(group)}, {n_gains} show a gain and {n_losses} a loss "
+                f"with an interval that excludes zero; {len(words) - n_gains - n_losses} stay undecided."
             )
     return sentences
 
 
-def _losses(content: ReportContent) -> list[str]:
-    if not content.differences:
+def _losses(differences: pd.DataFrame) -> list[str]:
+    if differences["value"].notna().sum() == 0:
         return ["No paired differences were computed, so no lead here is backed by an interval of its own."]
-    losses = sorted((row for row in content.differences if row.verdict == "loss"), key=lambda row: row.value)
-    if not losses:
+    lost = [verdict(row) == "loss" for _, row in differences.iterrows()]
+    losses = differences[lost].sort_values("value")
+    if losses.empty:
         return ["No paired comparison in any group shows a loss whose interval excludes zero."]
     parts = [
-        f"{row.method} · {row.probe} {_place(row.group)}, {points(row.value)} points "
-        f"({between(row.ci_lower, row.ci_upper, signed=True)}) against {row.baseline} · {row.baseline_probe}"
-        for row in losses[:N_LOSSES_SHOWN]
+        f"{label(row['method'], row['classifier'])} {place(row['group'])}, {points(row['value'])} points "
+        f"({between(row['ci_lower'], row['ci_upper'], signed=True)}) against "
+        f"{label(row['baseline'], row['baseline_classifier'])}"
+        for _, row in losses.head(N_NAMED).iterrows()
     ]
-    more = f"; and {len(losses) - N_LOSSES_SHOWN} more, in the table" if len(losses) > N_LOSSES_SHOWN else ""
+    more = f"; and {len(losses) - N_NAMED} more, in the table" if len(losses) > N_NAMED else ""
     return [f"Losses whose interval excludes zero: {'; '.join(parts)}{more}."]
+
+
+def summarize_study(
+    scores: pd.DataFrame, to_first: pd.DataFrame, axis: str, variants: Sequence[str], n_seeds: int
+) -> list[str]:
+    """Say for every method how much the varied setting matters on the tail and over all classes.
+
+    Args:
+        scores: Macro F1 over seeds with the column ``variant``.
+        to_first: Paired differences to the first variant, with the column ``variant``.
+        axis: Name of what varies.
+        variants: All of them, the first one first.
+        n_seeds: Seeds of each.
+
+    Returns:
+        Plain sentences, not escaped.
+    """
+    sentences = [
+        f"{len(variants)} variants of {axis}, {n_seeds} seed{'s' if n_seeds > 1 else ''} each; differences "
+        "are paired seed by seed with the first variant, and their 95 % t intervals are not corrected for "
+        "the number of comparisons."
+    ]
+    known = scores[scores["value"].notna()]
+    for (method, classifier), own in known.groupby(NAME, sort=False):
+        paired = to_first[(to_first["method"] == method) & (to_first["classifier"] == classifier)]
+        for group in ("tail", "all"):
+            rows = own[own["group"] == group]
+            if len(rows) > 1:
+                found = paired[paired["group"] == group]
+                sentences.append(_matters(label(method, classifier), rows, found, variants[0], n_seeds))
+    return sentences
+
+
+def _matters(name: str, rows: pd.DataFrame, paired: pd.DataFrame, first: str, n_seeds: int) -> str:
+    low, high = rows.loc[rows["value"].idxmin()], rows.loc[rows["value"].idxmax()]
+    sentence = (
+        f"{name} {place(low['group'])}: from {percent(low['value'])} % ({low['variant']}) to "
+        f"{percent(high['value'])} % ({high['variant']})"
+    )
+    if n_seeds < 2:
+        return f"{sentence}; one seed cannot say whether that is more than chance."
+    decided = [row for _, row in paired.iterrows() if verdict(row) in ("gain", "loss")]
+    if not decided:
+        return f"{sentence}; no variant differs significantly from {first}."
+    parts = [f"{row['variant']} {_difference(row)}" for row in decided]
+    return f"{sentence}; significantly different from {first}: {', '.join(parts)}."
+
+
+def say_choice(choice: Any, *, few: int = 5) -> list[str]:
+    """Return the model that validation chose, and what it may be expected to gain on new chips, as sentences.
+
+    Args:
+        choice: Content of ``choice.json``: ``method``, ``classifier``, ``reference`` (both of them),
+            ``gain``, ``ci_lower``, ``ci_upper``, ``share``, ``n_val``, ``fewest_val`` and ``candidates`` by
+            falling ``macro_f1``; fractions.
+        few: Validation chips of a class below which the choice is called uncertain (ours).
+    """
+    first, *others = choice["candidates"]
+    second = [
+        f"; next is {label(row['method'], row['classifier'])} with {percent(row['macro_f1'])} %"
+        for row in others[:1]
+    ]
+    low, high = choice["ci_lower"], choice["ci_upper"]
+    sentences = [
+        f"Chosen on {choice['n_val']} validation chips among {len(choice['candidates'])} candidates: "
+        f"{label(choice['method'], choice['classifier'])}, macro F1 {percent(first['macro_f1'])} "
+        f"%{''.join(second)}.",
+        f"Expected gain over {label(*choice['reference'])} on new chips: {points(choice['gain'])} points "
+        f"(95 % interval {between(low, high, signed=True)}), free of the luck of the choice; "
+        f"{100 * choice['share']:.0f} % of the draws chose the same.",
+    ]
+    if low <= 0:
+        sentences.append("The interval does not exclude zero: the choice is no more than a reasonable guess.")
+    if choice["fewest_val"] < few:
+        sentences.append(
+            f"A class has only {choice['fewest_val']} validation chips; more of them would make the choice "
+            "firmer."
+        )
+    return sentences

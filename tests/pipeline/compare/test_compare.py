@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from deblora.cli.main import main
+from deblora.errors import ArtifactError
 from deblora.pipeline.classify.road import ROAD
+from deblora.pipeline.compare.merge import read_run
 from deblora.pipeline.compare.seeds import short_road, stages_of
 
 
@@ -34,7 +36,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_every_seed_and_row_is_in_the_table(finished: Path) -> None:
     rows = rows_of(finished / "results.csv")
     assert {row["seed"] for row in rows} == {"0", "1"}
-    assert {row["method"] for row in rows} == {"lora", "contract-debiased", "shift-kernel", "shift"}
+    assert {row["method"] for row in rows} == {"lora", "strong", "contract-debiased", "shift-kernel", "shift"}
     assert {row["metric"] for row in rows} == {
         "macro_f1",
         "accuracy_forward",
@@ -46,8 +48,8 @@ def test_every_seed_and_row_is_in_the_table(finished: Path) -> None:
 def test_the_summary_pairs_with_three_baselines(finished: Path) -> None:
     rows = rows_of(finished / "summary.csv")
     row = next(r for r in rows if (r["method"], r["metric"], r["group"]) == ("shift", "macro_f1", "tail"))
-    for baseline in ("cross_entropy", "balanced_softmax", "chosen_on_validation"):
-        assert row[f"minus_lora_{baseline}_n"] == "2"
+    for baseline in ("lora_cross_entropy", "lora_balanced_softmax", "strong"):
+        assert row[f"minus_{baseline}_n"] == "2"
     assert row["n_seeds"] == "2"
 
 
@@ -55,8 +57,10 @@ def test_the_notes_hold_no_path(finished: Path, recipe: Path) -> None:
     text = (finished / "results.json").read_text() + (finished / "index.html").read_text()
     assert str(recipe.parent) not in text
     notes = json.loads((finished / "results.json").read_text())
-    assert notes["seeds"] == [0, 1] and len(notes["data_sha256"]) == 2
-    assert notes["chosen"]["lora chosen_on_validation"][0].startswith("lora ")
+    (study,) = notes["studies"]
+    assert study["seeds"] == [0, 1] and len(study["data_sha256"]) == 2
+    chosen = next(line for line in notes["chosen"] if line["method"] == "strong" and line["choice"] == "row")
+    assert chosen["seed 0"].startswith("lora ")
 
 
 def test_predictions_give_the_scores(finished: Path) -> None:
@@ -122,10 +126,10 @@ def test_a_further_row_keeps_the_others(
     new = log.read_text()[before:]
     assert "train-lora: unchanged" in new and "heads-lora: unchanged" in new
     assert "heads-shift-nearest-3: done" in new
-    scored = {(row["method"], row["probe"]) for row in rows_of(out / "results.csv")}
+    scored = {(row["method"], row["classifier"]) for row in rows_of(out / "results.csv")}
     for method in ("semi-supervised", "transductive"):
         assert {(method, "gaussians_lora"), (method, "chosen_on_validation")} <= scored
-    assert "ours | chosen\\_on\\_validation" in (out / "report.md").read_text()
+    assert "guarded | chosen\\_on\\_validation" in (out / "report.md").read_text()
 
 
 def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path) -> None:
@@ -137,19 +141,13 @@ def test_the_heads_of_a_run(cheap: pytest.MonkeyPatch, finished: Path, tmp_path:
     assert not {"deblora", "transductive"} & methods  # the latter on request only
 
 
-def test_damaged_fits_are_named(
-    cheap: pytest.MonkeyPatch, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_tables_are_named(
+    cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    run = Path(shutil.copytree(finished / "seed-0", tmp_path / "run"))
-    table = run / "eval" / "heads.csv"
-    table.write_text("method\n")
-    from deblora.errors import ArtifactError
-    from deblora.pipeline.compare.finished_run import RESULT_COLUMNS
-    from deblora.pipeline.compare.tables import read_lines
-    from deblora.run.run_dir import RunDir
-
-    with pytest.raises(ArtifactError, match="column dataset is missing"):
-        read_lines(RunDir.open(run), "heads.csv", RESULT_COLUMNS)
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    (out / "seed-0" / "eval" / "heads.csv").write_text("method\n")
+    with pytest.raises(ArtifactError, match="it is not what heads wrote"):
+        read_run(out / "seed-0", "seed-0", stage="heads")
 
 
 def test_the_report_comes_after_the_choice_and_no_stage_twice() -> None:

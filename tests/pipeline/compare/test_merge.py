@@ -94,7 +94,12 @@ def write_run(root: Path, *, seed: int, dataset: str = "aid", **settings: Any) -
         for name in CLASSES
         for i in range(2)
     ]
-    for name, rows in (("results", results), ("differences", differences), ("predictions", predictions)):
+    choices = [
+        {"method": method, "probe": probe, "choice": "l2", "value": 0.1 * (1 + seed)}
+        for method, probe in METHODS
+    ]
+    tables = {"results": results, "differences": differences, "predictions": predictions, "choices": choices}
+    for name, rows in tables.items():
         (root / "eval" / f"{name}.csv").write_text(csv_text(rows))
     record(root)
     return root
@@ -104,7 +109,7 @@ def record(root: Path) -> None:
     """Note the files as finished by their stages."""
     stages = {
         "audit": ["audit/groups.json"],
-        "probe": ["eval/results.csv", "eval/differences.csv", "eval/predictions.csv"],
+        "probe": [f"eval/{name}.csv" for name in ("results", "differences", "predictions", "choices")],
     }
     manifest = {
         stage: {"fingerprint": "f", "seconds": 1.0, "outputs": {n: file_sha256(root / n) for n in names}}
@@ -116,7 +121,7 @@ def record(root: Path) -> None:
 @pytest.fixture(autouse=True)
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time and has its own tests."""
-    monkeypatch.setattr("deblora.report.seeds_figures.draw", lambda *_, **__: "")
+    monkeypatch.setattr("deblora.report.figures.draw", lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -138,7 +143,7 @@ def test_the_summary_holds_the_spread_over_seeds(three: list[Path], tmp_path: Pa
     merge_runs(three, tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "summary.csv")
     assert len(rows) == len(METHODS) * len(GROUPS)
-    row = one(rows, method="deblora", probe="cross_entropy", group="tail")
+    row = one(rows, method="deblora", classifier="cross_entropy", group="tail")
     x = np.array([value_of("deblora", "cross_entropy", "tail", seed) for seed in range(3)])
     assert (row["dataset"], row["backbone"], row["metric"], row["n_seeds"]) == (
         "aid",
@@ -154,7 +159,7 @@ def test_the_summary_holds_the_spread_over_seeds(three: list[Path], tmp_path: Pa
 def test_the_summary_holds_paired_differences_and_wins(three: list[Path], tmp_path: Path) -> None:
     merge_runs(three, tmp_path / "out")
     rows = rows_of(tmp_path / "out" / "summary.csv")
-    row = one(rows, method="deblora", probe="cross_entropy", group="tail")
+    row = one(rows, method="deblora", classifier="cross_entropy", group="tail")
     d = np.array([0.1, 0.12, 0.08])
     low, high = scipy.stats.t.interval(0.95, 2, loc=d.mean(), scale=scipy.stats.sem(d))
     found = {
@@ -165,35 +170,29 @@ def test_the_summary_holds_paired_differences_and_wins(three: list[Path], tmp_pa
     assert found == pytest.approx(
         {"mean": 0.1, "sd": 0.02, "ci_lower": low, "ci_upper": high, "n_wins": 3, "n_ties": 0, "n": 3}
     )
-    overall = one(rows, method="deblora", probe="cross_entropy", group="all")
+    overall = one(rows, method="deblora", classifier="cross_entropy", group="all")
     assert (overall["minus_lora_cross_entropy_n_wins"], overall["minus_lora_cross_entropy_n"]) == ("2", "3")
-    baseline = one(rows, method="lora", probe="cross_entropy", group="tail")
-    assert (
-        baseline["minus_lora_cross_entropy_mean"] == "nan" and baseline["minus_lora_cross_entropy_n"] == "0"
-    )
+    baseline = one(rows, method="lora", classifier="cross_entropy", group="tail")
+    assert baseline["minus_lora_cross_entropy_mean"] == "" and baseline["minus_lora_cross_entropy_n"] == "0"
 
 
 def test_the_results_are_all_rows_one_below_the_other(three: list[Path], tmp_path: Path) -> None:
     merge_runs(three, tmp_path / "out")
     apart = [row for run in three for row in rows_of(run / "eval" / "results.csv")]
-    assert rows_of(tmp_path / "out" / "results.csv") == apart
+    together = rows_of(tmp_path / "out" / "results.csv")
+    assert [float(row["value"]) for row in together] == [float(row["value"]) for row in apart]
+    assert [row["classifier"] for row in together] == [row["probe"] for row in apart]
 
 
 def test_the_report_says_gains_losses_and_what_stays_open(three: list[Path], tmp_path: Path) -> None:
     page = merge_runs(three, tmp_path / "out").read_text()
     text = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
     for shown in (text, page):
-        assert "On the tail classes, deblora with the balanced_softmax probe has the highest mean" in shown
-        assert (
-            "10.0 points above lora with the balanced_softmax probe (higher in 3 of 3 seeds), and the"
-            in shown
-        )
-        assert (
-            "It is 0.7 points above lora with the balanced_softmax probe (higher in 2 of 3 seeds), but"
-            in shown
-        )
+        assert "On the tail classes, deblora · balanced_softmax scores highest" in shown
+        assert "10.0 points above lora · balanced_softmax (higher in 3 of 3 seeds), and the" in shown
+        assert "It is 0.7 points above lora · balanced_softmax (higher in 2 of 3 seeds), but" in shown
         assert "the seeds cannot tell them apart" in shown
-        assert "Losses against lora with the same probe, in any group: deblora 4 times, at most" in shown
+        assert "Losses whose interval excludes zero: deblora" in shown
     # Each run alone sees the tail gain of about 0.1 beyond its 0.07.
     assert re.search(
         r"deblora · cross_entropy \| lora · cross_entropy \| tail \| higher \| 3 of 3 \| 3 higher", text
@@ -210,11 +209,11 @@ def test_no_path_of_this_machine_is_shown(three: list[Path], tmp_path: Path) -> 
 
 def test_one_seed_has_no_spread(three: list[Path], tmp_path: Path) -> None:
     page = merge_runs(three[:1], tmp_path / "out").read_text()
-    assert "one seed: no spread can be given" in page
+    assert "One seed: no spread can be given" in page
     row = one(
-        rows_of(tmp_path / "out" / "summary.csv"), method="deblora", probe="cross_entropy", group="tail"
+        rows_of(tmp_path / "out" / "summary.csv"), method="deblora", classifier="cross_entropy", group="tail"
     )
-    assert (row["n_seeds"], row["sd"], row["ci_lower"]) == ("1", "nan", "nan")
+    assert (row["n_seeds"], row["sd"], row["ci_lower"]) == ("1", "", "")
 
 
 def test_data_sets_stand_side_by_side(three: list[Path], tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_data_sets_stand_side_by_side(three: list[Path], tmp_path: Path) -> None
     text = merge_runs([*three, *other], tmp_path / "out").with_name("report.md").read_text()
     rows = rows_of(tmp_path / "out" / "summary.csv")
     assert {(row["dataset"], row["n_seeds"]) for row in rows} == {("aid", "3"), ("mstar", "2")}
-    assert "## Over all runs" in text and "higher in 5 of 5 runs" in text
+    assert "## Over all runs" in text and re.search(r"tail \| higher \| 5 of 5 \|", text)
     assert "mstar/seed1" in text  # the folder name alone is not unique
 
 
@@ -240,7 +239,7 @@ def test_merging_again_replaces_the_report(three: list[Path], tmp_path: Path) ->
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     merge_runs(three, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
-    assert sorted(first) == ["index.html", "report.md", "results.csv", "summary.csv"]
+    assert sorted(first) == ["index.html", "report.md", "results.csv", "results.json", "summary.csv"]
 
 
 def test_the_order_of_the_runs_does_not_matter(three: list[Path], tmp_path: Path) -> None:

@@ -34,12 +34,12 @@ def test_a_study_computes_shared_stages_once(cheap: pytest.MonkeyPatch, recipe: 
     assert "heads-contract-debiased: done" in log
     rows = rows_of(out / "summary.csv")
     assert {row["variant"] for row in rows} == {"k2", "numerator"}
-    assert {(row["method"], row["probe"]) for row in rows} == {
+    assert {(row["method"], row["classifier"]) for row in rows} == {
         ("contract-debiased", "balanced_softmax"),
         ("shift-kernel", "balanced_softmax"),
         ("lora", "balanced_softmax"),
     }
-    assert "<svg" in (out / "index.html").read_text()
+    assert "data:image/svg+xml" in (out / "index.html").read_text()
     assert str(tmp_path) not in (out / "results.json").read_text()
     assert main(["study", str(path), "--out", str(out)]) == 0
     assert (out / "numerator" / "seed-0" / "run.log").read_text() == log

@@ -26,9 +26,9 @@ from deblora.pipeline.classify.evaluate.heads import fitted_heads, kinds_of
 from deblora.pipeline.classify.extract import open_adapted
 from deblora.pipeline.classify.train_deblora import is_map, load_map
 from deblora.recipe.classify import Recipe
-from deblora.report.found_page import Found, render_found_page
 from deblora.report.overlays import data_uri, to_rgb
-from deblora.report.pictures import Picture
+from deblora.report.page import Picture, render_html
+from deblora.report.pictures import Found, found_page
 from deblora.run.artifacts import FeatureTable
 from deblora.run.processes import device
 from deblora.run.run_dir import RunDir
@@ -102,16 +102,17 @@ def predict(
 ) -> Predicted:
     """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
 
-    The head is fitted again on the features of the run with the settings that validation chooses, so nothing but
-    tables and adapters has to be kept. Probabilities are the softmax of its logits; they are not calibrated.
+    The head is fitted again on the features of the run with the settings that validation chooses, so nothing
+    but tables and adapters has to be kept. Probabilities are the softmax of its logits; they are not
+    calibrated.
 
     Args:
         run: Finished, with a choice.
         recipe: Its settings.
         source: What :func:`~deblora.data.readers.unlabeled.read_unlabeled` takes.
         out: Folder for both files; new or empty.
-        on_error: Chips that cannot be read, or that have other bands or types of values than the run knows: stop and
-            name them, or leave them out, counted and named in table and page.
+        on_error: Chips that cannot be read, or that have other bands or types of values than the run knows:
+            stop and name them, or leave them out, counted and named in table and page.
         overwrite: ``out`` may hold an earlier prediction, which is replaced once this one is complete.
 
     Raises:
@@ -132,7 +133,8 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "predictions.csv", _table(run, found))
     write_atomic(
-        out / "index.html", render_found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))
+        out / "index.html",
+        render_html(found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))),
     )
     return found
 

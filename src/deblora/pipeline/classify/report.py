@@ -1,29 +1,29 @@
 """Stage ``report``: one self-contained page, and the same numbers as Markdown."""
 
-import csv
 import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
 
 from deblora import __version__
 from deblora.data.chips import ChipSet
 from deblora.errors import ArtifactError
 from deblora.evaluate.bootstrap import judged_by_one
 from deblora.evaluate.features import tsne_2d
-from deblora.evaluate.metrics import confusion, per_class_f1
 from deblora.files import write_atomic
+from deblora.pipeline import tables as csv_tables
 from deblora.pipeline.audited import groups_of
 from deblora.pipeline.classify.chips import open_chips
-from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice, say_choice
-from deblora.pipeline.tables import as_number, say_judged_by_one
+from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice
+from deblora.pipeline.compare.over_seeds import NAME, class_f1
+from deblora.pipeline.tables import only, read_table, say_judged_by_one
 from deblora.recipe.classify import Recipe
-from deblora.report.content import DifferenceRow, Projection, ReportContent, ScoreRow
-from deblora.report.run_page import render_markdown, render_page
+from deblora.report.page import render_html, render_markdown
+from deblora.report.sections import RUN, Report, report_page
 from deblora.run.artifacts import Centers, Clusters, FeatureTable, Targets
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
@@ -35,89 +35,111 @@ SHOWN = (
     ("deblora", "balanced_softmax"),
     ("shift", "balanced_softmax"),
 )
-Row = TypeVar("Row")
+"""Methods and classifiers whose F1 is drawn class by class; the first is the baseline."""
+CONFUSED = (("lora", "cross_entropy"), ("shift", "balanced_softmax"))
 FEW_TEST_CHIPS = 10  # ours
 MAX_POINTS = 1500  # t-SNE beyond that takes minutes and shows no more
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
-    content = _content(run, recipe)
-    write_atomic(run.report("index.html"), render_page(content))
-    write_atomic(run.report("report.md"), render_markdown(content))
+    page = report_page(_report(run, recipe), RUN)
+    write_atomic(run.report("index.html"), render_html(page))
+    write_atomic(run.report("report.md"), render_markdown(page))
 
 
-def _content(run: RunDir, recipe: Recipe) -> ReportContent:
+def _report(run: RunDir, recipe: Recipe) -> Report:
     chips, frozen = open_chips(run, recipe), json.loads(run.groups.read_text(encoding="utf-8"))
-    y, predicted = _predictions(run, chips)
-    n_classes = chips.n_classes
-    f1 = {f"{m} + {p}": per_class_f1(y[m, p], predicted[m, p], n_classes) for m, p in SHOWN}
-    matrices = {
-        f"{m} + {p}": confusion(y[m, p], predicted[m, p], n_classes)
-        for m, p in (("lora", "cross_entropy"), ("shift", "balanced_softmax"))
-    }
-    return ReportContent(
+    classes = _classes(run, frozen)
+    counts = classes["train"]
+    present = counts[counts > 0]
+    choice = read_choice(run) if choice_files(run) else None
+    return Report(
         title=f"{Path(recipe.data.source).name} on {recipe.backbone.name}",
-        dataset=Path(recipe.data.source).name,
-        backbone=recipe.backbone.name,
-        seeds=(recipe.seed,),
-        class_names=chips.class_names,
-        counts={name: np.array(values, dtype=np.int64) for name, values in frozen["counts"].items()},
-        groups=groups_of(run),
-        rows=tuple(
-            row for metric, row in _read(run.evaluation("results.csv"), _score) if metric == "macro_f1"
-        ),
-        differences=tuple(_read(run.evaluation("differences.csv"), _difference)),
-        per_class_f1=f1,
-        confusion=matrices,
-        projections=_projections(run, chips, recipe.seed),
-        composition=_composition(run, chips),
-        alpha_per_class={
-            name: Targets.load(run.targets(name)).alpha_per_class for name in ("deblora", "shift")
+        facts={
+            "Data set": Path(recipe.data.source).name,
+            "Backbone": recipe.backbone.name,
+            "Classes": str(len(classes)),
+            "Head / middle / tail": " / ".join(str(len(m)) for m in groups_of(run).named().values()),
+            "Training chips": f"{counts.sum():,}",
+            "Most : least frequent": f"{present.max() / present.min():,.0f} : 1",
+            "Seed": str(recipe.seed),
         },
-        curves={name: _curve(run.history(name)) for name in ("lora", "deblora")},
-        separation=_separation(run),
-        recipe_yaml=run.recipe.read_text() if run.recipe.is_file() else "",
+        tables={
+            "scores": _read(run, "results.csv", csv_tables.SCORES),
+            "differences": _read(run, "differences.csv", csv_tables.DIFFERENCES),
+            "classes": classes,
+            **_of_predictions(run, classes),
+            "projection": _projections(run, chips, recipe.seed),
+            "composition": _composition(run, chips),
+            "history": _history(run),
+            "separation": _read(run, "separation.csv", csv_tables.SEPARATION),
+            "timings": pd.DataFrame(
+                [{"stage": k, "seconds": float(v["seconds"])} for k, v in run.manifest()["stages"].items()]
+            ),
+        },
+        recipe_yaml=run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else "",
         provenance=_provenance(run, frozen),
-        timings={name: record["seconds"] for name, record in run.manifest()["stages"].items()},
+        choice=choice and {**choice, "classifier": choice["probe"], "candidates": _candidates(choice)},
         notes=(
             f"Groups by {frozen['rule']}, fixed in the audit.",
             "Group F1 is the mean of per-class F1, each computed on all predictions.",
-            "Penalty and tau were chosen on validation; the test split was read once.",
-            "The row semi-supervised is also fitted to the validation chips, without their labels.",
-            "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice of seed.",
+            "Settings were chosen on validation; the test split was read once.",
+            "The method semi-supervised is also fitted to the validation chips, without their labels.",
+            "Intervals: 95 % bootstrap over test chips, stratified by class; they do not cover the choice "
+            "of seed.",
         ),
-        findings=(*_cautions(run, frozen), *(say_choice(read_choice(run)) if choice_files(run) else ())),
+        findings=_cautions(run, frozen),
     )
 
 
-def _read(path: Path, convert: Callable[[dict[str, str]], Row]) -> list[Row]:
-    """Convert each row of a table that an earlier stage wrote.
-
-    Raises:
-        ArtifactError: If the table is damaged.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [convert(row) for row in csv.DictReader(file, strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ArtifactError(f"{path} is damaged ({error!r}); delete it and run its stage again") from error
+def _candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**row, "classifier": row["probe"]} for row in choice["candidates"]]
 
 
-def _score(row: dict[str, str]) -> tuple[str, ScoreRow]:
-    return row["metric"], ScoreRow(row["method"], row["probe"], row["group"], *_numbers(row))
+def _read(run: RunDir, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+    return read_table(run.evaluation(name), columns, command=f"deblora probe {run.root}")
 
 
-def _difference(row: dict[str, str]) -> DifferenceRow:
-    return DifferenceRow(
-        row["method"], row["probe"], row["baseline"], row["baseline_probe"], row["group"], *_numbers(row)
-    )
+def _classes(run: RunDir, frozen: dict[str, Any]) -> pd.DataFrame:
+    """Return group, chips by split and alphas of the classes, from the most to the least frequent."""
+    groups = {c: name for name, members in groups_of(run).named().items() for c in members}
+    names = frozen["class_names"]
+    found = pd.DataFrame({"class": names, "group": [groups.get(c, "") for c in range(len(names))]})
+    for split, counts in frozen["counts"].items():
+        found[split] = np.array(counts, dtype=np.int64)
+    for method in ("deblora", "shift"):
+        found[f"alpha, {method}"] = Targets.load(run.targets(method)).alpha_per_class
+    return found.sort_values("train", ascending=False, kind="stable", ignore_index=True)
+
+
+def _of_predictions(run: RunDir, classes: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return F1 by class and confusion counts of the methods that are shown."""
+    path = run.evaluation("predictions.csv")
+    found = _read(run, "predictions.csv", csv_tables.PREDICTIONS)
+    names = list(classes["class"])
+    odd = set(found["true"]) | set(found["predicted"])
+    if odd - set(names):
+        raise csv_tables.damaged(
+            path, f"no class is called {min(odd - set(names))}", f"deblora probe {run.root}"
+        )
+    parts = []
+    for method, classifier in SHOWN:
+        own = only(found, method=method, classifier=classifier)
+        if own.empty:
+            why = f"it has no rows of {method} + {classifier}"
+            raise csv_tables.damaged(path, why, f"deblora probe {run.root}")
+        values = {"class": names, "value": class_f1(own, names)}
+        parts.append(pd.DataFrame({"method": method, "classifier": classifier, **values}))
+    matrices = pd.concat([only(found, method=method, classifier=name) for method, name in CONFUSED])
+    counts = matrices.groupby([*NAME, "true", "predicted"], sort=False).size().rename("n").reset_index()
+    return {"class_f1": pd.concat(parts, ignore_index=True), "confusion": counts}
 
 
 def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     """Say what a reader could miss: that nothing was moved, or that a class has hardly any test chip."""
     found = [f"Data: {line}." for line in (frozen.get("skipped_summary"), *frozen.get("notes", ())) if line]
     if Targets.load(run.targets("deblora")).moved_nothing:
-        trained = _curve(run.history("deblora"))
+        trained = (_history(run)["name"] == "deblora").any()
         found.append(
             "Calibration of deblora moved no class (all alpha are 1): its second adapter "
             + (
@@ -135,85 +157,58 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(
-            f"The rarest class has {fewest} test chip{'s' * (fewest != 1)}: below {FEW_TEST_CHIPS} the bootstrap "
-            "draws the same chips again and again, and intervals are too narrow."
+            f"The rarest class has {fewest} test chip{'s' * (fewest != 1)}: below {FEW_TEST_CHIPS} the "
+            "bootstrap draws the same chips again and again, and intervals are too narrow."
         )
     return found
 
 
-def _numbers(row: dict[str, str]) -> tuple[float, float, float]:
-    return float(row["value"]), as_number(row["ci_lower"]), as_number(row["ci_upper"])
+def _history(run: RunDir) -> pd.DataFrame:
+    parts = []
+    for name in ("lora", "deblora"):
+        if not (path := run.history(name)).is_file() or len(path.read_text().splitlines()) > 1:
+            found = read_table(path, csv_tables.HISTORY, command=f"deblora train-{name} {run.root}")
+            parts.append(found.assign(name=name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "step", "loss"])
 
 
-def _curve(path: Path) -> tuple[tuple[int, float], ...]:
-    return tuple(_read(path, lambda row: (int(row["step"]), float(row["loss"]))))
-
-
-def _predictions(
-    run: RunDir, chips: ChipSet
-) -> tuple[dict[tuple[str, str], np.ndarray], dict[tuple[str, str], np.ndarray]]:
-    index = {name: i for i, name in enumerate(chips.class_names)}
-    true: dict[tuple[str, str], list[int]] = {}
-    guess: dict[tuple[str, str], list[int]] = {}
-    path = run.evaluation("predictions.csv")
-    for key, right, found in _read(
-        path, lambda row: ((row["method"], row["probe"]), index[row["true"]], index[row["predicted"]])
-    ):
-        true.setdefault(key, []).append(right)
-        guess.setdefault(key, []).append(found)
-    absent = [" + ".join(key) for key in SHOWN if key not in true]
-    if absent:
-        raise ArtifactError(f"{path} has no rows of {absent[0]}; delete it and run its stage again")
-    return {k: np.array(v) for k, v in true.items()}, {k: np.array(v) for k, v in guess.items()}
-
-
-def _separation(run: RunDir) -> dict[str, dict[str, float]]:
-    out: dict[str, dict[str, float]] = {}
-    for name, metric, value in _read(
-        run.evaluation("separation.csv"),
-        lambda row: (f"{row['method']} ({row['split']})", row["metric"], float(row["value"])),
-    ):
-        out.setdefault(name, {})[metric] = value
-    return out
-
-
-def _composition(run: RunDir, chips: ChipSet) -> Float[np.ndarray, "c k"]:
+def _composition(run: RunDir, chips: ChipSet) -> pd.DataFrame:
+    """Return the share of each class in each cluster."""
     clusters, train = Clusters.load(run.clusters), chips.split("train")
-    shares = np.zeros((chips.n_classes, len(clusters.centers)))
-    np.add.at(shares, (train.labels, clusters.of(train.ids)), 1.0)
-    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0))
+    counts = np.zeros((chips.n_classes, len(clusters.centers)))
+    np.add.at(counts, (train.labels, clusters.of(train.ids)), 1.0)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    return pd.DataFrame(shares, index=list(chips.class_names))
 
 
-def _projections(run: RunDir, chips: ChipSet, seed: int) -> tuple[Projection, ...]:
+def _projections(run: RunDir, chips: ChipSet, seed: int) -> pd.DataFrame:
     """Lay out train and test before and after together with class means and centers."""
     train, test = chips.split("train"), chips.split("test")
     rng = np.random.default_rng(seed)
     some_train = _sample(len(train), MAX_POINTS // 2, rng)
     some_test = _sample(len(test), MAX_POINTS // 2, rng)
-    labels = np.concatenate([train.labels[some_train], test.labels[some_test]])
-    is_test = np.arange(len(labels)) >= len(some_train)
-    out = []
+    names = np.array(chips.class_names)
+    parts = []
     for title, adapter in (("before: LoRA features", "lora"), ("after: debLoRA features", "deblora")):
         table = FeatureTable.load(run.features(adapter))
         all_train, all_test = table.rows(train.ids), table.rows(test.ids)
-        marks = {
-            "train mean": _means(all_train, train.labels, chips.n_classes),
-            "test mean": _means(all_test, test.labels, chips.n_classes),
-        }
+        pieces = [
+            ("train", names[train.labels[some_train]], all_train[some_train]),
+            ("test", names[test.labels[some_test]], all_test[some_test]),
+            ("train mean", names, _means(all_train, train.labels, chips.n_classes)),
+            ("test mean", names, _means(all_test, test.labels, chips.n_classes)),
+        ]
         if adapter == "lora":
-            marks["de-biased center"] = _centers(Centers.load(run.centers("deblora")), chips.n_classes)
-        stacked = np.concatenate([all_train[some_train], all_test[some_test], *marks.values()])
+            centers = _centers(Centers.load(run.centers("deblora")), chips.n_classes)
+            pieces.append(("de-biased center", names, centers))
+        found = pd.concat(
+            [pd.DataFrame({"kind": kind, "class": of}) for kind, of, _ in pieces], ignore_index=True
+        )
+        stacked = np.concatenate([vectors for _, _, vectors in pieces])
         known = np.isfinite(stacked).all(axis=1)
-        plane = np.full((len(stacked), 2), np.nan)
-        points, _ = tsne_2d(stacked[known], seed=seed, max_samples=len(stacked))
-        plane[known] = points
-        n = len(labels)
-        places = {
-            name: plane[n + i * chips.n_classes : n + (i + 1) * chips.n_classes]
-            for i, name in enumerate(marks)
-        }
-        out.append(Projection(title, plane[:n], labels, is_test, places))
-    return tuple(out)
+        places, _ = tsne_2d(stacked[known], seed=seed, max_samples=len(stacked))
+        parts.append(found[known].assign(panel=title, x=places[:, 0], y=places[:, 1]))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _sample(n: int, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from deblora.pipeline.classify.evaluate.costs import write_costs
 from deblora.pipeline.classify.evaluate.heads import DEFAULT_METHODS, EVERY_METHOD, features_of, with_current
 from deblora.pipeline.classify.road import ROAD, check_inputs
 from deblora.pipeline.compare.baselines import row_stages
-from deblora.pipeline.compare.tables import merge_heads
+from deblora.pipeline.compare.merge import FILES, read_run, write_report
 from deblora.recipe.classify import ROWS, Recipe, to_yaml
 from deblora.run.log import start_log
 from deblora.run.parallel import Call, in_parallel
@@ -21,7 +21,6 @@ from deblora.run.processes import on_first
 from deblora.run.run_dir import MANIFEST, RunDir
 from deblora.run.stage import Stage, run_stage, stage_key
 
-FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
 SHORT_ROAD = ("audit", "train-lora", "extract-base", "extract-lora")
 
 
@@ -36,8 +35,9 @@ def compare(
 ) -> Path:
     """Run every seed that is not finished, and write one report over all of them.
 
-    Seeds are ``recipe.seed`` and the numbers after it; each draws its own long tail, split, adapters and clusters, in
-    ``out/seed-<k>``. A finished seed is skipped without a look at its chips; ``deblora audit`` on its folder looks.
+    Seeds are ``recipe.seed`` and the numbers after it; each draws its own long tail, split, adapters and
+    clusters, in ``out/seed-<k>``. A finished seed is skipped without a look at its chips; ``deblora audit``
+    on its folder looks.
 
     Args:
         recipe: Settings of all seeds.
@@ -71,8 +71,7 @@ def compare(
     for own, root in todo:
         calls += calls_of(own, root, names, tuple(methods), first=len(calls))
     in_parallel(calls, n_jobs=n_jobs)
-    merge_heads([(RunDir.open(root), own) for root, own in zip(roots, recipes, strict=True)], out)
-    return out / "index.html"
+    return write_report([read_run(root, root.name, stage="heads") for root in roots], out)
 
 
 def short_road() -> tuple[Stage, ...]:
@@ -170,8 +169,8 @@ def run_heads(run: RunDir, recipe: Recipe) -> None:
 def judge_rows(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
     """Fit and judge the heads of rows whose features are there; rows that were fitted before stay in the tables.
 
-    The features of the second adapter and of rows with their own training may be missing. Whichever rows are asked
-    for first, tables and choice end up the same.
+    The features of the second adapter and of rows with their own training may be missing. Whichever rows are
+    asked for first, tables and choice end up the same.
     """
 
     def there() -> list[str]:

@@ -6,167 +6,155 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import yaml
 
 from deblora.data.simulate.chip_folder import Simulation, draw_chips
 from deblora.errors import ArtifactError
-from deblora.evaluate.seeds import Entry, Unit, paired_spread, spread
 from deblora.files import write_atomic
 from deblora.pipeline.classify.chips import read_source
 from deblora.pipeline.classify.road import ROAD, check_inputs
-from deblora.pipeline.compare.finished_run import RESULT_COLUMNS
+from deblora.pipeline.compare.merge import FILES, FinishedRun, machine, mean_costs, read_run, shared_settings
+from deblora.pipeline.compare.over_seeds import (
+    BALANCED,
+    NAME,
+    differences_to_first,
+    mean_scores,
+    paired_differences,
+)
 from deblora.pipeline.compare.seeds import check_out, is_finished, short_road
 from deblora.pipeline.compare.seeds import stages_of as rows_and_heads
-from deblora.pipeline.compare.tables import machine, mean_costs, read_lines, scores_of, shared_settings
-from deblora.pipeline.tables import table
+from deblora.pipeline.tables import only
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.study import Study, read_study, with_seed
-from deblora.report.seeds_content import GROUPS, StudyContent, StudyPoint
-from deblora.report.study_page import render_study_markdown, render_study_page
+from deblora.report.page import render_html, render_markdown
+from deblora.report.sections import STUDY, Report, Varied, report_page
 from deblora.run.log import start_log
 from deblora.run.parallel import Call, in_parallel
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, run_stage
 
-BASELINE = ("lora", "balanced_softmax")
-Scores = Mapping[Unit, Mapping[Entry, float]]
+__all__ = ["Study", "read_study", "run_study"]
 
 
-def merge_study(
-    name: str,
-    variants: Sequence[tuple[str, Mapping[str, Any]]],
-    runs: Mapping[str, Sequence[tuple[RunDir, Recipe]]],
-    *,
-    table_name: str,
-    rows: Sequence[tuple[str, str]],
-    out: Path,
-) -> None:
+CHIPS = "chips"
+
+
+def write_study(study: Study, runs: Mapping[str, Sequence[FinishedRun]], out: Path) -> None:
     """Write ``index.html``, ``report.md``, ``results.csv``, ``summary.csv`` and ``results.json``.
 
     Args:
-        name: Of the study.
-        variants: Name and settings of each, the one to compare with first.
-        runs: Variant -> its runs, one per seed.
-        table_name: Table of a run that holds the scores.
-        rows: Method and probe of every curve.
+        study: What was varied, and the methods whose scores are shown.
+        runs: Variant -> its runs, one per seed; the variant to compare with first.
         out: Folder for the files.
 
     Raises:
-        ArtifactError: If a table is missing, damaged, or lacks a row.
+        ArtifactError: If a run lacks a method of the study.
     """
-    lines: list[dict[str, object]] = []
-    scores: dict[str, dict[Unit, dict[Entry, float]]] = {}
-    for variant, own in runs.items():
-        for run, recipe in own:
-            found = read_lines(run, table_name, RESULT_COLUMNS)
-            # Chips that are simulated anew per variant share a name, and pairing is by seed.
-            unit = Unit(Path(recipe.data.source).name, recipe.backbone.name, recipe.seed)
-            scores.setdefault(variant, {})[unit] = scores_of(run.evaluation(table_name), found)
-            lines += [{"variant": variant, **line} for line in found]
-    every = tuple(dict.fromkeys((*(row for row in rows if row != BASELINE), BASELINE)))
-    _check_rows(every, scores)
-    first = variants[0][0]
-    points = tuple(
-        _point(variant, row, group, scores[variant], scores[first] if variant != first else None)
-        for row in every
-        for variant, _ in variants
-        for group in GROUPS
+    results = pd.concat(
+        [run.scores.assign(variant=variant) for variant, own in runs.items() for run in own],
+        ignore_index=True,
     )
-    content = StudyContent(
-        title=f"Study {name}",
-        variants=dict(variants),
-        seeds=tuple(recipe.seed for _, recipe in runs[first]),
-        rows=every,
-        points=points,
-        recipe_yaml=yaml.safe_dump(shared_settings(runs[first][0][1]), sort_keys=False),
+    results = results[["variant", *(name for name in results if name != "variant")]]
+    shown = _shown(results, [*(row for row in study.rows if row != BALANCED), BALANCED])
+    first = next(iter(runs))
+    means = mean_scores(shown, by=["variant"])
+    to_first = differences_to_first(shown, first)
+    # Chips that are simulated anew per variant share a name, and a variant may change the backbone: seeds pair.
+    to_lora = paired_differences(shown, [BALANCED], by=["variant"], run=["variant"])
+    report = _report(study, runs, {"scores": means, "to_first": to_first, "to_lora": to_lora})
+    page = report_page(report, STUDY)
+    write_atomic(out / "index.html", render_html(page))
+    write_atomic(out / "report.md", render_markdown(page))
+    write_atomic(out / "results.csv", results.to_csv(index=False, lineterminator="\n"))
+    write_atomic(
+        out / "summary.csv", _summary(means, to_first, to_lora).to_csv(index=False, lineterminator="\n")
+    )
+    write_atomic(out / "results.json", json.dumps(_origin(study, runs), indent=1))
+
+
+def _shown(results: pd.DataFrame, names: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return macro F1 of the methods of a study, in their order."""
+    parts = [only(results, metric="macro_f1", method=name[0], classifier=name[1]) for name in names]
+    for (variant, seed), own in results.groupby(["variant", "seed"], sort=False):
+        known = set(own[NAME].itertuples(index=False, name=None))
+        absent = [name for name in names if name not in known]
+        if absent:
+            raise ArtifactError(
+                f"variant {variant}, seed {seed} has no row {' '.join(absent[0])}; change rows, known are "
+                f"{', '.join(' '.join(name) for name in sorted(known))}"
+            )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _report(
+    study: Study, runs: Mapping[str, Sequence[FinishedRun]], tables: dict[str, pd.DataFrame]
+) -> Report:
+    seeds = [run.recipe.seed for run in next(iter(runs.values()))]
+    varied = varied_setting({variant.name: variant.settings for variant in study.variants})
+    costs = [mean_costs(own).assign(variant=variant) for variant, own in runs.items()]
+    methods = {method for method, _ in study.rows} | {BALANCED[0]}
+    found = pd.concat(costs)
+    if len(found):
+        tables = {**tables, "costs": found[found["method"].isin(methods)]}
+    first = next(iter(runs.values()))[0]
+    return Report(
+        title=f"Study {study.name}",
+        facts={"Varied": varied.axis, "Variants": str(len(runs)), "Seeds": ", ".join(map(str, seeds))},
+        tables=tables,
+        recipe_yaml=yaml.safe_dump(shared_settings(first.recipe), sort_keys=False),
         provenance=machine(),
+        varied=varied,
         notes=(
-            "Intervals are 95 % t intervals over seeds, not corrected for the number of comparisons.",
+            "The settings shown are those of the first variant.",
             "A study shows how scores depend on a setting on the test chips; choose a setting on validation.",
         ),
-        costs={variant: mean_costs(own) for variant, own in runs.items()},
-    )
-    write_atomic(out / "index.html", render_study_page(content))
-    write_atomic(out / "report.md", render_study_markdown(content))
-    write_atomic(out / "results.csv", table(lines))
-    write_atomic(out / "summary.csv", table([_summary(point) for point in points]))
-    write_atomic(out / "results.json", json.dumps(_provenance(content, runs), indent=1))
-
-
-def _check_rows(rows: Sequence[tuple[str, str]], scores: Mapping[str, Scores]) -> None:
-    for variant, by_unit in scores.items():
-        for unit, found in by_unit.items():
-            have = {(entry.method, entry.probe) for entry in found}
-            absent = [row for row in rows if row not in have]
-            if absent:
-                known = ", ".join(" ".join(row) for row in sorted(have))
-                raise ArtifactError(
-                    f"variant {variant}, seed {unit.seed} has no row {' '.join(absent[0])}; change rows, known "
-                    f"are {known}"
-                )
-
-
-def _point(
-    variant: str, row: tuple[str, str], group: str, scores: Scores, first: Scores | None
-) -> StudyPoint:
-    def values(of: Scores, name: tuple[str, str]) -> dict[Unit, float]:
-        entry = Entry(*name, "macro_f1", group)
-        # Only the seed pairs: a variant may change backbone or data.
-        return {Unit("", "", unit.seed): found[entry] for unit, found in of.items() if entry in found}
-
-    own = values(scores, row)
-    return StudyPoint(
-        variant=variant,
-        row=row,
-        group=group,
-        spread=spread(np.array(list(own.values()))),
-        to_first=None if first is None else paired_spread(own, values(first, row)),
-        to_lora=None if row == BASELINE else paired_spread(own, values(scores, BASELINE)),
     )
 
 
-def _summary(point: StudyPoint) -> dict[str, object]:
-    line: dict[str, object] = {
-        "variant": point.variant,
-        "method": point.row[0],
-        "probe": point.row[1],
-        "group": point.group,
-        "n_seeds": point.spread.n,
-        "mean": point.spread.mean,
-        "sd": point.spread.sd,
-        "ci_lower": point.spread.ci_lower,
-        "ci_upper": point.spread.ci_upper,
-    }
-    for prefix, found in (("minus_first_", point.to_first), ("minus_lora_", point.to_lora)):
-        line[f"{prefix}mean"] = found.spread.mean if found else ""
-        line[f"{prefix}ci_lower"] = found.spread.ci_lower if found else ""
-        line[f"{prefix}ci_upper"] = found.spread.ci_upper if found else ""
-        line[f"{prefix}n_wins"] = found.n_wins if found else ""
-    return line
+def varied_setting(variants: Mapping[str, Mapping[str, Any]]) -> Varied:
+    """Return what a study varies, and the place of each variant on an axis.
+
+    The places are the values where one setting varies and all its values are numbers, else 0, 1, 2, ...
+
+    Args:
+        variants: Name -> settings that differ from the base.
+    """
+    places = {name: float(i) for i, name in enumerate(variants)}
+    keys = {tuple(settings) for settings in variants.values()}
+    if len(keys) != 1 or len(next(iter(keys))) != 1:
+        return Varied("variant", places, False)
+    ((key,),) = keys
+    values = {name: settings[key] for name, settings in variants.items()}
+    numeric = all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in values.values()
+    )
+    return Varied(key, {name: float(value) for name, value in values.items()} if numeric else places, numeric)
 
 
-def _provenance(content: StudyContent, runs: Mapping[str, Sequence[tuple[RunDir, Recipe]]]) -> dict[str, Any]:
+def _summary(means: pd.DataFrame, to_first: pd.DataFrame, to_lora: pd.DataFrame) -> pd.DataFrame:
+    keys = ["variant", *NAME, "metric", "group"]
+    numbers = ["value", "ci_lower", "ci_upper", "n_wins"]
+    table = means[[*keys, "n_seeds", "value", "sd", "ci_lower", "ci_upper"]].rename(columns={"value": "mean"})
+    for prefix, found in (("minus_first_", to_first), ("minus_lora_", to_lora)):
+        names = {name: prefix + ("mean" if name == "value" else name) for name in numbers}
+        table = table.merge(found[[*keys, *numbers]].rename(columns=names), on=keys, how="left")
+    return table
+
+
+def _origin(study: Study, runs: Mapping[str, Sequence[FinishedRun]]) -> dict[str, Any]:
+    first = next(iter(runs.values()))
     return {
-        "study": content.title,
-        "variants": {name: dict(settings) for name, settings in content.variants.items()},
-        "seeds": list(content.seeds),
+        "study": study.name,
+        "variants": {variant.name: dict(variant.settings) for variant in study.variants},
+        "seeds": [run.recipe.seed for run in first],
         "data_sha256": {
-            variant: {
-                str(recipe.seed): json.loads(run.groups.read_text(encoding="utf-8"))["data_sha256"]
-                for run, recipe in own
-            }
+            variant: {str(run.recipe.seed): run.frozen["data_sha256"] for run in own}
             for variant, own in runs.items()
         },
-        "recipe": yaml.safe_load(content.recipe_yaml),
-        **dict(content.provenance),
+        "recipe": shared_settings(first[0].recipe),
+        **machine(),
     }
-
-
-__all__ = ["Study", "read_study", "run_study"]
-
-FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json")
-CHIPS = "chips"
 
 
 @dataclass(frozen=True)
@@ -181,8 +169,8 @@ class Task:
 def run_study(study: Study, out: Path, *, n_jobs: int = 1) -> Path:
     """Run every variant and seed that is not finished, and write the report.
 
-    Runs lie in ``out/<variant>/seed-<k>``. The variants of a seed run one after another; a stage whose fingerprint
-    equals that of an earlier variant takes over its files. Seeds run side by side.
+    Runs lie in ``out/<variant>/seed-<k>``. The variants of a seed run one after another; a stage whose
+    fingerprint equals that of an earlier variant takes over its files. Seeds run side by side.
 
     Args:
         study: See :func:`read_study`.
@@ -214,17 +202,11 @@ def run_study(study: Study, out: Path, *, n_jobs: int = 1) -> Path:
             check_inputs(variant.recipe)
     calls = [Call(run_variants, (own, out / CHIPS, study.judge, study.methods)) for own in tasks]
     in_parallel(calls, n_jobs=n_jobs)
-    merge_study(
-        study.name,
-        [(variant.name, variant.settings) for variant in study.variants],
-        {
-            variant.name: [(RunDir.open(own[i].root), own[i].recipe) for own in tasks]
-            for i, variant in enumerate(study.variants)
-        },
-        table_name="results.csv" if study.judge == "probe" else "heads.csv",
-        rows=study.rows,
-        out=out,
-    )
+    runs = {
+        variant.name: [read_run(own[i].root, own[i].root.name, stage=study.judge) for own in tasks]
+        for i, variant in enumerate(study.variants)
+    }
+    write_study(study, runs, out)
     return out / "index.html"
 
 

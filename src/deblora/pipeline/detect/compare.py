@@ -1,56 +1,43 @@
 """``deblora detect compare``: one table over finished runs, mean and spread over seeds."""
 
-import csv
-import io
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from deblora.errors import ArtifactError
 from deblora.pipeline.detect import model
 from deblora.pipeline.detect.runs import evaluation_path, open_run, read_facts
+from deblora.pipeline.tables import only
 from deblora.recipe.detect import METHODS, NO_ADAPTER, DetectionRecipe
-from deblora.report.detection_page import table_lines
-from deblora.report.tables import Cell, Table, percent
+from deblora.report.page import Cell, Table, markdown_table
+from deblora.report.tables import GROUPS, between, percent
 
-GROUPS = ("head", "middle", "tail", "all")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method of the table.
-
-    Attributes:
-        method: With backbone and adapter.
-        n_extractor: Parameters of the extractor.
-        n_trained: Those that were trained.
-        scores: mAP50 (VOC07) per group, one value per seed.
-        seeds: Of the runs.
-    """
-
-    method: str
-    n_extractor: int
-    n_trained: int
-    scores: dict[str, list[float]]
-    seeds: tuple[int, ...]
+COLUMNS = (
+    "method", "seed", "split", "protocol", "images", "level", "name", "group", "train_objects", "objects",
+    "map50", "map50_area", "map50_95",
+)  # fmt: skip
+"""Of the CSV table; ``level`` tells lines of class groups from those of classes."""
+MEASURES = {"map50": "ap50", "map50_area": "ap50_area", "map50_95": "ap50_95"}
 
 
-def compare_runs(folders: Sequence[Path]) -> tuple[str, list[Row]]:
-    """Collect runs that can be compared: same data, classes, groups and protocol.
+def compare_runs(folders: Sequence[Path]) -> pd.DataFrame:
+    """Return the scores of runs that can be compared: same data, classes, groups and protocol.
 
     The test split is taken if every run was tested, else validation.
 
     Returns:
-        What was compared in words, and the rows in the order of the paper's table.
+        Columns :data:`COLUMNS` (fractions, ``map50`` is VOC07; NaN where nothing is defined) with
+        ``n_extractor`` and ``n_trained`` parameters; methods in the order of the paper's table, seeds
+        ascending.
 
     Raises:
         ArtifactError: If a run is not finished or they cannot be compared; names it.
     """
     runs = [open_run(folder) for folder in folders]
     split = "test" if all(evaluation_path(run, "test").is_file() for run, _ in runs) else "val"
-    found: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    lines: list[dict[str, Any]] = []
     first: Any = None
     for run, recipe in runs:
         path = evaluation_path(run, split)
@@ -58,67 +45,47 @@ def compare_runs(folders: Sequence[Path]) -> tuple[str, list[Row]]:
             raise ArtifactError(f"{run.root} is not finished; go on with deblora detect train --resume")
         summary, facts = read_facts(path), read_facts(model.facts_path(run))
         ground = _ground(summary)
-        if first is None:
-            first = ground
-        elif ground != first:
+        first = ground if first is None else first
+        if ground != first:
             raise ArtifactError(
-                f"{run.root} was judged on other images, classes, groups or another protocol than {runs[0][0].root}; "
-                "compare runs of the same data"
+                f"{run.root} was evaluated on other images, classes, groups or another protocol than "
+                f"{runs[0][0].root}; compare runs of the same data"
             )
-        found.setdefault(method_name(recipe, facts), []).append((summary, facts))
-    rows = [_row(name, entries) for name, entries in found.items()]
+        lines += _lines(summary, facts, method_name(recipe, facts), split)
+    found = pd.DataFrame(lines)
+    twice = found[found.duplicated(["method", "seed", "level", "name"])]
+    if len(twice):
+        method, seed = twice.iloc[0][["method", "seed"]]
+        raise ArtifactError(f"two runs of {method} have the seed {seed}; leave one out")
     order: dict[str, int] = {name: i for i, name in enumerate(METHODS)}
-    rows.sort(key=lambda row: order.get(row.method.split(",")[0], len(order)))
-    protocol, n_images = first["protocol"], first["n_images"]
-    return f"mAP50 (VOC07) in percent, {protocol}, {n_images} merged {split} images", rows
+    place = found["method"].str.split(",").str[0].map(order).fillna(len(order))
+    names = pd.Categorical(found["method"], categories=found["method"].unique()).codes
+    found = found.assign(place=place, names=names)
+    return found.sort_values(["place", "names", "seed"], kind="stable", ignore_index=True)
 
 
-def comparison_table(rows: Sequence[Row]) -> Table:
-    """Return the table: parameters, groups (mean over seeds, with least and largest value), seeds."""
-    return Table(
-        ("method", "seeds", "params (M)", "trained (M)", *GROUPS),
-        tuple(
-            (
-                Cell(row.method, style="name"),
-                Cell(", ".join(map(str, row.seeds))),
-                Cell(f"{row.n_extractor / 1e6:.2f}"),
-                Cell(f"{row.n_trained / 1e6:.2f}"),
-                *(_score(row.scores[group]) for group in GROUPS),
-            )
-            for row in rows
-        ),
-        2,
-    )
-
-
-def comparison_lines(folders: Sequence[Path]) -> list[str]:
-    """Return the comparison as Markdown."""
-    title, rows = compare_runs(folders)
-    return [
-        title,
-        "(mean over seeds; in brackets the least and the largest)",
-        "",
-        *table_lines(comparison_table(rows)),
-    ]
-
-
-def _row(name: str, entries: list[tuple[dict[str, Any], dict[str, Any]]]) -> Row:
-    entries = sorted(entries, key=lambda entry: entry[1]["seed"])
-    seeds = tuple(int(facts["seed"]) for _, facts in entries)
-    twice = [seed for seed in seeds if seeds.count(seed) > 1]
-    if twice:
-        raise ArtifactError(f"two runs of {name} have the seed {twice[0]}; leave one out")
-    facts = entries[0][1]
-    scores = {
-        group: [_number(summary["groups"]["map50"][group]) for summary, _ in entries] for group in GROUPS
+def _lines(summary: dict[str, Any], facts: dict[str, Any], method: str, split: str) -> list[dict[str, Any]]:
+    run = {
+        "method": method,
+        "seed": facts["seed"],
+        "split": split,
+        "protocol": summary["protocol"],
+        "images": summary["n_images"],
+        "n_extractor": facts["n_extractor"],
+        "n_trained": facts["n_extractor_trained"],
     }
-    return Row(name, facts["n_extractor"], facts["n_extractor_trained"], scores, seeds)
-
-
-def method_name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
-    """Return method, backbone and where the adapter comes from, in words."""
-    adapter = {None: "", "joint": ", joint", NO_ADAPTER: ", frozen"}.get(facts["adapter"], ", from chips")
-    return f"{recipe.method.name}, {facts['backbone']}{adapter}"
+    groups = [
+        {**run, "level": "group", "name": name, "group": name}
+        | {measure: summary["groups"][measure][name] for measure in MEASURES}
+        for name in GROUPS
+    ]
+    classes = [
+        {**run, "level": "class", "name": row["class"], "group": row["group"]}
+        | {"train_objects": row["n_train"], "objects": row["n_ground_truth"]}
+        | {measure: row[key] for measure, key in MEASURES.items()}
+        for row in summary["classes"]
+    ]
+    return [*groups, *classes]
 
 
 def _ground(summary: dict[str, Any]) -> dict[str, Any]:
@@ -129,49 +96,47 @@ def _ground(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _score(values: list[float]) -> Cell:
-    mean = sum(values) / len(values)
-    spread = f"{percent(min(values))} to {percent(max(values))}" if len(values) > 1 else ""
-    return Cell(percent(mean), "" if math.isnan(mean) else spread)
+def method_name(recipe: DetectionRecipe, facts: dict[str, Any]) -> str:
+    """Return method, backbone and where the adapter comes from, in words."""
+    adapter = {None: "", "joint": ", joint", NO_ADAPTER: ", frozen"}.get(facts["adapter"], ", from chips")
+    return f"{recipe.method.name}, {facts['backbone']}{adapter}"
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def comparison_table(found: pd.DataFrame) -> Table:
+    """Return parameters, groups (mean over seeds, with least and largest value) and seeds of each method.
+
+    Args:
+        found: See :func:`compare_runs`.
+    """
+    rows = []
+    for method, own in only(found, level="group").groupby("method", sort=False):
+        first = own.iloc[0]
+        cells = [
+            Cell(method, style="name"),
+            Cell(", ".join(map(str, own["seed"].unique()))),
+            Cell(f"{first['n_extractor'] / 1e6:.2f}"),
+            Cell(f"{first['n_trained'] / 1e6:.2f}"),
+        ]
+        for group in GROUPS:
+            values = only(own, name=group)["map50"].astype(float)
+            spread = between(values.min(), values.max()) if len(values) > 1 else ""
+            cells.append(Cell(percent(values.mean()), spread))
+        rows.append(tuple(cells))
+    header = ("Method", "Seeds", "Params (M)", "Trained (M)", *(name.capitalize() for name in GROUPS))
+    return Table(header, tuple(rows), 2)
 
 
-HEADER = (
-    "method", "seed", "split", "protocol", "images", "level", "name", "group", "train_objects", "objects",
-    "map50", "map50_area", "map50_95",
-)  # fmt: skip
+def comparison_text(folders: Sequence[Path]) -> str:
+    """Return the comparison as Markdown."""
+    found = compare_runs(folders)
+    first = found.iloc[0]
+    title = f"mAP50 (VOC07) in percent, {first['protocol']}, {first['images']} merged {first['split']} images"
+    note = "(mean over seeds; in brackets the least and the largest)"
+    return f"{title}\n{note}\n\n{markdown_table(comparison_table(found))}\n"
 
 
 def comparison_csv(folders: Sequence[Path]) -> str:
-    """Return the scores of runs that can be compared; fractions, empty where nothing is defined.
-
-    ``map50`` is VOC07. The test split is taken if every run was tested, else validation.
-
-    Raises:
-        ArtifactError: If a run is not finished or they cannot be compared; names it.
-    """
-    compare_runs(folders)
-    runs = [open_run(folder) for folder in folders]
-    split = "test" if all(evaluation_path(run, "test").is_file() for run, _ in runs) else "val"
-    rows: list[Sequence[object]] = []
-    for run, recipe in runs:
-        summary = read_facts(evaluation_path(run, split))
-        facts = read_facts(model.facts_path(run))
-        start = method_name(recipe, facts), facts["seed"], split, summary["protocol"], summary["n_images"]
-        for name in GROUPS:
-            values = [summary["groups"][measure][name] for measure in ("map50", "map50_area", "map50_95")]
-            rows.append((*start, "group", name, name, "", "", *map(_text, values)))
-        for row in summary["classes"]:
-            values = [row[measure] for measure in ("ap50", "ap50_area", "ap50_95")]
-            counts = row["n_train"], row["n_ground_truth"]
-            rows.append((*start, "class", row["class"], row["group"], *counts, *map(_text, values)))
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([HEADER, *sorted(rows, key=lambda row: row[:2])])  # type: ignore[arg-type,return-value]
-    return buffer.getvalue()
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.5f}"
+    """Return the scores of runs that can be compared as CSV; empty where nothing is defined."""
+    found = compare_runs(folders).astype(dict.fromkeys(("train_objects", "objects"), "Int64"))
+    ordered = found.sort_values(["method", "seed"], kind="stable")[list(COLUMNS)]
+    return str(ordered.to_csv(index=False, float_format="%.5f", lineterminator="\n"))

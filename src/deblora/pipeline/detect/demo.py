@@ -15,7 +15,7 @@ from deblora.data.simulate.chips import SPLITS
 from deblora.data.simulate.scenes import SceneSensor, simulate_scenes
 from deblora.errors import ArtifactError
 from deblora.files import write_atomic
-from deblora.pipeline.detect.compare import comparison_lines
+from deblora.pipeline.detect.compare import comparison_text
 from deblora.pipeline.detect.road import train_detector
 from deblora.recipe.detect import detection_recipe_from
 from deblora.run.run_dir import RunDir
@@ -86,7 +86,7 @@ def run_demo(root: Path, *, seed: int, resume: bool) -> list[str]:
         recipe = detection_recipe_from({**values, "method": {**values.get("method", {}), "name": method}})
         train_detector(run, recipe)
         folders.append(run.root)
-    lines = comparison_lines(folders)
+    lines = comparison_text(folders).splitlines()
     write_atomic(root / "comparison.md", "\n".join(lines) + "\n")
     return [*lines, "", *(f"report: {folder / 'report' / 'index.html'}" for folder in folders)]
 

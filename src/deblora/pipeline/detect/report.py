@@ -15,21 +15,17 @@ from deblora.pipeline.detect.predict import group_of, predictions_path
 from deblora.pipeline.detect.runs import evaluation_path, read_facts, shown_from
 from deblora.pipeline.detect.train import NAME
 from deblora.recipe.detect import to_yaml
-from deblora.report.detection_page import (
-    DetectionContent,
-    ordered,
-    render_detection_markdown,
-    render_detection_page,
-)
 from deblora.report.overlays import data_uri, overlay, thumbnail
-from deblora.report.pictures import Picture
+from deblora.report.page import Picture, render_html, render_markdown
+from deblora.report.pictures import Detections, detection_page, most_frequent_first
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 
 N_OVERLAYS, N_THUMBNAILS = 6, 10
 OVERLAY_SIDE = 640
 NOTES = (
-    "Scores come from merged full images; the difficult flag is honored under dota1.0 and ignored under dota1.5.",
+    "Scores come from merged full images; the difficult flag is honored under dota1.0 and ignored under "
+    "dota1.5.",
     "One training has one seed; `deblora detect compare` shows the spread over seeds.",
 )
 
@@ -49,7 +45,7 @@ def stage_for(split: str) -> Stage:
         images = open_split(run, recipe.data, split)
         groups = group_of(run)
         title = f"Oriented detection: {facts['method']} on {facts['backbone']}"
-        content = DetectionContent(
+        content = Detections(
             title=title,
             summary=summary,
             facts=facts,
@@ -59,8 +55,9 @@ def stage_for(split: str) -> Stage:
             thumbnails=_thumbnails(images, detections, groups, summary),
             notes=NOTES,
         )
-        write_atomic(report_path(run, split, ".html"), render_detection_page(content))
-        write_atomic(report_path(run, split, ".md"), render_detection_markdown(title, summary, facts))
+        page = detection_page(content)
+        write_atomic(report_path(run, split, ".html"), render_html(page))
+        write_atomic(report_path(run, split, ".md"), render_markdown(page))
 
     return Stage(
         name=f"report-{split}",
@@ -114,7 +111,7 @@ def _thumbnails(
 ) -> dict[str, list[Picture]]:
     names = np.array(detections.class_names)
     found: dict[str, list[Picture]] = {}
-    for row in ordered(summary):
+    for row in most_frequent_first(summary):
         name = row["class"]
         rows = np.flatnonzero(names == name) if len(names) else np.zeros(0, dtype=np.int64)
         best = rows[np.argsort(-detections.scores[rows], kind="stable")][:N_THUMBNAILS]

@@ -1,8 +1,7 @@
-"""What rows cost: counts by hand, times and memory from the records, and the table of the page."""
+"""What rows cost: counts by hand, times and memory from the records."""
 
 import csv
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from deblora.errors import ArtifactError
 from deblora.pipeline.classify.evaluate.costs import COLUMNS, costs_of, write_costs
 from deblora.pipeline.classify.train_deblora import fresh_map, save_map
 from deblora.recipe.classify import Recipe
-from deblora.report.seeds_content import CostRow
-from deblora.report.seeds_tables import LITERATURE, costs
 from deblora.run.resources import measured
 from deblora.run.run_dir import RunDir
 
@@ -103,13 +100,3 @@ def test_work_is_measured() -> None:
     assert busy.seconds > 0 and busy.cpu_seconds >= 0
     assert busy.peak_bytes > idle.peak_bytes + 40_000_000
     assert set(busy.record()) >= {"seconds", "cpu_seconds", "peak_bytes"}
-
-
-def test_the_table_cites_without_numbers() -> None:
-    rows = [CostRow("lora", {"n_trained": 1_500_000, "stored_bytes": 6e6, "train_seconds": math.nan})]
-    table = costs(rows)
-    first, *cited = table.rows
-    assert [cell.text for cell in first[:5]] == ["lora", "1.500", "6.00", "-", "-"]
-    assert [line[0].text for line in cited] == list(LITERATURE)
-    assert {cell.text for line in cited for cell in line[1:]} == {"-"}
-    assert not costs([]).rows

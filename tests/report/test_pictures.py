@@ -1,4 +1,4 @@
-"""Scores of detections as a table, and the page on them."""
+"""Pages of pictures: scores of detections, and what was found among new chips."""
 
 import numpy as np
 
@@ -6,8 +6,9 @@ from deblora.data.longtail import Groups
 from deblora.data.scenes.dota import Labels
 from deblora.detect.evaluate.summary import summarize_detections
 from deblora.detect.files.task1 import QuadDetections
-from deblora.report.detection_page import DetectionContent, render_detection_markdown, render_detection_page
-from deblora.report.pictures import Picture
+from deblora.report.page import Picture, render_html, render_markdown
+from deblora.report.pictures import Detections, Found, detection_page, found_page
+from report_builders import Reader, drawings
 
 NAMES = ("ship", "car<b>", "crane")
 SQUARE = np.array([[0.0, 0], [10, 0], [10, 10], [0, 10]])
@@ -42,7 +43,7 @@ def test_the_table_by_hand() -> None:
     assert car["group"] == "middle" and car["n_train"] == 20
 
 
-def content(pictures: tuple[Picture, ...]) -> DetectionContent:
+def content(pictures: tuple[Picture, ...]) -> Detections:
     facts = {
         "method": "ecm",
         "backbone": "embedded",
@@ -52,7 +53,7 @@ def content(pictures: tuple[Picture, ...]) -> DetectionContent:
         "n_head": 320_000,
         "seed": 4,
     }
-    return DetectionContent(
+    return Detections(
         title="Detection",
         summary={"split": "val", **summary()},
         facts=facts,
@@ -65,18 +66,47 @@ def content(pictures: tuple[Picture, ...]) -> DetectionContent:
 
 
 def test_the_page_names_protocol_parameters_and_what_is_missing() -> None:
-    page = render_detection_page(content((Picture("data:image/jpeg;base64,AA", 'a "b" <i>'),)))
+    page = render_html(detection_page(content((Picture("data:image/jpeg;base64,AA", 'a "b" <i>'),))))
     for text in ("dota1.5", "1.32", "0.10", "in no mean: crane", "trained with the head", "A note."):
         assert text in page
     assert "<i>" not in page and "car<b>" not in page and "<script" not in page
-    assert page.count("<svg") == 3
+    assert len(drawings(page)) == 3
 
 
-def test_a_page_without_pictures_says_so() -> None:
-    page = render_detection_page(content(()))
-    assert "No image was drawn." in page and "There is no detection." in page
+def test_a_page_without_pictures_leaves_them_out() -> None:
+    ids = Reader(render_html(detection_page(content(())))).ids
+    assert "classes" in ids and not {"overlays", "thumbnails"} & set(ids)
 
 
 def test_markdown_for_foreign_predictions() -> None:
-    text = render_detection_markdown("Evaluation", summary(), {})
-    assert "| ship | head | 30 | 1 |" in text and "dota1.5" in text and "seed" not in text
+    text = render_markdown(detection_page(Detections("Evaluation", summary())))
+    assert "| ship | head | 30 | 1 |" in text and "dota1.5" in text and "Seed" not in text
+
+
+def found(**changes: object) -> Found:
+    picture = Picture("data:image/jpeg;base64,AA", "0.91", 'x"<i>.png')
+    values = {
+        "title": "New chips",
+        "row": "lora · sade",
+        "n_chips": 7,
+        "groups": {"rare<b>": "tail", "often": "head"},
+        "n_train": {"rare<b>": 2, "often": 90},
+        "n_predicted": {"rare<b>": 3, "often": 4},
+        "pictures": {"rare<b>": [picture], "often": []},
+    }
+    return Found(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_rare_classes_are_shown_first_and_escaped() -> None:
+    page = render_html(found_page(found()))
+    assert "3 of 7 chips were predicted as one of the 1 tail classes." in page
+    assert page.index('id="found-tail"') < page.index('id="found-head"') < page.index('id="counts"')
+    assert not {"b", "i"} & set(Reader(page).tags)
+    assert "No chip was predicted as a head class." in page
+
+
+def test_chips_that_were_left_out_are_named_up_to_fifty() -> None:
+    skipped = {f"chip{i}": "cut short" for i in range(60)}
+    page = render_html(found_page(found(skipped=skipped)))
+    assert "60 chips were left out" in page and "chip49" in page and "chip50" not in page
+    assert "1 chip was left out" in render_html(found_page(found(skipped={"a": "b"})))
