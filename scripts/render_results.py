@@ -214,7 +214,7 @@ def _chosen(lines: Sequence[dict[str, str]]) -> list[str]:
     found = [
         f"{line['method']}: {', '.join(value for key, value in line.items() if key.startswith('seed '))}."
         for line in lines
-        if line["choice"] == "row"
+        if line["choice"] == "chosen"
     ]
     return [f"Chosen on validation, by seed: {escape(' '.join(found))}"] if found else []
 

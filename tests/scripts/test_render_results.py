@@ -64,7 +64,7 @@ def results(tmp_path: Path) -> Path:
         {
             "method": "strong",
             "classifier": "chosen",
-            "choice": "row",
+            "choice": "chosen",
             "seed 0": "lora sade",
             "seed 1": "lora lift",
         }

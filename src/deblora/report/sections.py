@@ -17,11 +17,10 @@ from deblora.report.summary import say_choice, summarize, summarize_study
 from deblora.report.tables import NAME, PAIR, label
 
 PLAIN, BALANCED = "cross_entropy", "balanced_softmax"
+N_CANDIDATES = 5  # that are shown at once
 FOCUS = ("guarded", "strong")
 """Methods that validation derives from others, the one that the pages lead with first."""
-N_LINES = (
-    30  # methods and classifiers that a figure shows at most, before only the main classifiers are drawn
-)
+N_LINES = 30  # of a figure; with more methods and classifiers, only the main classifiers are drawn
 EMPTY = {
     "scores": [*NAME, "dataset", "backbone", "metric", "group", "value", "ci_lower", "ci_upper"],
     "differences": [*PAIR, "group", "value", "ci_lower", "ci_upper"],
@@ -148,11 +147,14 @@ def chosen(report: Report) -> Section | None:
             "Macro F1 on validation, %": 100 * candidates["macro_f1"],
         }
     )
+    every = tables.frame_table(shown, n_text=2, digits=1)
     return _section(
         "chosen",
         "Chosen model",
-        " ".join(say_choice(report.choice)) + " The test chips had no part in it.",
-        Details("All candidates", (tables.frame_table(shown, n_text=2, digits=1),)),
+        "Macro F1 on the validation chips of every method and classifier that could be chosen, the best "
+        "first. The test chips had no part in the choice.",
+        tables.frame_table(shown.head(N_CANDIDATES), n_text=2, digits=1),
+        *([Details("All candidates", (every,))] if len(shown) > N_CANDIDATES else []),
     )
 
 

@@ -36,7 +36,7 @@ def summarize(
     own = scores[~scores["method"].isin(derived)]
     for group in ("tail", "all"):
         sentences += _leader(own, differences, group)
-    sentences += _same_classifier(differences)
+    sentences += _same_classifier(differences[~differences["baseline"].isin(derived)])
     if "n_seeds" in scores and not (scores["n_seeds"] > 1).any():
         return sentences
     return [*sentences, *_tally(differences), *_losses(differences)]
@@ -101,7 +101,7 @@ def _backing(best: Any, differences: pd.DataFrame) -> list[str]:
     name = (best["method"], best["classifier"])
     own = known[(known["method"] == name[0]) & (known["classifier"] == name[1])]
     compared = known[(known["baseline"] == name[0]) & (known["baseline_classifier"] == name[1])]
-    sentences = [_compare(row) for _, row in own.iterrows()]
+    sentences = [_compare(row) for _, row in own.tail(1).iterrows()]  # the strongest baseline says enough
     if len(compared):
         sentences.insert(0, "This is a baseline: nothing that was compared with it scores higher.")
     return sentences or ["No paired comparison backs this lead."]
