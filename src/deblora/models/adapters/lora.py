@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,6 @@ def load_adapter(
     *,
     adapter_name: str,
     trainable: bool = False,
-    instead_of: Sequence[str] = (),
 ) -> None:
     """Load an adapter onto the model it was trained on, together with the adapters it was trained on top of.
 
@@ -177,7 +175,6 @@ def load_adapter(
         folder: Holds the adapter.
         adapter_name: Name inside the peft model.
         trainable: Whether it is trained further.
-        instead_of: Adapters of the model that this one does not build on; they stay loaded but are not active.
 
     Raises:
         ModelError: If files are missing, damaged or pickled, or the base or a parent adapter is another one.
@@ -188,14 +185,13 @@ def load_adapter(
     from peft import get_peft_model, set_peft_model_state_dict
 
     loaded = list(_peft_model(backbone).peft_config) if hasattr(backbone.encoder, "peft_config") else []
-    here = [name for name in loaded if name not in instead_of]
     parents = record.get("parents") or {}
     if not isinstance(parents, dict):
         raise ModelError(f"{folder / SIDECAR}: parents must be a table; train the adapter again")
-    if sorted(parents) != sorted(here) or any(_state_sha256(backbone, n) != parents[n] for n in parents):
+    if sorted(parents) != sorted(loaded) or any(_state_sha256(backbone, n) != parents[n] for n in parents):
         raise ModelError(
             f"the adapter {folder} was trained on top of {sorted(parents) or 'no other adapter'}, "
-            f"but the model carries {sorted(here) or 'none'} with other weights; load its own parent first"
+            f"but the model carries {sorted(loaded) or 'none'} with other weights; load its own parent first"
         )
     try:
         settings = config_from(config)
@@ -216,7 +212,7 @@ def load_adapter(
         raise ModelError(
             f"the adapter {folder} lacks {len(absent)} weights, first: {absent[0]}; train it again"
         )
-    _activate(backbone, [*here, adapter_name], trainable=adapter_name if trainable else None)
+    _activate(backbone, [*loaded, adapter_name], trainable=adapter_name if trainable else None)
 
 
 def n_trainable(module: nn.Module) -> int:

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from deblora.data.chips import ChipSet
 from deblora.errors import ArtifactError
 from deblora.models.adapters.lora import load_adapter
-from deblora.models.adapters.siblings import load_siblings, mean_over_siblings, sibling_groups
 from deblora.models.backbone import Backbone
 from deblora.models.whole import load_whole
 from deblora.pipeline.adapter import PEFT_NAMES
@@ -100,14 +99,9 @@ def _mean_over_classes(run: RunDir, recipe: Recipe, chips: ChipSet) -> FeatureTa
             "run the comparison again"
         )
     total = np.zeros(())
-    groups = sibling_groups(folders)
-    for i, group in enumerate(groups):
-        backbone = open_checked(run, recipe)
-        adopt_input(backbone, group[0])  # that of the whole group
-        mean = mean_over_siblings(backbone, load_siblings(backbone, group))
-        title = "extract clora" if len(groups) == 1 else f"extract clora {i + 1}/{len(groups)}"
-        table = _features(mean, chips, recipe, title)
-        total = total + len(group) * table.features.astype(np.float64)
+    for i, folder in enumerate(folders, start=1):
+        table = _features(_adapted(run, recipe, folder), chips, recipe, f"extract clora {i}/{len(folders)}")
+        total = total + table.features.astype(np.float64)
     return FeatureTable(chips.ids, (total / len(folders)).astype(np.float32))
 
 
