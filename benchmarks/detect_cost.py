@@ -27,7 +27,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from deblora.detect.fcos.class_loss import FocalScoring
-from deblora.detect.fcos.extractor import n_parameters
+from deblora.detect.fcos.detector import n_parameters
 from deblora.detect.predict import precision
 from deblora.detect.training import Detect
 from deblora.pipeline.detect import model

@@ -10,9 +10,8 @@ from deblora.data.scenes.labeled_images import read_detection_set
 from deblora.detect.evaluate.summary import summarize_detections
 from deblora.detect.fcos.class_loss import FocalScoring
 from deblora.detect.fcos.detector import build_detector
-from deblora.detect.map_store import MapStore
 from deblora.detect.predict import detector_function, predict_scene
-from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
+from deblora.detect.samples import MapOrder, MapStore, TileOrder, plan_tiles
 from deblora.detect.tiling.windows import TileSpec
 from deblora.detect.training import DetectOnMaps
 from deblora.models.backbone import load_backbone

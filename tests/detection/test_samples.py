@@ -9,8 +9,7 @@ import torch
 from deblora.data.scenes.labeled_images import read_detection_set
 from deblora.data.scenes.rasters import ArrayScene
 from deblora.detect.fcos.coding import grid_points, sides_from_boxes
-from deblora.detect.map_store import MapStore
-from deblora.detect.samples import MapOrder, TileOrder, plan_tiles
+from deblora.detect.samples import MapOrder, MapStore, TileOrder, plan_tiles
 from deblora.detect.tiling.windows import TileSpec, read_tile
 from deblora.detect.training import scales_for
 from deblora.errors import DataError

@@ -10,11 +10,9 @@ from PIL import Image
 
 from deblora.cli.main import main
 from deblora.data.scenes.labeled_images import object_counts, read_detection_set
-from deblora.detect.tiling.tiled_objects import each_once
-from deblora.detect.tiling.tiles import parse_tile_name, to_scene
+from deblora.detect.tiling.tiles import each_once, parse_tile_name, to_scene
 from deblora.errors import ArtifactError, DataError
-from deblora.pipeline.detect.chips import cut_chips
-from deblora.pipeline.detect.tile import tile_set
+from deblora.pipeline.detect.prepare import cut_chips, tile_set
 from toy_scenes import NAMES, write_split
 
 

@@ -10,8 +10,7 @@ import tiny_models as tiny
 from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import load_backbone
-from deblora.models.backbones.targets import adapter_targets
-from deblora.models.backbones.tokens import n_prefix_tokens
+from deblora.models.backbones.layers import adapter_targets, n_prefix_tokens
 from deblora.models.presets import PRESETS
 
 # Tokens before the patches, as the architectures are published; None: a convolutional map.

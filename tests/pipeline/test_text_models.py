@@ -10,12 +10,12 @@ import pytest
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import ModelError
 from deblora.models.hub import _snapshot
+from deblora.pipeline.adapter import check_loss, first_objective
 from deblora.pipeline.classify.evaluate.heads import text_folder
 from deblora.pipeline.classify.road import check_inputs
-from deblora.pipeline.objective import check_loss, first_objective
 from deblora.pipeline.open_model import open_backbone, text_model, weights_path
 from deblora.recipe.classify import Recipe, recipe_from
-from deblora.train.contrast import Contrast
+from deblora.train.objectives import Contrast
 from generative_builders import write_clip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

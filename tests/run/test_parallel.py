@@ -16,7 +16,7 @@ from deblora.run.parallel import Call, in_parallel
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from deblora.parallel import Call, in_parallel
+from deblora.run.parallel import Call, in_parallel
 
 def work(folder, k):
     (Path(folder) / f"pid-{k}").write_text(str(os.getpid()))

@@ -8,7 +8,7 @@ import torch
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import load_backbone
 from deblora.models.backbones.clip_text import load_text_head
-from deblora.train.contrast import Contrast, contrast
+from deblora.train.objectives import Contrast, contrast
 from generative_builders import write_clip
 
 

@@ -9,8 +9,8 @@ import torch
 from deblora.data.chips import ArrayPixels
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, InputSpec, load_backbone
-from deblora.train.denoise import Denoise, Numbered
 from deblora.train.loop import train
+from deblora.train.objectives import Denoise, Numbered
 from deblora.train.samples import TrainingOrder
 from generative_builders import write_stable_diffusion
 

@@ -11,8 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from deblora.train.loop import WEIGHTS, forget_checkpoints, train
-from deblora.train.objectives import Regress
-from deblora.train.residual_maps import ResidualMap, ResidualMlp
+from deblora.train.objectives import Regress, ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder
 
 N_STEPS, BATCH, N_CHIPS, SIZE = 8, 4, 12, 6

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.train.objectives import Classify, Regress, feature_distance
-from deblora.train.residual_maps import ResidualMap
+from deblora.train.objectives import Classify, Regress, ResidualMap, feature_distance
 
 A = torch.tensor([[3.0, 0.0], [1.0, 1.0], [2.0, 0.0]])
 B = torch.tensor([[0.0, 4.0], [1.0, 1.0], [-1.0, 0.0]])

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.train import read_ahead
-from deblora.train.read_ahead import ReadAhead, n_readers
+from deblora.train import extract as read_ahead
+from deblora.train.extract import ReadAhead, n_readers
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

@@ -13,8 +13,7 @@ from deblora.errors import ArtifactError
 from deblora.pipeline.classify.train_deblora import MAPS, RESIDUAL, fresh_map, load_map, save_map
 from deblora.recipe.classify import DebloraRecipe, Recipe
 from deblora.run.run_dir import RunDir
-from deblora.train.objectives import Regress
-from deblora.train.residual_maps import ResidualMap, ResidualMlp
+from deblora.train.objectives import Regress, ResidualMap, ResidualMlp
 
 Maker = Callable[..., ResidualMap | ResidualMlp]
 

@@ -10,8 +10,7 @@ import torch
 
 from conftest import REPOSITORY_ROOT
 from deblora.train.loop import SharedBatches, train
-from deblora.train.objectives import Regress
-from deblora.train.residual_maps import ResidualMap
+from deblora.train.objectives import Regress, ResidualMap
 from deblora.train.samples import FeatureOrder
 
 N_STEPS, BATCH, N_CHIPS, SIZE = 8, 5, 12, 6

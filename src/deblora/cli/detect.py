@@ -167,8 +167,8 @@ def _train(options: Any, overrides: dict[str, Any]) -> None:
 
 
 def _test(options: Any, _: dict[str, Any]) -> None:
+    from deblora.pipeline.detect.model import open_run
     from deblora.pipeline.detect.road import test_detector
-    from deblora.pipeline.detect.runs import open_run
 
     run, recipe = open_run(options.run_dir)
     test_detector(run, recipe)
@@ -176,8 +176,8 @@ def _test(options: Any, _: dict[str, Any]) -> None:
 
 
 def _predict(options: Any, _: dict[str, Any]) -> None:
+    from deblora.pipeline.detect.model import open_run
     from deblora.pipeline.detect.predict import predict_source
-    from deblora.pipeline.detect.runs import open_run
     from deblora.run.log import start_log
 
     run, recipe = open_run(options.run_dir)
@@ -233,7 +233,7 @@ def _compare(options: Any, _: dict[str, Any]) -> None:
 
 
 def _tile(options: Any, _: dict[str, Any]) -> None:
-    from deblora.pipeline.detect.tile import tile_set
+    from deblora.pipeline.detect.prepare import tile_set
 
     counts = tile_set(
         options.source, options.out, size=options.size, overlap=options.overlap, rates=options.rates
@@ -245,7 +245,7 @@ def _tile(options: Any, _: dict[str, Any]) -> None:
 
 
 def _chips(options: Any, _: dict[str, Any]) -> None:
-    from deblora.pipeline.detect.chips import cut_chips
+    from deblora.pipeline.detect.prepare import cut_chips
 
     counts = cut_chips(
         options.source,
@@ -269,8 +269,8 @@ def _demo(options: Any, _: dict[str, Any]) -> None:
 
 
 def _print_scores(run: Any, split: str) -> None:
+    from deblora.pipeline.detect.model import evaluation_path, read_facts
     from deblora.pipeline.detect.report import report_path
-    from deblora.pipeline.detect.runs import evaluation_path, read_facts
     from deblora.report.page import markdown_table
     from deblora.report.pictures import group_table, say_detections
 

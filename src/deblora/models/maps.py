@@ -14,7 +14,7 @@ from deblora.models.backbones.diffusion import NAME as DIFFUSION
 from deblora.models.backbones.diffusion import diffusion_of
 from deblora.models.backbones.efficientnet import EfficientNetLite0
 from deblora.models.backbones.galileo import PATCH, GalileoEncoder
-from deblora.models.backbones.tokens import MAX_PREFIX_TOKENS
+from deblora.models.backbones.layers import MAX_PREFIX_TOKENS
 
 EFFICIENTNET_STAGES = (2, 4, 6)  # the last stages of strides 8, 16 and 32: 40, 112 and 320 channels
 EFFICIENTNET_STRIDE = 32

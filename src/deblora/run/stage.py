@@ -11,8 +11,8 @@ from deblora import __version__
 from deblora.errors import ArtifactError
 from deblora.files import file_sha256, write_atomic
 from deblora.recipe.classify import Recipe, tables
+from deblora.run.parallel import measured
 from deblora.run.processes import is_first, on_first
-from deblora.run.resources import measured
 from deblora.run.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")

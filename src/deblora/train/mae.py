@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
-from deblora.models.backbones.mae_decoder import LIGHT, fit_grid, new_decoder
+from deblora.models.backbones.mae_weights import LIGHT, fit_grid, new_decoder
 
 MASK_RATIO = 0.75  # arXiv 2111.06377
 

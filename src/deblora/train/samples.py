@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 
 from deblora.data.chips import Pixels
 from deblora.models.backbone import InputSpec
-from deblora.train.extract import read_batch
-from deblora.train.read_ahead import ReadAhead, n_readers
+from deblora.train.extract import ReadAhead, n_readers, read_batch
 
 MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once, larger ones a batch ahead
 

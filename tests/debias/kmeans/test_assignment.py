@@ -7,9 +7,8 @@ from scipy.optimize import linprog
 
 from deblora.debias import constrained_assignment
 from deblora.debias.kmeans import assignment
-from deblora.debias.kmeans.flow import Flow
-from deblora.debias.kmeans.prices import settled_prices
-from deblora.debias.kmeans.scan import scan
+from deblora.debias.kmeans.assignment import Flow
+from deblora.debias.kmeans.prices import scan, settled_prices
 
 
 def linear_program_cost(costs: np.ndarray, min_size: int) -> float:

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deblora.detect.boxes import convert
-from deblora.detect.boxes.overlap import aligned_iou
-from deblora.detect.boxes.quad_overlap import quad_areas, quad_iou
+from deblora.detect.boxes.overlap import aligned_iou, quad_areas, quad_iou
 
 HALF_PI = math.pi / 2
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deblora.detect.boxes import overlap
-from deblora.detect.boxes.candidates import touching_pairs
 from deblora.detect.boxes.convert import corners, to_xyxy
 from deblora.detect.boxes.overlap import (
     aligned_intersection,
     aligned_iou,
     pairwise_intersection,
     pairwise_iou,
+    touching_pairs,
 )
 
 shapely = pytest.importorskip("shapely")
@@ -135,7 +135,7 @@ def test_matrix_equals_aligned_values_whatever_the_chunks(
     areas = aligned_intersection(a[every[:, 0]], b[every[:, 1]]).reshape(60, 45)
     for limit in (7, 1 << 20):
         monkeypatch.setattr(overlap, "PAIRS_PER_CHUNK", limit)
-        monkeypatch.setattr("deblora.detect.boxes.candidates._PAIRS_PER_STEP", limit)
+        monkeypatch.setattr("deblora.detect.boxes.overlap._PAIRS_PER_STEP", limit)
         torch.testing.assert_close(pairwise_iou(a, b), expected, rtol=0, atol=1e-13)
         torch.testing.assert_close(pairwise_intersection(a, b), areas, rtol=0, atol=1e-11)
     assert pairwise_iou(a[:0], b).shape == (0, 45)
@@ -145,7 +145,7 @@ def test_matrix_equals_aligned_values_whatever_the_chunks(
 def test_candidates_are_exactly_the_overlapping_hulls(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deblora.detect.boxes.candidates._PAIRS_PER_STEP", 50)
+    monkeypatch.setattr("deblora.detect.boxes.overlap._PAIRS_PER_STEP", 50)
     a, b = to_xyxy(random_boxes(80, rng, 300)), to_xyxy(random_boxes(70, rng, 300))
     found = torch.cat([torch.stack(pair) for pair in touching_pairs(a, b)], dim=1).T.tolist()
     x = (a[:, None, 0] < b[None, :, 2]) & (b[None, :, 0] < a[:, None, 2])

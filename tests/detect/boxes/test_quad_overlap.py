@@ -6,8 +6,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from deblora.detect.boxes.convert import corners
-from deblora.detect.boxes.overlap import aligned_iou
-from deblora.detect.boxes.quad_overlap import pairwise_quad_iou, quad_areas, quad_intersection, quad_iou
+from deblora.detect.boxes.overlap import (
+    aligned_iou,
+    pairwise_quad_iou,
+    quad_areas,
+    quad_intersection,
+    quad_iou,
+)
 
 shapely = pytest.importorskip("shapely")
 
@@ -85,7 +90,7 @@ def test_start_and_direction_of_the_outline_do_not_matter(seed: int, start: int,
 
 
 def test_matrix_equals_aligned_values(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deblora.detect.boxes.quad_overlap._QUADS_PER_CHUNK", 13)
+    monkeypatch.setattr("deblora.detect.boxes.overlap._QUADS_PER_CHUNK", 13)
     a, b = star_quads(30, rng, 30), star_quads(20, rng, 30)
     every = torch.cartesian_prod(torch.arange(30), torch.arange(20))
     expected = quad_iou(a[every[:, 0]], b[every[:, 1]]).reshape(30, 20)

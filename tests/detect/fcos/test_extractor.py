@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from deblora.detect.fcos.extractor import n_parameters, start_afresh, train_all, used_parameters
+from deblora.detect.fcos.detector import n_parameters, start_afresh, train_all, used_parameters
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, InputSpec, load_backbone
 from deblora.models.backbones.efficientnet import EfficientNetLite0

@@ -12,7 +12,7 @@ from deblora.errors import ModelError
 from deblora.models.adapters.kinds import KINDS, AdapterKind, second_kind, suits
 from deblora.models.adapters.lora import attach_lora, load_adapter, n_trainable, save_adapter, stack_adapter
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.train.adalora import Orthogonal, orthogonality, rank_schedule
+from deblora.train.loop import Orthogonal, orthogonality, rank_schedule
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 3])

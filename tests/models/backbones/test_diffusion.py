@@ -10,8 +10,7 @@ import torch
 
 from deblora.data.readers.registry import read_chips
 from deblora.detect.fcos.class_loss import FocalScoring
-from deblora.detect.fcos.detector import build_detector
-from deblora.detect.fcos.extractor import used_parameters
+from deblora.detect.fcos.detector import build_detector, used_parameters
 from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
@@ -22,9 +21,8 @@ from deblora.models.hub import _snapshot
 from deblora.models.maps import feature_maps, size_multiple
 from deblora.pipeline.open_model import weights_path
 from deblora.recipe.classify import BackboneRecipe
-from deblora.train.denoise import Denoise, Numbered
 from deblora.train.extract import extract_features
-from deblora.train.objectives import Classify
+from deblora.train.objectives import Classify, Denoise, Numbered
 from generative_builders import write_stable_diffusion
 
 PIXELS = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(3)) * 2 - 1

@@ -12,7 +12,7 @@ from torch.nn import functional
 from deblora.errors import ArtifactError, ModelError
 from deblora.models.backbone import load_backbone
 from deblora.models.backbones.clip_text import load_text_head
-from deblora.models.backbones.open_clip_format import convert_open_clip
+from deblora.models.backbones.open_clip import convert_open_clip
 from generative_builders import write_tokenizer
 
 WIDTH, DEPTH, HEADS, JOINT = 32, 2, 2, 24

@@ -152,7 +152,7 @@ def test_a_finished_row_is_skipped_and_a_changed_setting_touches_its_row_only(
 def test_a_killed_row_of_classes_keeps_those_it_finished(
     cheap: pytest.MonkeyPatch, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deblora.pipeline.compare.baselines import class_wise
+    from deblora.pipeline.compare.baselines import train as class_wise
 
     trained: list[int] = []
     real = class_wise.train_adapter

@@ -9,11 +9,11 @@ import numpy as np
 from deblora.data.chips import ChipSet
 from deblora.data.readers.arrays import read_arrays
 from deblora.data.readers.csv_list import read_list
-from deblora.data.readers.dota import read_dota
 from deblora.data.readers.folder import read_folder
 from deblora.data.readers.fusrs import read_fusrs
 from deblora.data.readers.geotiff import read_geotiffs
 from deblora.data.readers.hub import read_hub
+from deblora.data.readers.object_chips import read_dota
 from deblora.data.readers.parquet import read_parquet, split_files
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.text_list import read_text_lists

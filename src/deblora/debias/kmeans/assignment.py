@@ -2,17 +2,151 @@
 
 The transport problem ``min sum_i cost[k(i), i]`` with ``n_k >= min_size`` is solved in three steps. Cluster prices find
 a nearly feasible optimum in bulk. Samples whose second choice lies far behind the first are settled by these prices.
-The few others take part in an exact search (:mod:`deblora.debias.kmeans.flow`), which returns the dual prices of its
+The few others take part in an exact search (:class:`Flow`), which returns the dual prices of its
 optimum; where these differ from the prices that settled the rest by less than the rest can bear, the whole
 assignment satisfies complementary slackness, which proves that it is optimal. Otherwise more samples take part.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from deblora.debias.kmeans.flow import Flow
-from deblora.debias.kmeans.prices import settled_prices
-from deblora.debias.kmeans.scan import misplaced, scan
+from deblora.debias.kmeans.prices import misplaced, scan, settled_prices
+
+# Above the rounding of a path's cost, so that rounding cannot pass for a cycle of negative cost.
+RELATIVE_TOLERANCE = 1e-14
+
+
+class Flow:
+    """An assignment on its way from one that is cheapest under prices to one that meets the floor.
+
+    Args:
+        costs: Costs of the samples that may move, in float64.
+        min_size: The floor.
+        prices: At least 0; each sample starts in the cluster that is cheapest under them.
+        settled: Samples of each cluster that do not take part.
+
+    Attributes:
+        labels: Cluster of each sample that takes part.
+    """
+
+    labels: Int[np.ndarray, " n"]
+
+    def __init__(
+        self,
+        costs: Float[np.ndarray, "k n"],
+        min_size: int,
+        prices: Float[np.ndarray, " k"],
+        settled: Int[np.ndarray, " k"],
+    ) -> None:
+        n_clusters = len(costs)
+        self.columns = np.ascontiguousarray(costs.T)  # a sample's costs lie together
+        self.hub = n_clusters
+        self.labels = np.argmin(self.columns - prices, axis=1)
+        sizes = settled + np.bincount(self.labels, minlength=n_clusters)
+        # The hub may only hold samples of clusters without a price: this is complementary slackness.
+        self.overflow = np.where(prices > 0, 0, np.maximum(sizes - min_size, 0))
+        self.excess = np.append(
+            sizes - min_size - self.overflow, self.overflow.sum() - (sizes.sum() - n_clusters * min_size)
+        )
+        self.tolerance = RELATIVE_TOLERANCE * max(float(costs.max()), np.finfo(np.float64).tiny)
+        self.arcs = np.full((n_clusters + 1, n_clusters + 1), np.inf)
+        self.arcs[:n_clusters, self.hub] = 0.0
+        for a in range(n_clusters):
+            self._refresh(a)
+        self._open_hub_arcs()
+
+    def solve(self) -> bool:
+        """Move samples until the floor is met; return whether the samples that take part suffice."""
+        while (self.excess > 0).any():
+            path = self._shortest_path()
+            if not path:
+                return False
+            self._augment(path)
+        return True
+
+    def prices(self, start: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """Return dual prices of the finished assignment, as near to ``start`` as it allows."""
+        potentials = self._distances(np.append(start, 0.0))[0]
+        return np.asarray(potentials[: self.hub] - potentials[self.hub])
+
+    def _augment(self, path: list[int]) -> None:
+        """Move as many samples along the path as its cost holds for."""
+        amount = int(min(self.excess[path[0]], -self.excess[path[-1]]))
+        steps = list(pairwise(path))
+        moves: dict[tuple[int, int], Int[np.ndarray, " m"]] = {}
+        for a, b in steps:
+            if a == self.hub:
+                amount = min(amount, int(self.overflow[b]))
+            elif b != self.hub:
+                moves[a, b] = self._tied_movers(a, b)
+                amount = min(amount, len(moves[a, b]))
+        if amount < 1:
+            raise ArithmeticError("costs span more digits than float64 holds; remove the farthest outliers")
+        self.excess[path[0]] -= amount
+        self.excess[path[-1]] += amount
+        for a, b in steps:
+            if a == self.hub:
+                self.overflow[b] -= amount
+            elif b == self.hub:
+                self.overflow[a] += amount
+        for (_, b), samples in moves.items():
+            self.labels[samples[:amount]] = b
+        for a in {node for move in moves for node in move}:
+            self._refresh(a)
+        self._open_hub_arcs()
+
+    def _refresh(self, a: int) -> None:
+        """Find the cheapest move from cluster ``a`` to each other cluster."""
+        members = self.columns[self.labels == a]
+        if len(members):
+            self.arcs[a, : self.hub] = (members - members[:, a, None]).min(axis=0)
+        else:
+            self.arcs[a, : self.hub] = np.inf
+        self.arcs[a, a] = np.inf
+
+    def _tied_movers(self, a: int, b: int) -> Int[np.ndarray, " m"]:
+        """Return the samples of ``a`` that move to ``b`` at the arc's cost (duplicates tie)."""
+        members = np.flatnonzero(self.labels == a)
+        chosen = self.columns[members]
+        tied: Int[np.ndarray, " m"] = members[chosen[:, b] - chosen[:, a] <= self.arcs[a, b]]
+        return tied
+
+    def _open_hub_arcs(self) -> None:
+        """A cluster can take a sample back from the hub only while the hub holds one of it."""
+        self.arcs[self.hub, : self.hub] = np.where(self.overflow > 0, 0.0, np.inf)
+
+    def _shortest_path(self) -> list[int]:
+        """Return the nodes from an over-full node to the nearest under-full one; nothing where no path leads there."""
+        distance, previous = self._distances(np.where(self.excess > 0, 0.0, np.inf))
+        reached = np.where(self.excess < 0, distance, np.inf)
+        node = int(np.argmin(reached))
+        if not np.isfinite(reached[node]):
+            return []
+        nodes = [node]
+        while previous[node] >= 0 and len(nodes) <= self.hub:
+            node = int(previous[node])
+            nodes.append(node)
+        return nodes[::-1]
+
+    def _distances(
+        self, start: Float[np.ndarray, " m"]
+    ) -> tuple[Float[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+        """Bellman-Ford over all nodes from given start distances; returns distances and previous nodes."""
+        n_nodes = self.hub + 1
+        distance, previous, nodes = start.copy(), np.full(n_nodes, -1), np.arange(n_nodes)
+        for _ in range(n_nodes):
+            through = distance[:, None] + self.arcs
+            source = through.argmin(axis=0)
+            reached = through[source, nodes]
+            closer = reached < distance - self.tolerance
+            closer |= np.isinf(distance) & np.isfinite(reached)
+            if not closer.any():
+                break
+            distance[closer], previous[closer] = reached[closer], source[closer]
+        return distance, previous
+
 
 # Ours: samples of the first exact search, per cluster and per misplaced sample, and how they grow; these decide about
 # time, never about the cost.

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from deblora.debias.kmeans.matmul import take_rows
+from deblora.debias.kmeans.row_blocks import Chosen, RowBlocks
 from deblora.errors import DataError
 
 BLOCK_ELEMENTS = 1 << 22
@@ -79,3 +81,124 @@ def _refuse(features: Float[np.ndarray, "n d"], row: int) -> None:
             f"features of row {row} are too large: their squares leave {features.dtype}; rescale the features"
         )
     raise DataError(f"features hold NaN or infinite values, first in row {row}; extract them again")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation per dimension, in float64."""
+
+    mean: Float[np.ndarray, " d"]
+    spread: Float[np.ndarray, " d"]
+
+
+class ScaledRows(RowBlocks):
+    """``(x - mean) scale``, and the product with ``components`` if they are given, in the dtype of the table.
+
+    Args:
+        table: Where the rows are.
+        mean: Subtracted.
+        scale: Factor per dimension.
+        components: Directions (dimensions x kept) onto which the scaled rows are projected.
+    """
+
+    def __init__(
+        self,
+        table: RowBlocks,
+        mean: Float[np.ndarray, " d"],
+        scale: Float[np.ndarray, " d"],
+        components: Float[np.ndarray, "d e"] | None = None,
+    ) -> None:
+        self.table, self.dtype = table, table.dtype
+        self.mean, self.scale = mean.astype(self.dtype), scale.astype(self.dtype)
+        self.components = None if components is None else components.astype(self.dtype)
+        self.shape = (len(table), table.shape[1] if components is None else components.shape[1])
+
+    def read(self, rows: Chosen) -> Float[np.ndarray, "m e"]:
+        """Return the chosen rows in this space."""
+        block = self.table.read(rows)
+        block -= self.mean
+        block *= self.scale
+        return block if self.components is None else block @ self.components
+
+
+class UnitRows(RowBlocks):
+    """``x / |x|``.
+
+    Args:
+        table: Where the rows are; none may be zero.
+    """
+
+    def __init__(self, table: RowBlocks) -> None:
+        self.table, self.shape, self.dtype = table, table.shape, table.dtype
+
+    def read(self, rows: Chosen) -> Float[np.ndarray, "m d"]:
+        """Return the chosen rows with length 1."""
+        block = self.table.read(rows)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        return block
+
+
+def moments(table: RowBlocks) -> Moments:
+    """Return mean and (population) standard deviation per dimension, in two passes."""
+    n_rows, width = table.shape
+    total = np.zeros(width)
+    for rows in blocks(n_rows, width):
+        total += table[rows].sum(axis=0, dtype=np.float64)
+    mean = total / n_rows
+    squares = np.zeros(width)
+    for rows in blocks(n_rows, 2 * width):  # float64
+        squares += ((table[rows] - mean) ** 2).sum(axis=0)
+    return Moments(mean, np.sqrt(squares / n_rows))
+
+
+def disk_to_space(
+    table: RowBlocks, space: Literal["standardize", "raw", "l2", "pca"], *, floor: float, variance: float
+) -> RowBlocks:
+    """Return a table whose rows are brought to a space as they are read; see ``kmeans.to_space``.
+
+    Args:
+        table: Finite rows.
+        space: Name of the space.
+        floor: Standard deviation below which a dimension is constant, in units of its mean or the largest deviation.
+        variance: Share of the variance that ``pca`` keeps.
+
+    Raises:
+        DataError: For a zero row in the space ``l2``.
+    """
+    if space == "raw":
+        return table
+    if space == "l2":
+        for rows in blocks(*table.shape):
+            zero = ~table[rows].any(axis=1)
+            if zero.any():
+                row = rows.start + int(np.argmax(zero))
+                raise DataError(f"feature row {row} is zero and has no direction; use space 'raw'")
+        return UnitRows(table)
+    found = moments(table)
+    is_constant = found.spread <= floor * np.maximum(np.abs(found.mean), found.spread.max())
+    scale = np.where(is_constant, 0.0, 1.0 / np.where(is_constant, 1.0, found.spread))
+    scaled = ScaledRows(table, found.mean, scale)
+    if space == "standardize":
+        return scaled
+    products = np.zeros((table.shape[1], table.shape[1]))
+    for rows in blocks(len(table), 2 * table.shape[1]):
+        block = scaled[rows].astype(np.float64)
+        products += block.T @ block
+    values, vectors = np.linalg.eigh(products / len(table))
+    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    held = np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)
+    n_kept = min(int(np.searchsorted(held, variance)) + 1, len(values))
+    return ScaledRows(table, found.mean, scale, vectors[:, :n_kept])
+
+
+def cluster_sums(
+    table: RowBlocks, labels: Int[np.ndarray, " n"], n_clusters: int
+) -> Float[np.ndarray, "k d"]:
+    """Return the sum of the rows of each cluster, in float64."""
+    sums = np.zeros((n_clusters, table.shape[1]))
+    for rows in blocks(len(table), 2 * table.shape[1]):
+        block, own = table[rows], labels[rows]
+        for k in np.unique(own):
+            members: Bool[np.ndarray, " m"] = own == k
+            sums[k] += block[members].sum(axis=0, dtype=np.float64)
+    return sums

@@ -16,8 +16,15 @@ from deblora.detect.boxes.convert import (
     wrap_le90,
 )
 from deblora.detect.boxes.nms import rotated_nms
-from deblora.detect.boxes.overlap import aligned_iou, pairwise_intersection, pairwise_iou
-from deblora.detect.boxes.quad_overlap import pairwise_quad_iou, quad_areas, quad_intersection, quad_iou
+from deblora.detect.boxes.overlap import (
+    aligned_iou,
+    pairwise_intersection,
+    pairwise_iou,
+    pairwise_quad_iou,
+    quad_areas,
+    quad_intersection,
+    quad_iou,
+)
 
 __all__ = [
     "aligned_iou",

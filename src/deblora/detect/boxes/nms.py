@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deblora.detect.boxes.candidates import touching_pairs
 from deblora.detect.boxes.convert import to_xyxy
-from deblora.detect.boxes.overlap import frames, intersections, iou_from_intersection
+from deblora.detect.boxes.overlap import frames, intersections, iou_from_intersection, touching_pairs
 
 _FIRST_BLOCK, _LARGEST_BLOCK = 64, 1024
 """Boxes compared at once with those kept so far. Blocks grow: in a crowded scene the first few boxes of high

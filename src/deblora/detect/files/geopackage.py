@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from deblora.detect.files.georeference import closed_rings, facts_of, place_quads
 from deblora.detect.files.task1 import QuadDetections
+from deblora.detect.files.writers import closed_rings, facts_of, place_quads
 from deblora.errors import DataError
 from deblora.files import write_atomic
 

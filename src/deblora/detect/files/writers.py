@@ -6,16 +6,125 @@ GeoPackage is in ``geopackage``.
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from deblora.detect.files.georeference import closed_rings, facts_of, place_quads
 from deblora.detect.files.task1 import QuadDetections
+from deblora.errors import DataError
 from deblora.files import write_atomic
+
+EARTH = 6_371_008.8  # mean radius in meters (IUGG), for scenes in degrees
+IN_PIXELS = "ask for task1, coco or csv (pixels) instead of geojson or geopackage"
+
+
+@dataclass(frozen=True)
+class PlacedQuads:
+    """Corners of quads, in the order of the pixels.
+
+    Attributes:
+        world: Coordinates of the scene's reference system, x (east, longitude) before y whatever its axis order.
+        degrees: Longitude and latitude, WGS 84.
+        meters: East and north, up to a shift per quad.
+    """
+
+    world: Float[np.ndarray, "n 4 2"]
+    degrees: Float[np.ndarray, "n 4 2"]
+    meters: Float[np.ndarray, "n 4 2"]
+
+
+def place_quads(quads: Float[np.ndarray, "n 4 2"], *, crs: Any, transform: Any, origin: str) -> PlacedQuads:
+    """Place quads in pixels by ``x = a column + b row + c, y = d column + e row + f``.
+
+    Args:
+        quads: Pixels of the scene, not only inside it.
+        crs: Its coordinate reference system, as rasterio gives it.
+        transform: Affine map from pixels to coordinates.
+        origin: Name of the scene for messages.
+
+    Raises:
+        DataError: If there is no reference system, or no way from it to longitude and latitude.
+    """
+    if crs is None:
+        raise DataError(
+            f"{origin} has no coordinate reference system (or rasterio is missing: install deblora[geo]), so its "
+            f"detections have no place on the Earth; {IN_PIXELS}"
+        )
+    from rasterio.warp import transform as reproject
+
+    x, y = quads[..., 0], quads[..., 1]
+    a, b, c, d, e, f = (float(value) for value in tuple(transform)[:6])
+    world = np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
+    try:
+        lon, lat = reproject(crs, "EPSG:4326", world[..., 0].ravel().tolist(), world[..., 1].ravel().tolist())
+        if not np.isfinite([lon, lat]).all():
+            raise ValueError("points outside of the projection's domain")
+    except Exception as error:  # rasterio hands on errors of GDAL, whose classes are private
+        raise DataError(
+            f"{origin}: its pixels cannot be brought to longitude and latitude ({str(error)[:200]}); correct its "
+            f"reference system and affine transform, or {IN_PIXELS}"
+        ) from error
+    degrees = np.stack([lon, lat], axis=-1).reshape(-1, 4, 2)
+    return PlacedQuads(world, degrees, _in_meters(world, crs, degrees))
+
+
+def facts_of(
+    detections: QuadDetections, meters: Float[np.ndarray, "n 4 2"], group_of: Mapping[str, str]
+) -> list[dict[str, str | float]]:
+    """Return class, score, group, ``length_m``, ``width_m`` and ``heading_deg`` of every detection.
+
+    Sides are measured along the quad, so that rotated and unequal pixels are right: in meters of a projected system,
+    or on the sphere for coordinates in degrees. ``heading_deg`` is the direction of the long side, clockwise from grid
+    north (true north for degrees), in [0, 180).
+
+    Args:
+        detections: Of one scene.
+        meters: Their corners, from :func:`place_quads`.
+        group_of: Group of every class; may be empty.
+    """
+    return [
+        {
+            "class": name,
+            "score": round(float(score), 6),
+            "group": group_of.get(name, ""),
+            **_shape(corners),
+        }
+        for name, score, corners in zip(detections.class_names, detections.scores, meters, strict=True)
+    ]
+
+
+def closed_rings(quads: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5 2"]:
+    """Return closed rings, counter-clockwise with y up: what RFC 7946 and OGC want of outer rings."""
+    x, y = quads[..., 0], quads[..., 1]
+    areas = np.sum(x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y, axis=1)
+    turned = np.where((areas > 0)[:, None, None], quads, quads[:, ::-1])
+    return np.concatenate([turned, turned[:, :1]], axis=1)
+
+
+def _in_meters(
+    world: Float[np.ndarray, "n 4 2"], crs: Any, degrees: Float[np.ndarray, "n 4 2"]
+) -> Float[np.ndarray, "n 4 2"]:
+    if not crs.is_geographic:
+        return np.asarray(world * float(crs.linear_units_factor[1]))
+    radians = np.deg2rad(degrees)
+    east = np.cos(radians[..., 1].mean(axis=1, keepdims=True)) * radians[..., 0]
+    return np.asarray(EARTH * np.stack([east, radians[..., 1]], axis=-1))
+
+
+def _shape(corners: Float[np.ndarray, "4 2"]) -> dict[str, float]:
+    first, second = corners[1] - corners[0], corners[2] - corners[1]
+    lengths = float(np.hypot(*first)), float(np.hypot(*second))
+    east, north = (first if lengths[0] >= lengths[1] else second).tolist()
+    return {
+        "length_m": round(max(lengths), 3),
+        "width_m": round(min(lengths), 3),
+        "heading_deg": round(math.degrees(math.atan2(east, north)) % 180, 3) % 180,
+    }
 
 
 def write_coco(

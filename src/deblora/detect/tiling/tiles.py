@@ -1,8 +1,13 @@
 """Large images in overlapping tiles: where they lie, which objects each sees, and who owns a detection."""
 
+import csv
+import io
 import itertools
+import logging
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 
 from deblora.data.scenes.dota import Labels
 from deblora.detect.boxes.convert import untangle_quads
-from deblora.detect.boxes.quad_overlap import quad_areas, quad_intersection
+from deblora.detect.boxes.overlap import quad_areas, quad_intersection
 from deblora.errors import DataError
+from deblora.files import write_atomic
 
 _TILE_NAME = re.compile(r"(?P<image>.+?)__(?P<first>\d+(?:\.\d+)?)__(?P<x>-?\d+)___(?P<y>-?\d+)")
 
@@ -200,3 +206,79 @@ def _share_inside(
     areas = quad_areas(simple).numpy()
     shared = quad_intersection(simple, torch.from_numpy(frames)).numpy()
     return np.asarray(np.divide(shared, areas, out=np.zeros_like(areas), where=areas > 0))
+
+
+OBJECTS = "objects.csv"  # beside images/ and labelTxt/ of tiles, written when all scenes are cut
+MANIFEST = "tiles.json"  # written after every scene
+log = logging.getLogger("deblora")
+
+
+def write_objects(folder: Path, rows: Iterable[tuple[str, int, str]]) -> None:
+    """Write ``scene, object, tile`` for every line of every label file, in the order of the lines."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("scene", "object", "tile"))
+    writer.writerows(rows)
+    write_atomic(folder / OBJECTS, buffer.getvalue())
+
+
+def each_once(source: Path, labels: Mapping[str, Labels]) -> dict[str, Labels]:
+    """Return the labels of tiles with every object of a scene in the first tile that holds it, and in no other.
+
+    Sets that ``deblora detect tile`` did not write are returned as they are. So are tiles whose label files were
+    changed afterwards, with a warning: their lines cannot be told apart any more.
+
+    Args:
+        source: The set; only folders are looked into.
+        labels: Of every tile, as they were read.
+
+    Raises:
+        DataError: If the table of objects is damaged, or tiling was not finished.
+    """
+    path = source / OBJECTS
+    if (source / MANIFEST).is_file() and not path.is_file():
+        raise DataError(f"tiling was not finished in {source}; run the same deblora detect tile again")
+    if not path.is_file():
+        return dict(labels)
+    seen: set[tuple[str, str]] = set()
+    keep: dict[str, list[bool]] = {name: [] for name in labels}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                known = row["scene"], row["object"]
+                keep.setdefault(row["tile"], []).append(known not in seen)
+                seen.add(known)
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise DataError(f"{path} is damaged ({error!r}); tile again, or delete it") from error
+    changed = [name for name in labels if len(keep[name]) != len(labels[name].quads)]
+    if changed:
+        log.warning(
+            "%s does not fit the label file of %s, so objects in several tiles are counted several times",
+            path,
+            changed[0],
+        )
+        return dict(labels)
+    return {name: entry.select(np.flatnonzero(keep[name])) for name, entry in labels.items()}
+
+
+def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[dict[str, Labels], list[str]]:
+    """Leave out objects whose box has a side of (almost) zero, and say which.
+
+    Args:
+        labels: Per image.
+        shortest: Least side in pixels (ours).
+
+    Returns:
+        The other objects, and one line per object left out.
+    """
+    import torch
+
+    from deblora.detect.boxes.convert import boxes_from_quads
+
+    kept, lines = {}, []
+    for image, entry in labels.items():
+        sides = boxes_from_quads(torch.from_numpy(entry.quads))[:, 2:4].amin(dim=1).numpy()
+        flat = np.flatnonzero(sides < shortest)
+        lines += [f"{image}: object {row + 1} ({entry.class_names[row]}) has no area" for row in flat]
+        kept[image] = entry.select(np.flatnonzero(sides >= shortest)) if len(flat) else replace(entry)
+    return kept, lines

@@ -11,10 +11,8 @@ from torch import nn
 from deblora.errors import ModelError
 from deblora.files import file_sha256
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.models.backbones.folders import HALF, read_json
-from deblora.models.backbones.targets import adapter_targets
-from deblora.models.backbones.tokens import check_pool
-from deblora.models.weights import read_weights, weights_file
+from deblora.models.backbones.layers import adapter_targets, check_pool
+from deblora.models.weights import HALF, read_json, read_weights, weights_file
 
 HEADS = ("head.", "head_dist.", "fc.", "classifier.", "last_linear.")  # classifiers, which give no feature
 

@@ -13,12 +13,10 @@ from torch import nn
 from deblora.errors import ModelError
 from deblora.files import file_sha256
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.models.backbones.folders import crop_size, normalization, preprocessing, read_json, whole
-from deblora.models.backbones.mae_decoder import folder_decoder
-from deblora.models.backbones.targets import adapter_targets
-from deblora.models.backbones.tokens import check_pool, n_prefix_tokens, pooled
+from deblora.models.backbones.layers import adapter_targets, check_pool, n_prefix_tokens, pooled
+from deblora.models.backbones.mae_weights import folder_decoder
 from deblora.models.hub import quiet
-from deblora.models.weights import weights_file
+from deblora.models.weights import crop_size, normalization, preprocessing, read_json, weights_file, whole
 
 EMBEDDED = Path(__file__).parent / "embedded"
 # Name of the preset -> types of config.json that it takes. ``huggingface`` takes any.
@@ -105,7 +103,7 @@ def wrap(
         pool: ``mean`` or ``cls``.
         interpolate: Whether position codes have to be interpolated to ``spec.image_size``.
         where: Folder or file, for messages.
-        normalized_class: See :func:`deblora.models.backbones.tokens.pooled`.
+        normalized_class: See :func:`deblora.models.backbones.layers.pooled`.
 
     Raises:
         ModelError: If the model has no class token to pool, or gives no feature for its input.

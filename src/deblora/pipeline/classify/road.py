@@ -7,6 +7,7 @@ from functools import partial
 
 from deblora.errors import RecipeError
 from deblora.files import write_atomic
+from deblora.pipeline.adapter import check_loss
 from deblora.pipeline.classify import audit, calibrate, center, cluster, report, train_deblora, train_lora
 from deblora.pipeline.classify.audit import choose_groups, select_chips
 from deblora.pipeline.classify.chips import read_source
@@ -16,7 +17,6 @@ from deblora.pipeline.classify.evaluate.choose import SHORT_LIST
 from deblora.pipeline.classify.evaluate.costs import write_costs
 from deblora.pipeline.classify.evaluate.samples import SEMI_SUPERVISED
 from deblora.pipeline.classify.extract import stage_for
-from deblora.pipeline.objective import check_loss
 from deblora.pipeline.open_model import model_settings
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.run.log import start_log

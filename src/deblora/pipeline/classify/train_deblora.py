@@ -33,8 +33,7 @@ from deblora.run.processes import is_first
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 from deblora.train.loop import forget_checkpoints, train
-from deblora.train.objectives import Regress
-from deblora.train.residual_maps import ResidualMap, ResidualMlp
+from deblora.train.objectives import Regress, ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder, TrainingOrder
 
 RESIDUAL = "residual.safetensors"

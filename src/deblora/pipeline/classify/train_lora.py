@@ -9,11 +9,12 @@ from deblora.pipeline.adapter import (
     adapter_settings,
     attach_first,
     chips_sidecar,
+    first_objective,
+    first_samples,
     save_history,
     train_adapter,
 )
 from deblora.pipeline.classify.chips import open_chips
-from deblora.pipeline.objective import first_objective, first_samples
 from deblora.pipeline.open_model import model_settings, open_for_chips
 from deblora.recipe.classify import Recipe
 from deblora.run.processes import is_first

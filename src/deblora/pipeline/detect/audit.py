@@ -29,9 +29,7 @@ from deblora.data.scenes.labeled_images import (
     without,
 )
 from deblora.detect.files.task1 import check_image_names
-from deblora.detect.tiling.labels import drop_flat
-from deblora.detect.tiling.tiled_objects import each_once
-from deblora.detect.tiling.tiles import scene_of
+from deblora.detect.tiling.tiles import drop_flat, each_once, scene_of
 from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.pipeline.audited import class_names, groups_of

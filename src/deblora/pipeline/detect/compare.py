@@ -8,7 +8,7 @@ import pandas as pd
 
 from deblora.errors import ArtifactError
 from deblora.pipeline.detect import model
-from deblora.pipeline.detect.runs import evaluation_path, open_run, read_facts
+from deblora.pipeline.detect.model import evaluation_path, open_run, read_facts
 from deblora.pipeline.tables import only
 from deblora.recipe.detect import METHODS, NO_ADAPTER, DetectionRecipe
 from deblora.report.page import Cell, Table, markdown_table

@@ -17,8 +17,8 @@ from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.pipeline.audited import class_names, groups_of
 from deblora.pipeline.detect.audit import open_split, train_counts
+from deblora.pipeline.detect.model import evaluation_path
 from deblora.pipeline.detect.predict import predictions_path
-from deblora.pipeline.detect.runs import evaluation_path
 from deblora.recipe.classify import read_recipe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage

@@ -11,8 +11,8 @@ from deblora.detect.files.task1 import QuadDetections, read_task1
 from deblora.files import write_atomic
 from deblora.pipeline.detect import model
 from deblora.pipeline.detect.audit import Split, open_split
+from deblora.pipeline.detect.model import evaluation_path, read_facts, shown_from
 from deblora.pipeline.detect.predict import group_of, predictions_path
-from deblora.pipeline.detect.runs import evaluation_path, read_facts, shown_from
 from deblora.pipeline.detect.train import NAME
 from deblora.recipe.detect import to_yaml
 from deblora.report.overlays import data_uri, overlay, thumbnail

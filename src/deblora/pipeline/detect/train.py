@@ -9,11 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from deblora.detect.fcos.detector import OrientedFCOS
-from deblora.detect.fcos.extractor import n_parameters
-from deblora.detect.map_store import MapStore
+from deblora.detect.fcos.detector import OrientedFCOS, n_parameters
 from deblora.detect.predict import precision
-from deblora.detect.samples import MapOrder, Tile, TileOrder, plan_tiles
+from deblora.detect.samples import MapOrder, MapStore, Tile, TileOrder, plan_tiles
 from deblora.detect.training import Detect, DetectOnMaps, measured_background_ratio, save_weights, unassigned
 from deblora.files import file_sha256, write_atomic
 from deblora.models.adapters.lora import n_trainable, save_adapter

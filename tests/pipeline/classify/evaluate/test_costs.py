@@ -13,7 +13,7 @@ from deblora.errors import ArtifactError
 from deblora.pipeline.classify.evaluate.costs import COLUMNS, costs_of, write_costs
 from deblora.pipeline.classify.train_deblora import fresh_map, save_map
 from deblora.recipe.classify import Recipe
-from deblora.run.resources import measured
+from deblora.run.parallel import measured
 from deblora.run.run_dir import RunDir
 
 USED = {"cpu_seconds": 3.0, "peak_bytes": 10**9}

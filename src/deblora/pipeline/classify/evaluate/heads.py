@@ -32,6 +32,7 @@ from deblora.evaluate.probe import Loss, Probe, adjust_logits, log_prior, select
 from deblora.evaluate.sgd_probe import fit_sgd_probe
 from deblora.files import write_atomic
 from deblora.models.backbones.clip_text import has_text, load_text_head
+from deblora.pipeline.adapter import templates_of, trained_classes
 from deblora.pipeline.audited import groups_of
 from deblora.pipeline.classify.chips import open_chips
 from deblora.pipeline.classify.evaluate import mismatch
@@ -49,7 +50,6 @@ from deblora.pipeline.classify.evaluate.samples import (
 )
 from deblora.pipeline.classify.evaluate.scores import Judged, score_tables, with_chosen
 from deblora.pipeline.compare.baselines.settings import JOINT, OWN, SELF_TRAINED
-from deblora.pipeline.objective import templates_of, trained_classes
 from deblora.pipeline.open_model import text_model
 from deblora.pipeline.tables import interval_cells, say_judged_by_one, table
 from deblora.progress import titled

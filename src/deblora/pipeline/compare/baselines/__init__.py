@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from deblora.errors import RecipeError
-from deblora.pipeline.compare.baselines import class_wise, extract, self_train, train
+from deblora.pipeline.compare.baselines import extract, self_train, train
+from deblora.pipeline.compare.baselines import train as class_wise
 from deblora.pipeline.compare.baselines.settings import SELF_TRAINED
 from deblora.recipe.classify import ROWS
 from deblora.run.stage import Stage
