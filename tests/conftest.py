@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builders import recipe_values, write_chips, write_recipe, write_vit
 from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 from toy_features import samples  # noqa: F401 - a fixture
 from toy_scenes import scenes  # noqa: F401 - a fixture
@@ -31,3 +32,12 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe on toy chips whose adapters train for two steps."""
+    root = tmp_path_factory.mktemp("inputs")
+    values = recipe_values(write_chips(root / "toy"), write_vit(root / "vit"))
+    values["lora"]["max_train_steps"] = 2
+    return write_recipe(root / "recipe.yaml", values)
