@@ -103,6 +103,38 @@ class Section:
     blocks: tuple[Block, ...]
 
 
+def section(key: str, title: str, lead: str, *blocks: Block | None) -> Section | None:
+    """Return a section that starts with a paragraph; None if no block has anything to show.
+
+    Args:
+        key: Anchor.
+        title: Heading.
+        lead: What is shown, in plain words.
+        blocks: None and empty ones are left out.
+    """
+    shown = [block for block in blocks if block is not None and not _is_empty(block)]
+    return Section(key, title, (Text(lead), *shown)) if shown else None
+
+
+def present(sections: Sequence[Section | None]) -> list[Section]:
+    """Return the sections that have something to show."""
+    return [found for found in sections if found is not None]
+
+
+def _is_empty(block: Block) -> bool:
+    match block:
+        case Details(blocks=blocks):
+            return all(_is_empty(inner) for inner in blocks)
+        case Table(rows=rows):
+            return not rows
+        case Pictures(rows=rows):
+            return not any(rows.values())
+        case Text(text=text):
+            return not text
+        case _:
+            return False
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page shows.

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from deblora.report import figures, tables
-from deblora.report.page import Cell, Page, Picture, Pictures, Section, Table, Text
+from deblora.report.page import Cell, Page, Picture, Pictures, Section, Table, Text, present, section
 from deblora.report.tables import GROUPS, MISSING, percent
 
 MEASURES = {
@@ -53,58 +53,48 @@ class Detections:
 
 def detection_page(content: Detections) -> Page:
     """Return the page of a detection run; parts without content are left out."""
-    summary = content.summary
-    rows = most_frequent_first(summary)
-    shown = any(content.thumbnails.values())
+    rows = most_frequent_first(content.summary)
     history = pd.DataFrame(content.history, columns=["step", "loss"]).assign(name="detector")
-    found = [
-        (
+    sections = [
+        section(
             "scores",
             "Head, middle, tail",
             "Average precision (AP): the area under precision over recall; mean over the classes of each "
             "group, in percent, on merged full images.",
-            (group_table(summary),),
+            group_table(content.summary),
         ),
-        (
+        section(
             "classes",
             "Classes",
             "From the most to the least frequent in training; objects in training and in the images "
             "evaluated here.",
-            (figures.precision_bars(rows), class_table(summary)),
+            figures.precision_bars(rows),
+            class_table(content.summary),
         ),
-        (
+        section(
             "curves",
             "Precision and recall",
             "IoU above .5, detections by falling score; classes without ground truth have no curve.",
-            (figures.precision_recall(rows),),
+            figures.precision_recall(rows),
         ),
-        (
+        section(
             "overlays",
             "Detections on the images",
             "Labels in thin green; detections in blue (head), white (middle) and orange (tail) with class "
             "and score. Each class is drawn from the score of its best F1 on validation.",
-            (Pictures({"": content.overlays}, 420),) if content.overlays else (),
+            Pictures({"": content.overlays}, 420),
         ),
-        (
+        section(
             "thumbnails",
             "Best detections by class",
             "By falling score; the number below is the score. Wrong ones are shown like right ones.",
-            (Pictures(content.thumbnails, 72),) if shown else (),
+            Pictures(content.thumbnails, 72),
         ),
-        ("loss", "Training", "Loss by step.", (figures.loss_curves(history),) if content.history else ()),
-        (
-            "recipe",
-            "Recipe",
-            "The settings in full.",
-            (Text(content.recipe_yaml, code=True),) if content.recipe_yaml else (),
-        ),
+        section("loss", "Training", "Loss by step.", figures.loss_curves(history)),
+        section("recipe", "Recipe", "The settings in full.", Text(content.recipe_yaml, code=True)),
     ]
-    sections = [
-        Section(key, title, (Text(lead), *(block for block in blocks if block is not None)))
-        for key, title, lead, blocks in found
-        if any(block is not None for block in blocks)
-    ]
-    return Page(content.title, say_detections(summary), _facts(content), sections, content.notes)
+    said = say_detections(content.summary)
+    return Page(content.title, said, _facts(content), present(sections), content.notes)
 
 
 def say_detections(summary: Mapping[str, Any]) -> list[str]:
@@ -210,16 +200,19 @@ def found_page(content: Found) -> Page:
     """Return the page of a prediction: what was found of every class, rare classes first."""
     sections = []
     for group in ("tail", "middle", "head"):
-        own = {name: row for name, row in content.pictures.items() if content.groups[name] == group and row}
-        lead = (
-            "The most probable chips of each class; the number is the probability, the name of the file is "
-            "shown when the pointer rests on a picture."
-            if own
-            else f"No chip was predicted as a {group} class."
+        own = {name: row for name, row in content.pictures.items() if content.groups[name] == group}
+        sections.append(
+            section(
+                f"found-{group}",
+                f"{group.capitalize()} classes",
+                "The most probable chips of each class; the number is the probability, the name of the "
+                "file is shown when the pointer rests on a picture.",
+                Pictures(own, 88)
+                if any(own.values())
+                else Text(f"No chip was predicted as a {group} class."),
+            )
         )
-        blocks = (Text(lead), Pictures(own, 88)) if own else (Text(lead),)
-        sections.append(Section(f"found-{group}", f"{group.capitalize()} classes", blocks))
-    sections.append(Section("counts", "Counts", (Text("Rare classes first."), _counts(content))))
+    sections.append(section("counts", "Counts", "Rare classes first.", _counts(content)))
     rare = [name for name, group in content.groups.items() if group == "tail"]
     n_rare = sum(content.n_predicted[name] for name in rare)
     summary = [f"{n_rare} of {content.n_chips} chips were predicted as one of the {len(rare)} tail classes."]
@@ -231,16 +224,14 @@ def found_page(content: Found) -> Page:
         )
         facts["Left out"] = str(n)
         sections.append(_skipped(content.skipped))
-    return Page(content.title, summary, facts, sections, content.notes)
+    return Page(content.title, summary, facts, present(sections), content.notes)
 
 
-def _skipped(skipped: Mapping[str, str]) -> Section:
+def _skipped(skipped: Mapping[str, str]) -> Section | None:
     named = dict(list(skipped.items())[:N_NAMED])
     more = f" The first {N_NAMED} are named here, all of them in predictions.csv." * (len(skipped) > N_NAMED)
-    lead = Text(f"They got no class and count nowhere above.{more}")
-    return Section(
-        "skipped", "Chips left out", (lead, tables.mapping_table(named, header=("Chip", "Reason")))
-    )
+    table = tables.mapping_table(named, header=("Chip", "Reason"))
+    return section("skipped", "Chips left out", f"They got no class and count nowhere above.{more}", table)
 
 
 def _counts(content: Found) -> Table:

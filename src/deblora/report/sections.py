@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from deblora.report import class_figures, figures, tables
-from deblora.report.page import Block, Details, Page, Section, Table, Text
+from deblora.report.page import Block, Details, Page, Section, Text, present, section
 from deblora.report.summary import say_choice, summarize, summarize_study
 from deblora.report.tables import NAME, PAIR, label
 
@@ -87,8 +87,7 @@ class Report:
 
 def report_page(report: Report, sections: Sequence[Callable[[Report], Section | None]]) -> Page:
     """Return the page of a report with those of the sections that have something to show."""
-    found = [section(report) for section in sections]
-    shown = [section for section in found if section is not None]
+    shown = present([show(report) for show in sections])
     return Page(report.title, _summary(report), report.facts, shown, report.notes)
 
 
@@ -108,17 +107,6 @@ def _summary(report: Report) -> list[str]:
     else:
         sentences.append("There are no scores.")
     return [*sentences, *report.findings]
-
-
-def _section(key: str, title: str, lead: str, *blocks: Block | None) -> Section | None:
-    shown = [block for block in blocks if block is not None and not _is_empty(block)]
-    return Section(key, title, (Text(lead), *shown)) if shown else None
-
-
-def _is_empty(block: Block) -> bool:
-    if isinstance(block, Details):
-        return all(_is_empty(inner) for inner in block.blocks)
-    return isinstance(block, Table) and not block.rows
 
 
 def short_list(frame: pd.DataFrame, *, kept: Sequence[str] = FOCUS) -> pd.DataFrame:
@@ -148,7 +136,7 @@ def chosen(report: Report) -> Section | None:
         }
     )
     every = tables.frame_table(shown, n_text=2, digits=1)
-    return _section(
+    return section(
         "chosen",
         "Chosen model",
         "Macro F1 on the validation chips of every method and classifier that could be chosen, the best "
@@ -177,7 +165,7 @@ def scores(report: Report) -> Section | None:
         if "n_seeds" in found
         else "Lines are 95 % bootstrap intervals over test chips."
     )
-    return _section(
+    return section(
         "scores",
         "Comparison",
         "Macro F1 in percent: the mean of the F1 of each class of a group, so that rare classes count like "
@@ -196,7 +184,7 @@ def differences(report: Report) -> Section | None:
         blocks.append(Details("All differences", (tables.difference_table(own),)))
     seeds = "n_wins" in found
     how = "seed by seed" if seeds else "on the same bootstrap draws of the test chips"
-    return _section(
+    return section(
         "differences",
         "Paired differences",
         f"Method less baseline, {how}. A filled mark means that the 95 % "
@@ -209,7 +197,7 @@ def differences(report: Report) -> Section | None:
 def pooled(report: Report) -> Section | None:
     """Show paired differences over the runs of all data sets; table ``pooled``."""
     found = report.table("pooled")
-    return _section(
+    return section(
         "pooled",
         "Over all runs",
         "Paired differences over the runs of all data sets and backbones, each run counted once. Runs of "
@@ -220,7 +208,7 @@ def pooled(report: Report) -> Section | None:
 
 def priors(report: Report) -> Section | None:
     """Show the accuracy on test chips with another class prior."""
-    return _section(
+    return section(
         "priors",
         "Other class priors",
         "Accuracy in percent on test chips drawn with a long tail in the direction of training (forward), "
@@ -235,7 +223,7 @@ def classes(report: Report) -> Section | None:
     if found.empty:
         return None
     shown = found.rename(columns={"class": "Class", "group": "Group"})
-    return _section(
+    return section(
         "classes",
         "Long tail",
         "Training chips per class. Head, middle and tail are the frequent, the middle and the rare "
@@ -251,7 +239,7 @@ def class_f1(report: Report) -> Section | None:
     found = report.table("class_f1")
     figure = class_figures.class_f1(found, report.table("classes")) if len(found) else None
     lead = "Classes from the most to the least frequent; the dark tick marks the baseline."
-    return _section("f1", "F1 per class", lead, figure)
+    return section("f1", "F1 per class", lead, figure)
 
 
 def confusion(report: Report) -> Section | None:
@@ -263,7 +251,7 @@ def confusion(report: Report) -> Section | None:
         wide = wide.reindex(index=order["class"], columns=order["class"]).fillna(0)
         matrices[label(*name)] = wide.to_numpy()
     lead = "Rows are true classes, columns predictions; color is the share of the row."
-    return _section("confusion", "Confusion", lead, class_figures.confusion(matrices, order))
+    return section("confusion", "Confusion", lead, class_figures.confusion(matrices, order))
 
 
 def gains(report: Report) -> Section | None:
@@ -271,7 +259,7 @@ def gains(report: Report) -> Section | None:
     found = report.table("gains")
     if found.empty:
         return None
-    return _section(
+    return section(
         "gains",
         "Gain by class",
         "F1 less that of the same classifier on LoRA features, in points, classes by falling count; a bar "
@@ -284,7 +272,7 @@ def gains(report: Report) -> Section | None:
 def features(report: Report) -> Section | None:
     """Show features in the plane; table ``projection``, see :func:`~deblora.report.class_figures.projections`."""
     found = report.table("projection")
-    return _section(
+    return section(
         "tsne",
         "Feature space",
         "t-SNE layout: neighborhoods are meaningful, distances, sizes and empty space are not. Arrows "
@@ -298,7 +286,7 @@ def mismatch(report: Report) -> Section | None:
     found = report.table("mismatch")
     if found.empty:
         return None
-    return _section(
+    return section(
         "mismatch",
         "Training against test, class by class",
         "Distance between the mean of the training and of the test features of a class, and the scatter of "
@@ -313,7 +301,7 @@ def composition(report: Report) -> Section | None:
     """Show where the classes went in the clusters; table ``composition``: index classes, columns clusters, shares."""
     found = report.table("composition")
     figure = class_figures.composition(found, report.table("classes")) if len(found) else None
-    return _section(
+    return section(
         "composition", "Cluster composition", "Where the training chips of each class went.", figure
     )
 
@@ -321,7 +309,7 @@ def composition(report: Report) -> Section | None:
 def separation(report: Report) -> Section | None:
     """Show distances between and within classes; table ``separation``: method, split, metric, value."""
     found = report.table("separation")
-    return _section(
+    return section(
         "separation",
         "Separation",
         "Mean cosine distances between the centers of head and tail classes, between those of tail "
@@ -334,7 +322,7 @@ def training(report: Report) -> Section | None:
     """Show the training loss; table ``history``: name, step, loss."""
     found = report.table("history")
     figure = figures.loss_curves(found) if len(found) else None
-    return _section("curves", "Training", "Loss of each adapter by step.", figure)
+    return section("curves", "Training", "Loss of each adapter by step.", figure)
 
 
 def study_curves(report: Report) -> Section | None:
@@ -342,7 +330,7 @@ def study_curves(report: Report) -> Section | None:
     found, varied = report.scores(), report.varied
     if varied is None or found.empty:
         return None
-    return _section(
+    return section(
         "curves",
         "Sensitivity",
         "Macro F1 in percent by variant: mean over seeds, with the 95 % t interval of the mean as a band. "
@@ -364,7 +352,7 @@ def study_differences(report: Report) -> Section | None:
             named = found.assign(classifier=found["classifier"] + ", " + found["variant"])
             blocks.append(Details(title, (tables.difference_table(named),)))
     lead = "Seed by seed: to the same method in the first variant, and to LoRA in the same variant."
-    return _section("differences", "Paired differences", lead, *blocks)
+    return section("differences", "Paired differences", lead, *blocks)
 
 
 def choices(report: Report) -> Section | None:
@@ -373,7 +361,7 @@ def choices(report: Report) -> Section | None:
     if found.empty:
         return None
     titled = found.rename(columns={name: str(name).capitalize() for name in found.columns})
-    return _section(
+    return section(
         "choices",
         "What validation chose",
         "Settings of each classifier, and the method behind each derived one. Every classifier may try the "
@@ -388,7 +376,7 @@ def costs(report: Report) -> Section | None:
     if found.empty:
         return None
     table = tables.cost_table(found, cited="variant" not in found)
-    return _section(
+    return section(
         "costs",
         "Cost",
         "What the features of each method took: trained numbers of the extractor in millions, stored "
@@ -405,7 +393,7 @@ def timings(report: Report) -> Section | None:
     if len(found) > 1:
         found = pd.concat([found, pd.DataFrame([{"stage": "total", "seconds": found["seconds"].sum()}])])
     titled = found.rename(columns={"stage": "Stage", "seconds": "Seconds"})
-    return _section(
+    return section(
         "timings",
         "Time",
         "Wall-clock seconds of each stage; means over seeds.",
@@ -415,7 +403,7 @@ def timings(report: Report) -> Section | None:
 
 def runs(report: Report) -> Section | None:
     """Show what was merged; table ``runs`` as it stands."""
-    return _section(
+    return section(
         "runs",
         "Runs",
         "What was compared, by the name of its folder. The hash covers chips, ids and splits, so it "
@@ -426,14 +414,13 @@ def runs(report: Report) -> Section | None:
 
 def recipe(report: Report) -> Section | None:
     """Show the settings."""
-    text = Text(report.recipe_yaml, code=True) if report.recipe_yaml else None
-    return _section("recipe", "Recipe", "The settings in full.", text)
+    return section("recipe", "Recipe", "The settings in full.", Text(report.recipe_yaml, code=True))
 
 
 def provenance(report: Report) -> Section | None:
     """Show versions, hashes and machine."""
     table = tables.mapping_table(report.provenance)
-    return _section("provenance", "Provenance", "What made these numbers.", table)
+    return section("provenance", "Provenance", "What made these numbers.", table)
 
 
 RUN = (
