@@ -8,7 +8,7 @@ Workspaces of kernels and fragments of the allocator come on top, and a GPU keep
 the CPU whose rules are followed: take it for an estimate within a third. On a GPU, times and the allocator's peak are
 measured as well.
 
-Example: ``python benchmarks/detect_cost.py recipes/detect/dota-lora.yaml --out benchmarks/results/detect-cost.json``
+Example: ``python benchmarks/detect_cost.py recipes/detect/dota.yaml --out benchmarks/results/detect-cost.json``
 """
 
 import argparse

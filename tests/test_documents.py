@@ -30,24 +30,10 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    from deblora.cli.main import STAGES
+    from deblora.cli.main import COMMANDS
 
     commands = re.findall(r"^deblora ([\w-]+)", (REPOSITORY_ROOT / "README.md").read_text(), re.M)
-    known = [
-        "audit",
-        "compare",
-        "data",
-        "demo",
-        "detect",
-        "export",
-        "heads",
-        "merge",
-        "models",
-        "predict",
-        "run",
-        "study",
-    ]
-    assert set(commands) <= {*known, *STAGES}
+    assert set(commands) <= {*COMMANDS, "detect"}
     assert "run" in commands
 
 
@@ -58,6 +44,13 @@ def test_every_recipe_is_valid() -> None:
     assert recipes
     for path in recipes:
         recipe_from(read_recipe(path))
+
+
+def test_the_document_of_settings_is_what_the_recipes_say() -> None:
+    """``deblora settings --markdown > docs/settings.md`` makes it again."""
+    from deblora.cli.data_commands import settings_document
+
+    assert (REPOSITORY_ROOT / "docs" / "settings.md").read_text() == settings_document()
 
 
 def test_architecture_names_every_module() -> None:

@@ -111,7 +111,7 @@ def test_tiling_that_was_not_finished(
     (tmp_path / "train" / "tiles.json").write_text("{}")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"data: {{train: {tmp_path / 'train'}, val: {scenes / 'val'}, tile: 64, overlap: 8}}\n")
-    assert main(["detect", "train", str(recipe), str(tmp_path / "run")]) == 2
+    assert main(["detect", "train", str(recipe), "--out", str(tmp_path / "run")]) == 2
     assert "tiling was not finished" in capsys.readouterr().err
 
 
@@ -123,7 +123,7 @@ def test_names_that_task1_cannot_hold_are_refused_before_training(
         (tmp_path / "val" / folder / f"val0.{ending}").rename(tmp_path / "val" / folder / f"val 0.{ending}")
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"data: {{train: {scenes / 'train'}, val: {tmp_path / 'val'}, tile: 64, overlap: 8}}\n")
-    assert main(["detect", "train", str(recipe), str(tmp_path / "run")]) == 2
+    assert main(["detect", "train", str(recipe), "--out", str(tmp_path / "run")]) == 2
     assert "'val 0' holds a space" in capsys.readouterr().err
     assert not (tmp_path / "run" / "detector").exists()
 

@@ -37,7 +37,13 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     threshold = {"score_threshold": 0.0, "max_detections": 20}
     assert (
         main(
-            ["detect", "train", write(root / "r.yaml", recipe(scenes, predict=threshold)), str(root / "run")]
+            [
+                "detect",
+                "train",
+                write(root / "r.yaml", recipe(scenes, predict=threshold)),
+                "--out",
+                str(root / "run"),
+            ]
         )
         == 0
     )
@@ -74,7 +80,7 @@ def test_every_row_of_the_table_starts_from_its_recipe(
     if method == "deblora":
         changes["method.adapter"] = chip_run
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
-    assert main(["detect", "train", str(file), str(run), *words]) == 0
+    assert main(["detect", "train", str(file), "--out", str(run), *words]) == 0
     facts = json.loads((run / "detector" / "detector.json").read_text())
     total, trained = facts["n_extractor"], facts["n_extractor_trained"]
     assert total > 1_000_000
@@ -113,10 +119,10 @@ def test_nothing_is_done_twice_and_resume_is_asked_for(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe_file = str(trained.parent / "r.yaml")
-    assert main(["detect", "train", recipe_file, str(trained)]) == 2
+    assert main(["detect", "train", recipe_file, "--out", str(trained)]) == 2
     assert "--resume" in capsys.readouterr().err
     before = {path: path.stat().st_mtime_ns for path in (trained / "detector").iterdir()}
-    assert main(["detect", "train", recipe_file, str(trained), "--resume"]) == 0
+    assert main(["detect", "train", recipe_file, "--out", str(trained), "--resume"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (trained / "detector").iterdir()}
 
 
@@ -138,7 +144,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         "forward",
         lambda self, pixels, boxes, labels: dying(self, pixels=pixels, boxes=boxes, labels=labels),
     )
-    arguments = ["detect", "train", str(trained.parent / "r.yaml"), str(tmp_path / "run")]
+    arguments = ["detect", "train", str(trained.parent / "r.yaml"), "--out", str(tmp_path / "run")]
     assert main(arguments) == 130
     assert (tmp_path / "run" / "checkpoints" / "detector" / "checkpoint-2").is_dir()
     monkeypatch.setattr(Detect, "forward", forward)
@@ -151,11 +157,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_workers_change_nothing_but_time(trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     recipe_file = str(trained.parent / "r.yaml")
-    assert main(["detect", "train", recipe_file, str(run), "--train.workers", "2"]) == 0
+    assert main(["detect", "train", recipe_file, "--out", str(run), "--train.workers", "2"]) == 0
     one, other = load_file(trained / DETECTOR), load_file(run / DETECTOR)
     assert all(np.array_equal(one[key], other[key]) for key in one)
     before = (run / DETECTOR).stat().st_mtime_ns
-    assert main(["detect", "train", recipe_file, str(run), "--resume"]) == 0
+    assert main(["detect", "train", recipe_file, "--out", str(run), "--resume"]) == 0
     assert (run / DETECTOR).stat().st_mtime_ns == before
 
 
@@ -232,18 +238,26 @@ def test_class_losses_on_a_frozen_extractor_share_its_maps(scenes: Path, tmp_pat
         train={"map_cache": str(cache), "max_train_steps": 2, "flips": 0.0, "turns": False},
     )
     values["mixed_precision"] = "bf16"
-    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "ecm")]) == 0
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), "--out", str(tmp_path / "ecm")]) == 0
     facts = json.loads((tmp_path / "ecm" / "detector" / "detector.json").read_text())
     assert facts["n_extractor_trained"] == 0 and facts["background_ratio"] > 1
     assert set(facts["share_unassigned"]) == set(NAMES)
     (folder,) = cache.iterdir()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert before
-    again = ["detect", "train", str(tmp_path / "r.yaml"), str(tmp_path / "zero"), "--method", "zero-shot"]
+    again = [
+        "detect",
+        "train",
+        str(tmp_path / "r.yaml"),
+        "--out",
+        str(tmp_path / "zero"),
+        "--method",
+        "zero-shot",
+    ]
     assert main([*again, "--method.adapter", "null"]) == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     values["method"] = {"name": "lora", "adapter": "none"}
-    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "o")]) == 2
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), "--out", str(tmp_path / "o")]) == 2
 
 
 @pytest.mark.parametrize("kind", ["geojson", "geopackage"])
@@ -306,7 +320,7 @@ def test_the_test_split_is_looked_at_on_request_and_compared(
     assert not (trained / "eval" / "test.json").exists()
     other = tmp_path / "seed1"
     recipe_file = str(trained.parent / "r.yaml")
-    assert main(["detect", "train", recipe_file, str(other), "--seed", "1"]) == 0
+    assert main(["detect", "train", recipe_file, "--out", str(other), "--seed", "1"]) == 0
     capsys.readouterr()
     assert main(["detect", "compare", str(trained), str(other)]) == 0
     table = capsys.readouterr().out
@@ -352,7 +366,15 @@ def test_what_can_be_mended_is_one_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert (
-        main(["detect", "train", write(tmp_path / "r.yaml", recipe(scenes, **change)), str(tmp_path / "run")])
+        main(
+            [
+                "detect",
+                "train",
+                write(tmp_path / "r.yaml", recipe(scenes, **change)),
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
         == 2
     )
     assert message in capsys.readouterr().err
@@ -362,7 +384,7 @@ def test_training_images_may_not_be_judged(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = recipe(scenes, data={"val": str(scenes / "train")})
-    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), "--out", str(tmp_path / "run")]) == 2
     assert "in data.train and in data.val" in capsys.readouterr().err
     tile = [
         "detect",
@@ -377,14 +399,14 @@ def test_training_images_may_not_be_judged(
     ]
     assert main(tile) == 0
     values = recipe(scenes, data={"train": str(tmp_path / "t")})
-    assert main(["detect", "train", write(tmp_path / "r.yaml", values), str(tmp_path / "run")]) == 2
+    assert main(["detect", "train", write(tmp_path / "r.yaml", values), "--out", str(tmp_path / "run")]) == 2
     assert "5 images (or tiles of them)" in capsys.readouterr().err
 
 
 def test_overrides_are_settings_or_refused(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start = ["detect", "train", write(tmp_path / "r.yaml", recipe(scenes)), str(tmp_path / "run")]
+    start = ["detect", "train", write(tmp_path / "r.yaml", recipe(scenes)), "--out", str(tmp_path / "run")]
     assert main([*start, "--train.max_train_steps=0"]) == 2
     assert "train.max_train_steps" in capsys.readouterr().err
     assert main([*start, "--steps", "3"]) == 2

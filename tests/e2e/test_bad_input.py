@@ -519,7 +519,7 @@ def test_a_bad_recipe_is_refused_before_anything_is_done(
         (["run", "RECIPE", "--out", "run", "--data.source", "nowhere"], ("nowhere does not exist",)),
         (["run", "RECIPE", "--out", "run", "--data.source=12"], ("12 does not exist",)),
         (["run", "RECIPE", "--out", "run", "--sed", "4"], ("--sed", "see deblora run --help")),
-        (["run", "--out", "run", "--config", "RECIPE", "--cluster.n_cluster=4"], ("cluster.n_clusters?",)),
+        (["run", "RECIPE", "--out", "run", "--cluster.n_cluster=4"], ("cluster.n_clusters?",)),
         (["run", "nowhere.yaml", "--out", "run"], ("nowhere.yaml does not exist",)),
         (["run", "RECIPE", "--out", "run", "--resume", "--overwrite"], ("give one of them",)),
         (["audit", "DATA", "--groups", "halves"], ("data.groups is 'halves', expected one of thirds",)),
@@ -544,14 +544,14 @@ def test_a_bad_command_line(
 
 
 def test_the_printed_recipe_is_one_that_runs(recipe: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert main(["run", str(recipe), "--print_config", "--lora.rank", "4", "--lora.learning_rate=2e-3"]) == 0
+    assert main(["run", str(recipe), "--print-recipe", "--lora.rank", "4", "--lora.learning_rate=2e-3"]) == 0
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["lora"]["rank"] == 4
     again = tmp_path / "again.yaml"
     as_people_write = text.replace("mixed_precision: 'no'", "mixed_precision: no")
     assert as_people_write != text
     again.write_text(as_people_write)
-    assert main(["run", str(again), "--print_config"]) == 0
+    assert main(["run", str(again), "--print-recipe"]) == 0
     assert capsys.readouterr().out == text
 
 

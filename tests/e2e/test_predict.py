@@ -76,7 +76,7 @@ def test_without_a_recipe_the_data_get_the_default(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_chips(tmp_path / "toy")
-    assert main(["run", str(data), "--print_config", "--out", str(tmp_path / "run")]) == 0
+    assert main(["run", str(data), "--print-recipe", "--out", str(tmp_path / "run")]) == 0
     assert f"source: {data}" in capsys.readouterr().out
 
 

@@ -30,7 +30,7 @@ def test_a_stage_refuses_what_is_out_of_date(run: Path, capsys: pytest.CaptureFi
 def test_lists_can_be_set_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(tmp_path / "r.yaml", recipe_values(tmp_path / "chips", tmp_path / "vit"))
     arguments = ["--data.groups", "names", "--data.head", "[checks]", "--data.tail", '["slope", "rows"]']
-    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *arguments, "--print_config"]) == 0
+    assert main(["run", str(recipe), "--out", str(tmp_path / "run"), *arguments, "--print-recipe"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["head"] == ["checks"]
     assert printed["data"]["tail"] == ["slope", "rows"]

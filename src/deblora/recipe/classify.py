@@ -326,6 +326,18 @@ class Recipe:
     rows: RowsRecipe = Field(default_factory=RowsRecipe)
 
 
+MOST_USED = (
+    "seed",
+    *("data.source", "data.format", "data.groups", "data.scale", "data.offset", "data.on_error"),
+    *("backbone.name", "backbone.path", "backbone.image_size"),
+    *("lora.adapter", "lora.rank", "lora.loss", "lora.learning_rate", "lora.max_train_steps"),
+    *("extract.batch_size", "cluster.n_clusters", "center.method", "calibrate.numerator"),
+    *("deblora.placement", "deblora.max_train_steps", "shift.temperature"),
+    *("probe.n_bootstrap", "rows.names"),
+)
+"""Settings that the help of a command shows, at least one of each table (ours)."""
+
+
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """Build a recipe from nested tables, reporting every problem at once.
 

@@ -154,6 +154,16 @@ class DetectionRecipe:
     predict: PredictRecipe = Field(default_factory=PredictRecipe)
 
 
+MOST_USED = (
+    "seed",
+    *("data.train", "data.val", "data.test", "data.groups", "data.tile"),
+    *("backbone.name", "backbone.path", "method.name", "method.adapter", "head.n_channels"),
+    *("train.learning_rate", "train.max_train_steps", "train.train_batch_size", "train.flips"),
+    *("predict.score_threshold",),
+)
+"""Settings that the help of a command shows, at least one of each table (ours)."""
+
+
 def detection_recipe_from(values: Mapping[str, Any]) -> DetectionRecipe:
     """Build a recipe from nested tables, reporting every problem at once.
 

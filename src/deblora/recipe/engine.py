@@ -308,7 +308,7 @@ def settings_of(kind: Any, prefix: str = "") -> list[Setting]:
                 _described(info.annotation),
                 _range(low, high),
                 default,
-                info.description or "",
+                " ".join((info.description or "").split()),
                 options <= {str, type(None)} and str in options,
             )
         )
@@ -318,9 +318,12 @@ def settings_of(kind: Any, prefix: str = "") -> list[Setting]:
 def _range(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
-    if high is None:
-        return f"{low:g} and above"
-    return f"{low:g} to {high:g}"
+    ends = [
+        f"{end}" if isinstance(end, int) and end < 10**5 else f"{end:.10g}"
+        for end in (low, high)
+        if end is not None
+    ]
+    return " to ".join(ends) if high is not None else f"{ends[0]} and above"
 
 
 def _plain(kind: Any) -> Any:
@@ -377,11 +380,11 @@ def settings_as_markdown(kind: Any) -> str:
     }
     lines: list[str] = []
     for table, settings in sections.items():
-        lines += [f"### `{table}`", "", says[table], ""] if table else []
+        lines += [f"### `{table}`", "", says[table].replace("``", "`"), ""] if table else []
         lines += ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
         for setting in settings:
             key, default = setting.name.rpartition(".")[2], setting.shown_default
             allowed = ", ".join(part for part in (setting.type, setting.allowed) if part)
-            lines.append(f"| `{key}` | `{default}` | {allowed} | {setting.help} |")
+            lines.append(f"| `{key}` | `{default}` | {allowed} | {setting.help.replace('``', '`')} |")
         lines.append("")
     return "\n".join(lines)

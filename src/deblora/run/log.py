@@ -1,6 +1,7 @@
 """The log of a run, on the terminal and in its folder."""
 
 import logging
+import os
 import sys
 
 from deblora.progress import name_bars, titled
@@ -10,6 +11,8 @@ from deblora.run.run_dir import RunDir
 
 def start_log(run: RunDir, *, name: str = "") -> None:
     """Log to the terminal and to the run folder, from the first process.
+
+    Where progress bars are turned off (TQDM_DISABLE), the terminal shows warnings and errors only.
 
     Args:
         run: Where.
@@ -28,6 +31,7 @@ def start_log(run: RunDir, *, name: str = "") -> None:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(file)
     terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING if os.environ.get("TQDM_DISABLE") else logging.INFO)
     terminal.setFormatter(logging.Formatter(titled("").replace("%", "%%") + "%(message)s"))
     log.addHandler(terminal)
     if world_size() > 1:

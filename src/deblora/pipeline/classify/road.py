@@ -65,7 +65,11 @@ def check_inputs(recipe: Recipe) -> None:
 
 
 def run_all(
-    run: RunDir, recipe: Recipe, *, before_report: Callable[[RunDir, Recipe], None] | None = None
+    run: RunDir,
+    recipe: Recipe,
+    *,
+    before_report: Callable[[RunDir, Recipe], None] | None = None,
+    note: str = "",
 ) -> None:
     """Run every stage that is not finished, in order.
 
@@ -73,8 +77,11 @@ def run_all(
         run: Where.
         recipe: Its settings.
         before_report: Makes what else the page is to show, after the probe.
+        note: For the log, before anything else.
     """
     start_log(run)
+    if note:
+        logging.getLogger("deblora").warning("%s", note)
     on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
     for stage in ROAD:
         if stage is report.STAGE and before_report is not None:
@@ -116,23 +123,21 @@ MIN_PER_CLUSTER = 8
 """Training chips per cluster that the default number of clusters is lowered to (ours)."""
 
 
-def fit_to_data(recipe: Recipe) -> Recipe:
-    """Return the recipe with no more clusters than a small data set can fill.
+def fit_to_data(recipe: Recipe) -> tuple[Recipe, str]:
+    """Return the recipe with no more clusters than a small data set can fill, and a note that says so.
+
+    For recipes that leave ``cluster.n_clusters`` at its default; a number that was asked for is kept or refused.
 
     Raises:
         DebloraError: If the chips cannot be read or split.
     """
+    read_source.cache_clear()
     n_train = len(select_chips(recipe.data, recipe.seed).split("train"))
-    most = max(2, n_train // MIN_PER_CLUSTER)
-    if recipe.cluster.n_clusters <= most:
-        return recipe
-    logging.getLogger("deblora").warning(
-        "cluster.n_clusters lowered from %d to %d for %d training chips",
-        recipe.cluster.n_clusters,
-        most,
-        n_train,
-    )
-    return replace(recipe, cluster=replace(recipe.cluster, n_clusters=most))
+    asked, most = recipe.cluster.n_clusters, max(2, n_train // MIN_PER_CLUSTER)
+    if asked <= most:
+        return recipe, ""
+    note = f"cluster.n_clusters lowered from its default {asked} to {most} for {n_train} training chips"
+    return replace(recipe, cluster=replace(recipe.cluster, n_clusters=most)), note
 
 
 def judge_short_list(run: RunDir, recipe: Recipe) -> None:

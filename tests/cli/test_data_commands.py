@@ -10,7 +10,7 @@ import pytest
 
 from builders import write_chips
 from data_builders import huge_png, write_dota
-from deblora.cli.data import NOT_DECODED
+from deblora.cli.data_commands import NOT_DECODED
 from deblora.cli.main import main
 from deblora.data.catalog import UNKNOWN, matching, read_catalog
 from deblora.data.readers.registry import READERS

@@ -1,0 +1,303 @@
+"""The commands of a run: ``run``, ``demo``, one per stage, and what finished runs are for."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deblora.cli.options import (
+    NEW_FOLDER,
+    RESUME,
+    Command,
+    Parser,
+    add_out,
+    add_source,
+    add_start,
+    is_recipe,
+    values_from,
+)
+from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
+
+STAGES = {
+    "train-lora": "train the LoRA adapter (stage 0)",
+    "extract": "features through every adapter that is trained",
+    "cluster": "K-means with a size floor, labels ignored",
+    "center": "de-biased centers of the rare classes",
+    "calibrate": "move rare features toward their centers",
+    "train-deblora": "train the adapter that produces the calibrated features",
+    "probe": "linear probe: macro F1 of head, middle and tail with intervals",
+    "report": "one self-contained HTML page",
+}
+GROUPS = ("head", "middle", "tail", "all")
+
+# --- run and demo -----------------------------------------------------------------------------------------------
+
+
+def _add_run(parser: Parser) -> None:
+    add_source(parser, required=False)
+    parser.add_argument("--out", type=Path, help="run folder")
+    add_start(parser)
+    parser.add_argument(
+        "--choose", action="store_true", help="also fit every long-tail head, and choose one on validation"
+    )
+    parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and stop")
+
+
+def _run(options: Any) -> None:
+    from deblora.pipeline.classify.road import fit_to_data
+    from deblora.recipe.classify import recipe_from, to_yaml
+    from deblora.run.processes import is_first
+    from deblora.run.run_dir import RunDir
+
+    values = values_from(_source(options), options.settings)
+    recipe = recipe_from(values)
+    if options.print_recipe:
+        if is_first():
+            print(to_yaml(recipe), end="")
+        return
+    if not options.out:
+        raise RecipeError("--out is not set; name the run folder")
+    note = ""
+    if "n_clusters" not in (values.get("cluster") or {}):
+        recipe, note = fit_to_data(recipe)
+    choose = options.choose or (options.source is not None and not is_recipe(options.source))
+    run = RunDir(options.out)
+    _run_all(run, recipe, options, choose=choose, note=note)
+    if is_first():
+        _finish(run, chosen=choose)
+
+
+def _source(options: Any) -> str | None:
+    """Return the data or recipe of ``run``; with ``--resume`` and neither of them, the recipe of the run folder."""
+    if options.source is None and options.resume and options.out and "data.source" not in options.settings:
+        kept: Path = options.out / "recipe.yaml"
+        return str(kept) if kept.is_file() else None
+    return options.source  # type: ignore[no-any-return]
+
+
+def _run_all(run: Any, recipe: Any, options: Any, *, choose: bool, note: str) -> None:
+    from deblora.pipeline.classify.road import check_inputs, judge_short_list, run_all
+    from deblora.run.processes import is_first, on_first
+
+    def prepare() -> None:
+        _check_apart(run.root, Path(recipe.data.source), overwrite=options.overwrite)
+        check_inputs(recipe)
+        type(run).create(run.root, resume=options.resume, overwrite=options.overwrite)
+
+    on_first(prepare)
+    try:
+        run_all(run, recipe, before_report=judge_short_list if choose else None, note=note)
+    except (DebloraError, OSError):
+        if is_first():
+            run.forget_start()  # nothing is left behind where not even the audit finished
+        raise
+
+
+def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Check that a run neither lands among the chips nor deletes them.
+
+    Raises:
+        ArtifactError: If the run folder lies in the folder of the data.
+        DataError: If the data lie in the run folder that is to be deleted.
+    """
+    home, data = out.resolve(), source.resolve()
+    if data.is_dir() and home.is_relative_to(data):
+        raise ArtifactError(f"{out} lies inside the data, {source}; name a run folder outside")
+    if overwrite and data.is_relative_to(home):
+        raise DataError(
+            f"{source} lies inside {out}, which --overwrite deletes; move the data or use --resume"
+        )
+
+
+def _finish(run: Any, *, chosen: bool = False) -> None:
+    print("\n" + "\n".join(_score_table(run.evaluation("results.csv"))))
+    if chosen:
+        from deblora.pipeline.classify.evaluate.choose import read_choice, say_choice
+
+        print("\n" + "\n".join(say_choice(read_choice(run))))
+        print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
+    print(f"\nreport: {run.report('index.html')}")
+
+
+def _score_table(path: Path) -> list[str]:
+    import csv
+
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "macro_f1"]
+    cells = {(r["method"], r["probe"], r["group"]): r for r in rows}
+    lines = [
+        "macro F1 in percent [95 % interval]",
+        f"{'method':<18}{'probe':<18}" + "".join(f"{g:>22}" for g in GROUPS),
+    ]
+    for method, probe in dict.fromkeys((r["method"], r["probe"]) for r in rows):
+        texts = []
+        for group in GROUPS:
+            value, *ends = (
+                100 * float(cells[method, probe, group][k] or "nan")
+                for k in ("value", "ci_lower", "ci_upper")
+            )
+            shown = "-" if any(end != end for end in ends) else "[{:.1f}, {:.1f}]".format(*ends)
+            texts.append("-" if value != value else f"{value:.1f} {shown}")
+        lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>22}" for text in texts))
+    return lines
+
+
+def _add_demo(parser: Parser) -> None:
+    add_out(parser, default="runs/demo")
+    add_start(parser)
+
+
+def _demo(options: Any) -> None:
+    from deblora.recipe.classify import recipe_from
+    from deblora.run.run_dir import RunDir
+
+    recipe_from({**options.settings, "data": {"source": "simulated"}})
+    run = RunDir.create(options.out, resume=options.resume, overwrite=options.overwrite)
+    from deblora.pipeline.classify.demo import run_demo
+
+    run_demo(run, options.settings)
+    _finish(run)
+
+
+# --- stages -----------------------------------------------------------------------------------------------------
+
+
+def _add_run_dir(parser: Parser) -> None:
+    parser.add_argument("run_dir", type=Path, help="run folder")
+
+
+def _stage(name: str, options: Any) -> None:
+    from deblora.pipeline.classify.road import run_named
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
+
+    run = RunDir.open(options.run_dir)
+    run_named(name, run, recipe_from(read_recipe(run.recipe)))
+
+
+def _heads(options: Any) -> None:
+    from deblora.pipeline.compare.seeds import run_heads
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
+
+    run = RunDir.open(options.run_dir)
+    run_heads(run, recipe_from(read_recipe(run.recipe)))
+    print(f"heads: {run.evaluation('heads.csv')}")
+
+
+# --- what finished runs are for ---------------------------------------------------------------------------------
+
+
+def _add_predict(parser: Parser) -> None:
+    _add_run_dir(parser)
+    parser.add_argument(
+        "chips",
+        type=Path,
+        help="folder of images at any depth, one image, a list (.csv, .tsv, .txt), arrays (.npz, .npy) or Parquet; "
+        "labels in them are not read",
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
+    )
+    add_out(parser, "folder for predictions.csv and index.html")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier prediction in this folder"
+    )
+
+
+def _predict(options: Any) -> None:
+    from deblora.pipeline.classify.predict import predict
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
+
+    run = RunDir.open(options.run_dir)
+    found = predict(
+        run,
+        recipe_from(read_recipe(run.recipe)),
+        options.chips,
+        options.out,
+        on_error=options.on_error,
+        overwrite=options.overwrite,
+    )
+    skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
+    print(f"{len(found.ids)} chips classified{skipped}\npage: {options.out / 'index.html'}")
+
+
+def _add_export(parser: Parser) -> None:
+    parser.add_argument("source", type=Path, help="run folder or adapter folder")
+    parser.add_argument(
+        "--format",
+        choices=["diffusers", "peft"],
+        help="layout of the export; left out: diffusers for adapters of Stable Diffusion, else peft",
+    )
+    parser.add_argument(
+        "--adapter", choices=["lora", "deblora"], default="deblora", help="of a run: which one"
+    )
+    add_out(parser, "new folder")
+
+
+def _export(options: Any) -> None:
+    from deblora.pipeline.classify.export import export
+
+    out = export(options.source, options.out, kind=options.format, adapter=options.adapter)
+    print(f"adapter: {out}")
+
+
+COMMANDS = (
+    Command(
+        "run",
+        "all stages in order, from data or a recipe",
+        _run,
+        _add_run,
+        about="Finished stages whose inputs have not changed are skipped. Data take the default recipe.",
+        settings="classify",
+        in_processes=True,
+        after_a_stop=RESUME,
+    ),
+    Command(
+        "demo",
+        "the whole method on simulated SAR chips, offline, in a few minutes",
+        _demo,
+        _add_demo,
+        settings="classify",
+        tables=("seed",),
+        after_a_stop=RESUME,
+    ),
+    *(
+        Command(
+            name,
+            says,
+            partial(_stage, name),
+            _add_run_dir,
+            about="Reads and writes a run folder.",
+            in_processes=True,
+        )
+        for name, says in STAGES.items()
+    ),
+    Command(
+        "heads",
+        "every long-tail head on the features of a run",
+        _heads,
+        _add_run_dir,
+        about="And the choice among them on validation; rows that were judged before stay in its tables.",
+    ),
+    Command(
+        "predict",
+        "classes of new chips by a finished run",
+        _predict,
+        _add_predict,
+        about="With the method and classifier that validation chose: a table with all probabilities, and a page with "
+        "the best chips of every class, rare ones first.",
+    ),
+    Command(
+        "export",
+        "an adapter in the layout of diffusers or peft",
+        _export,
+        _add_export,
+        about="One LoRA of factor 1, stacked adapters joined. diffusers reads the one with load_lora_weights, peft the "
+        "other.",
+        after_a_stop=NEW_FOLDER,
+    ),
+)
