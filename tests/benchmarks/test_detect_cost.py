@@ -14,7 +14,7 @@ def test_costs_of_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     import detect_cost
 
     out = tmp_path / "cost.json"
-    recipe = str(REPOSITORY_ROOT / "recipes" / "detect" / "dota-lora.yaml")
+    recipe = str(REPOSITORY_ROOT / "recipes" / "detect" / "dota.yaml")
     monkeypatch.setattr(sys, "argv", ["detect_cost.py", recipe, "--smoke", "--out", str(out)])
     detect_cost.main()
     found = json.loads(out.read_text())
