@@ -1,5 +1,7 @@
 """The run folder: refusal, records, fingerprints."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,72 @@ def test_opening_something_else_fails(tmp_path: Path) -> None:
 def test_a_fingerprint_does_not_depend_on_key_order() -> None:
     assert fingerprint({"a": 1, "b": 2}, {}) == fingerprint({"b": 2, "a": 1}, {})
     assert fingerprint({"a": 1}, {}) != fingerprint({"a": 2}, {})
+
+
+def _chain(root: Path) -> RunDir:
+    """Three stages, each of which reads what the one before wrote."""
+    run = RunDir.create(root / "run", resume=False, overwrite=False)
+    before: list[Path] = []
+    for name in ("train", "extract", "evaluate"):
+        file = run.root / name / "out.txt"
+        file.parent.mkdir()
+        file.write_text(name)
+        run.finish(name, "key", [file.parent], 1.0, inputs=run.digests(before))
+        before = [file]
+    return run
+
+
+def test_what_its_stage_wrote_is_fresh(tmp_path: Path) -> None:
+    run = _chain(tmp_path)
+    run.check_fresh(run.root / "evaluate")
+    run.check_fresh(run.root / "nobody" / "knows.txt")
+
+
+@pytest.mark.parametrize("change", ["touched", "removed"])
+def test_a_changed_file_is_stale(tmp_path: Path, change: str) -> None:
+    run = _chain(tmp_path)
+    file = run.root / "evaluate" / "out.txt"
+    file.write_text("") if change == "touched" else file.unlink()
+    with pytest.raises(ArtifactError, match=r"^stale: .*out.txt is not what evaluate wrote; run deblora run"):
+        run.check_fresh(run.root / "evaluate")
+
+
+def test_an_earlier_stage_run_anew_makes_what_follows_stale(tmp_path: Path) -> None:
+    run = _chain(tmp_path)
+    file = run.root / "train" / "out.txt"
+    file.write_text("other weights")
+    run.finish("train", "key", [file.parent], 1.0)
+    run.check_fresh(file.parent)
+    with pytest.raises(
+        ArtifactError, match=r"^stale: train has written train/out.txt anew since extract read it"
+    ):
+        run.check_fresh(run.root / "evaluate")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from deblora.run.run_dir import RunDir
+with RunDir.open(Path(sys.argv[1])).hold():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", resume=False, overwrite=False)
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(run.root)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(ArtifactError, match="another process works in"), run.hold():
+            pass
+    finally:
+        first.kill()
+        first.wait()
+        if first.stdout is not None:
+            first.stdout.close()
+    with run.hold():
+        pass
+    with run.hold():
+        pass

@@ -7,12 +7,13 @@ file it wrote. A stage is skipped when both still hold. Time stamps decide nothi
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from deblora.errors import ArtifactError
 from deblora.files import file_sha256, write_atomic
@@ -31,7 +32,8 @@ WEIGHTS, HISTORY, FACTS, ADAPTER, ADAPTERS = (
 
 
 MANIFEST = "run.json"
-LOCK = "run.lock"
+RECORDS_LOCK = "records.lock"
+BUSY_LOCK = "run.lock"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,11 @@ class RunDir:
         """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty."""
         if self.manifest()["stages"]:
             return
-        for path in (self.recipe, self.log, self.root / LOCK, self.root / MANIFEST):
+        for path in (
+            self.recipe,
+            self.log,
+            *(self.root / name for name in (RECORDS_LOCK, BUSY_LOCK, MANIFEST)),
+        ):
             path.unlink(missing_ok=True)
         if not any(self.root.iterdir()):
             self.root.rmdir()
@@ -211,11 +217,90 @@ class RunDir:
             for name, digest in self.record(stage).get("outputs", {}).items()
         )
 
-    def finish(self, stage: str, key: str, outputs: Sequence[Path], seconds: float, **used: float) -> None:
-        """Record a finished stage, with its wall time and what else it used."""
-        files = [file for path in outputs for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        hashes = {str(file.relative_to(self.root)): file_sha256(file) for file in files if file.is_file()}
-        self._record(stage, {"fingerprint": key, "outputs": hashes, "seconds": round(seconds, 2), **used})
+    def check_fresh(self, path: Path, *, again: str = "") -> None:
+        """Check that a file or folder is what its stage wrote, and that nothing behind it was made anew since.
+
+        Args:
+            path: What is about to be read; what no stage has recorded passes.
+            again: Command that makes it again, for the message.
+
+        Raises:
+            ArtifactError: Begins with ``stale:`` and names the file and the stage.
+        """
+        stages = self.manifest()["stages"]
+        advice = f"run {again or f'deblora run --out {self.root} --resume'} first"
+        name = path.relative_to(self.root).as_posix()
+        for stage, record in stages.items():
+            own = {
+                file: digest
+                for file, digest in record["outputs"].items()
+                if file == name or file.startswith(f"{name}/")
+            }
+            for file, digest in own.items():
+                if not (self.root / file).is_file() or file_sha256(self.root / file) != digest:
+                    raise ArtifactError(f"stale: {self.root / file} is not what {stage} wrote; {advice}")
+            if own:
+                self._check_inputs(stage, stages, advice)
+
+    def _check_inputs(self, stage: str, stages: Mapping[str, Any], advice: str) -> None:
+        """Compare what a stage has read with what the stages before it have written since, back to the first one."""
+        written = {file: (own, digest) for own, r in stages.items() for file, digest in r["outputs"].items()}
+        left, seen = [stage], set()
+        while left:
+            current = left.pop()
+            seen.add(current)
+            for file, digest in stages[current].get("inputs", {}).items():
+                maker, newest = written.get(file, ("", digest))
+                if newest != digest:
+                    raise ArtifactError(
+                        f"stale: {maker} has written {file} anew since {current} read it; {advice}"
+                    )
+                if maker and maker not in seen:
+                    left.append(maker)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep other processes out of the run folder while the context lasts; a killed process lets go too.
+
+        Raises:
+            ArtifactError: If another process holds it.
+        """
+        lock = FileLock(self.root / BUSY_LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ArtifactError(
+                f"another process works in {self.root}; wait until it has ended, or name another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def finish(
+        self,
+        stage: str,
+        key: str,
+        outputs: Sequence[Path],
+        seconds: float,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        **used: float,
+    ) -> None:
+        """Record a finished stage: hashes of what it read and wrote, its wall time and what else it used."""
+        record = {
+            "fingerprint": key,
+            "inputs": dict(inputs or {}),
+            "outputs": self.digests(outputs),
+            "seconds": round(seconds, 2),
+            **used,
+        }
+        self._record(stage, record)
+
+    def digests(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Return the hash of every file of these files and folders, by its path inside the run."""
+        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        return {file.relative_to(self.root).as_posix(): file_sha256(file) for file in files if file.is_file()}
 
     def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:
         """Take over a stage that another run finished with the same fingerprint, instead of computing it again.
@@ -257,7 +342,7 @@ class RunDir:
 
     def _record(self, stage: str, record: Mapping[str, Any]) -> None:
         """Write the record of a stage; rows of a comparison may end at the same time in several processes."""
-        with FileLock(self.root / LOCK):
+        with FileLock(self.root / RECORDS_LOCK):
             manifest = self.manifest()
             manifest["stages"][stage] = record
             self._write(manifest)

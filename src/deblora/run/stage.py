@@ -2,14 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deblora import __version__
 from deblora.errors import ArtifactError
-from deblora.files import file_sha256, write_atomic
+from deblora.files import write_atomic
 from deblora.recipe.classify import Recipe, tables
 from deblora.run.parallel import measured
 from deblora.run.processes import is_first, on_first
@@ -49,19 +49,34 @@ class Stage:
         return self.command or self.name
 
 
-def stage_key(stage: Stage, run: RunDir, recipe: Recipe) -> str:
+def stage_key(stage: Stage, run: RunDir, recipe: Recipe, *, inputs: Mapping[str, str] | None = None) -> str:
     """Return the fingerprint of a stage: its settings, the seed, the package version and its input files.
+
+    Args:
+        stage: The stage.
+        run: Where its inputs lie.
+        recipe: Its settings.
+        inputs: What :func:`stage_inputs` returned, where it is known.
 
     Raises:
         ArtifactError: If an input is missing.
+    """
+    known = stage_inputs(stage, run) if inputs is None else inputs
+    return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], known)
+
+
+def stage_inputs(stage: Stage, run: RunDir) -> dict[str, str]:
+    """Return the hash of every file that a stage reads.
+
+    Raises:
+        ArtifactError: If one is missing.
     """
     missing = [path for path in stage.inputs(run) if not path.exists()]
     if missing:
         raise ArtifactError(
             f"{stage.name} needs {missing[0]}, which is missing; run the stages before it first"
         )
-    inputs = {str(path.relative_to(run.root)): _digest(path) for path in stage.inputs(run)}
-    return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], inputs)
+    return run.digests(stage.inputs(run))
 
 
 def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
@@ -75,8 +90,8 @@ def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
         return
     if record["fingerprint"] != stage_key(stage, run, recipe):
         raise ArtifactError(
-            f"{stage.name} is out of date, its settings or inputs have changed: run deblora {stage.run_by} {run.root} "
-            "first, or all that is out of date with deblora run and --resume"
+            f"stale: {stage.name} is out of date, its settings or inputs have changed: run deblora {stage.run_by} "
+            f"{run.root} first, or all that is out of date with deblora run and --resume"
         )
 
 
@@ -95,21 +110,24 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[Run
     Raises:
         ArtifactError: If an input is missing.
     """
-    key = on_first(lambda: _begin(stage, run, recipe, donors))
+    inputs = on_first(lambda: stage_inputs(stage, run))
+    key = on_first(lambda: _begin(stage, run, recipe, donors, inputs))
     if not key:
         return False
     if not (stage.shared or is_first()):
         return True
     used = measured(lambda: stage.work(run, recipe))
     if is_first():
-        run.finish(stage.name, key, stage.outputs(run), **used.record())
+        run.finish(stage.name, key, stage.outputs(run), inputs=inputs, **used.record())
         log.info("%s: done in %.1f s", stage.name, used.seconds)
     return True
 
 
-def _begin(stage: Stage, run: RunDir, recipe: Recipe, donors: Sequence[RunDir]) -> str:
+def _begin(
+    stage: Stage, run: RunDir, recipe: Recipe, donors: Sequence[RunDir], inputs: Mapping[str, str]
+) -> str:
     """Make room for a stage that is to run and return its fingerprint; nothing if it need not run."""
-    key = stage_key(stage, run, recipe)
+    key = stage_key(stage, run, recipe, inputs=inputs)
     if not stage.always_runs and run.is_done(stage.name, key):
         log.info("%s: unchanged, skipped", stage.name)
         return ""
@@ -133,9 +151,3 @@ def _drop_foreign_checkpoints(run: RunDir, name: str, key: str) -> None:
     if folder.exists() and not (note.is_file() and note.read_text() == key):
         shutil.rmtree(folder)
     write_atomic(note, key)
-
-
-def _digest(path: Path) -> Any:
-    if path.is_dir():
-        return {file.name: file_sha256(file) for file in sorted(path.iterdir()) if file.is_file()}
-    return file_sha256(path)

@@ -32,10 +32,13 @@ def export(source: Path, out: Path, *, kind: Format | None = None, adapter: str 
         The file with the weights.
 
     Raises:
-        ArtifactError: If there is no adapter there, or ``out`` is taken.
+        ArtifactError: If there is no adapter there, it is stale, or ``out`` is taken.
         ModelError: If the adapter is damaged or of a kind that cannot be exported.
     """
-    folder = RunDir.open(source).adapter(adapter) if (source / MANIFEST).is_file() else source
+    folder = source
+    if (source / MANIFEST).is_file():
+        folder = RunDir.open(source).adapter(adapter)
+        RunDir.open(source).check_fresh(folder, again=f"deblora train-{adapter} {source}")
     if (folder / RESIDUAL).is_file():
         raise ModelError(
             f"{folder} is a map in feature space, which no other tool can attach to a model; train with "

@@ -21,17 +21,19 @@ TEST: tuple[Stage, ...] = (predict.stage_for("test"), evaluate.stage_for("test")
 
 def train_detector(run: RunDir, recipe: DetectionRecipe) -> None:
     """Audit, train, predict and judge the validation images, write the report; finished stages are skipped."""
-    start_log(run)
-    write_atomic(run.recipe, to_yaml(recipe))
-    for stage in ROAD:
-        run_stage(stage, run, recipe)  # type: ignore[arg-type]
+    with run.hold():
+        start_log(run)
+        write_atomic(run.recipe, to_yaml(recipe))
+        for stage in ROAD:
+            run_stage(stage, run, recipe)  # type: ignore[arg-type]
 
 
 def test_detector(run: RunDir, recipe: DetectionRecipe) -> None:
     """Predict and judge the test images; unless the detector changes, a second call changes nothing."""
-    start_log(run)
-    for stage in TEST:
-        if run_stage(stage, run, recipe) and stage.name == "predict-test":  # type: ignore[arg-type]
-            logging.getLogger("deblora").info(
-                "the test images were looked at: make no further choice by their scores"
-            )
+    with run.hold():
+        start_log(run)
+        for stage in TEST:
+            if run_stage(stage, run, recipe) and stage.name == "predict-test":  # type: ignore[arg-type]
+                logging.getLogger("deblora").info(
+                    "the test images were looked at: make no further choice by their scores"
+                )
