@@ -102,8 +102,8 @@ def say_detections(summary: Mapping[str, Any]) -> list[str]:
     scores = summary["groups"]["map50"]
     where = f"{summary['n_images']} merged {summary.get('split', '')} images".replace("  ", " ")
     lines = [
-        f"Protocol {summary['protocol']} on {where}: mAP50 (VOC07) {percent(_number(scores['all']))} %; "
-        + ", ".join(f"{name} {percent(_number(scores[name]))} %" for name in GROUPS[:3])
+        f"Protocol {summary['protocol']} on {where}: mAP50 (VOC07) in percent {percent(_number(scores['all']))}; "
+        + ", ".join(f"{name} {percent(_number(scores[name]))}" for name in GROUPS[:3])
         + "."
     ]
     if summary["missing"]:
