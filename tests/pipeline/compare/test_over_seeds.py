@@ -10,7 +10,18 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.pipeline.compare.over_seeds import BALANCED, PLAIN, mean_scores, paired_differences
+from deblora.pipeline.compare.over_seeds import (
+    BALANCED,
+    PLAIN,
+    baselines_in,
+    class_gains,
+    differences_to_first,
+    mean_scores,
+    paired_differences,
+    summary_table,
+)
+
+NEW = ("new", "cross_entropy")
 
 BY_SEED = Mapping[int, float]
 values_over_seeds = st.lists(st.floats(0, 1), min_size=2, max_size=8)
@@ -112,3 +123,46 @@ def test_groups_and_data_sets_are_never_mixed() -> None:
         ]
     )
     assert paired_differences(table, [PLAIN]).empty
+
+
+def test_all_runs_together_count_each_run_once() -> None:
+    new = ("deblora", "cross_entropy")
+    parts = (
+        scores({PLAIN: {0: 0.1, 1: 0.2}, new: {0: 0.2, 1: 0.3}}),
+        scores({PLAIN: {0: 0.5}, new: {0: 0.4}}, dataset="b"),
+    )
+    both = pd.concat(parts, ignore_index=True)
+    (together,) = paired_differences(both, [PLAIN], by=())["values"]
+    assert sorted(together) == pytest.approx([-0.1, 0.1, 0.1])
+
+
+def test_the_summary_has_a_block_of_columns_per_baseline() -> None:
+    found = scores({PLAIN: {0: 0.1, 1: 0.2}, ("strong", "chosen"): {0: 0.3, 1: 0.5}})
+    summary = summary_table(mean_scores(found), paired_differences(found, baselines_in(found)))
+    plain, strong = (row for _, row in summary.iterrows())
+    assert strong["mean"] == pytest.approx(0.4) and strong["minus_lora_cross_entropy_mean"] == pytest.approx(
+        0.25
+    )
+    assert plain["minus_strong_mean"] == pytest.approx(-0.25) and plain["minus_strong_n_wins"] == 0
+    assert np.isnan(strong["minus_strong_mean"]) and strong["minus_strong_n"] == 0
+
+
+def test_variants_are_compared_with_the_first() -> None:
+    parts = [scores({NEW: {0: 0.1 + i / 10, 1: 0.2 + i / 10}}).assign(variant=f"v{i}") for i in range(3)]
+    found = differences_to_first(pd.concat(parts, ignore_index=True), "v0")
+    assert list(found["variant"]) == ["v1", "v2"]
+    assert list(found["value"]) == pytest.approx([0.1, 0.2])
+
+
+def test_gain_by_class_by_hand() -> None:
+    guesses = {PLAIN: "aabb", NEW: "abbb"}
+    lines = [
+        {"id": str(i), "true": true, "method": name[0], "classifier": name[1], "predicted": guess}
+        for name, own in guesses.items()
+        for i, (true, guess) in enumerate(zip("aaab", own, strict=True))
+    ]
+    classes = pd.DataFrame({"class": ["a", "b"], "group": ["head", "tail"]})
+    found = class_gains(pd.DataFrame(lines), classes, [(NEW, PLAIN), (("absent", "x"), PLAIN)])
+    # F1 of a: 2 * 2 / 5 before, 2 * 1 / 4 after; of b: 2 * 1 / 3 before, 2 * 1 / 4 after
+    assert list(found["gain"]) == pytest.approx([1 / 2 - 4 / 5, 1 / 2 - 2 / 3])
+    assert list(found["rank"]) == [0, 1] and set(found["baseline"]) == {"lora"}
