@@ -71,7 +71,7 @@ def chip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_row_of_the_table_starts_from_its_recipe(
     method: str, scenes: Path, chip_run: Path, tmp_path: Path
 ) -> None:
-    file, run = REPOSITORY_ROOT / "recipes" / "detect" / f"dota-{method}.yaml", tmp_path / "run"
+    file, run = REPOSITORY_ROOT / "recipes" / "detect" / "dota.yaml", tmp_path / "run"
     changes = {
         "data.train": scenes / "train", "data.val": scenes / "val", "data.groups": "thirds",
         "data.tile": 64, "data.overlap": 16, "backbone.name": "embedded", "backbone.path": "null",
@@ -80,7 +80,7 @@ def test_every_row_of_the_table_starts_from_its_recipe(
     if method == "deblora":
         changes["method.adapter"] = chip_run
     words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
-    assert main(["detect", "train", str(file), "--out", str(run), *words]) == 0
+    assert main(["detect", "train", str(file), "--out", str(run), "--method", method, *words]) == 0
     facts = json.loads((run / "detector" / "detector.json").read_text())
     total, trained = facts["n_extractor"], facts["n_extractor_trained"]
     assert total > 1_000_000
