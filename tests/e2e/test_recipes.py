@@ -13,8 +13,7 @@ from builders import write_chips, write_recipe
 from conftest import REPOSITORY_ROOT
 from data_builders import write_fusrs
 from deblora.cli.main import main
-from deblora.models.cards import CARDS
-from deblora.models.presets import PRESETS
+from deblora.models.presets import CARDS, PRESETS
 from deblora.recipe.classify import Recipe, read_recipe, recipe_from, tables
 from deblora.run.run_dir import RunDir
 

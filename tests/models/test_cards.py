@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from deblora.cli.main import main
-from deblora.models.cards import CARDS, recipe_lines
-from deblora.models.presets import PRESETS
+from deblora.models.presets import CARDS, PRESETS, recipe_lines
 
 
 def test_the_command_starts_without_torch() -> None:

@@ -8,8 +8,8 @@ import pytest
 import tiny_models as tiny
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
-from deblora.models.cards import CARDS, Card
 from deblora.models.hub import _snapshot, find_weights, is_hub_id
+from deblora.models.presets import CARDS, Card
 from deblora.pipeline.open_model import weights_path
 from deblora.recipe.classify import BackboneRecipe
 

@@ -1,7 +1,9 @@
 """Feature maps are the pooled features before pooling, at any size, with adapters, and in the plane of the image."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from deblora.models.backbone import Backbone, InputSpec, load_backbone
 from deblora.models.backbones.efficientnet import EfficientNetLite0
 from deblora.models.backbones.galileo import GalileoEncoder
 from deblora.models.maps import feature_maps, map_channels, map_strides, size_multiple
+from deblora.models.presets import PRESETS, Preset
 
 SMALL = {
     "hidden_size": 16,
@@ -201,3 +204,36 @@ def test_real_weights_give_maps(
     maps = feature_maps(model, images(128, 192, n=1))
     assert [tuple(level.shape[1:]) for level in maps] == shapes
     assert all(torch.isfinite(level).all() for level in maps)
+
+
+class ToyNetwork(nn.Module):
+    """A network of somebody's own: one convolution, and maps that it gives itself."""
+
+    map_multiple = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, 4)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.conv(pixels).mean(dim=(2, 3))
+
+    def feature_maps(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        return [self.conv(pixels)]
+
+
+def load_toy(*, image_size: int | None = None) -> Backbone:
+    return wrap(ToyNetwork(), image_size or 8, ("conv",), name="toy")
+
+
+def test_a_backbone_is_its_module_and_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "toy_backbone", SimpleNamespace(load=load_toy))
+    monkeypatch.setitem(PRESETS, "toy", Preset("toy_backbone:load", needs_path=False))
+    model = load_backbone("toy", path=None, image_size=16, pool="mean")
+    attach_lora(model, rank=2, alpha=2.0, seed=0)
+    move_adapters(model)
+    pixels = images(16, 16)
+    (found,) = feature_maps(model, pixels)
+    torch.testing.assert_close(found.mean(dim=(2, 3)), model(pixels))
+    assert map_channels(model) == (5,)
+    assert size_multiple(model) == 4

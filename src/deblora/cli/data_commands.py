@@ -161,8 +161,7 @@ def _add_models(parser: Parser) -> None:
 
 
 def _models(options: Any) -> None:
-    from deblora.models.cards import as_rows, as_text
-    from deblora.models.presets import PRESETS
+    from deblora.models.presets import PRESETS, as_rows, as_text
 
     if options.json:
         print(json.dumps({"names": list(PRESETS), "weights": as_rows()}, indent=1))

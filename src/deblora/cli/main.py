@@ -10,14 +10,7 @@ from deblora import __version__
 from deblora.cli import compare_commands, data_commands, detect_commands, run_commands
 from deblora.cli.options import AGAIN, Command, Parser
 from deblora.errors import DebloraError, LauncherError
-from deblora.run.processes import (
-    is_first,
-    is_lost_connection,
-    join,
-    leave,
-    speaks_of_failure,
-    world_size,
-)
+from deblora.run.processes import is_first, is_lost_connection, join, leave, speaks_of_failure, world_size
 
 COMMANDS: dict[str, Command] = {
     command.name: command

@@ -1,8 +1,8 @@
 """Dense feature maps of a backbone, for detection: what its pooled feature is made of, laid out in the plane."""
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,34 @@ from torch import nn
 
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
-from deblora.models.backbones.diffusion import NAME as DIFFUSION
-from deblora.models.backbones.diffusion import diffusion_of
-from deblora.models.backbones.efficientnet import EfficientNetLite0
-from deblora.models.backbones.galileo import PATCH, GalileoEncoder
-from deblora.models.backbones.layers import MAX_PREFIX_TOKENS
+from deblora.models.backbones.layers import token_map
 
-EFFICIENTNET_STAGES = (2, 4, 6)  # the last stages of strides 8, 16 and 32: 40, 112 and 320 channels
-EFFICIENTNET_STRIDE = 32
+
+@runtime_checkable
+class DenseEncoder(Protocol):
+    """A network that gives feature maps itself; those of transformers need no such method."""
+
+    map_multiple: int
+    """Pixels of which height and width of an image must be multiples."""
+
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Float[torch.Tensor, "b d h2 w2"]]:
+        """Return maps, finest first."""
+        ...
+
+
+@runtime_checkable
+class DenseFeatures(Protocol):
+    """What surrounds a network and takes its maps from inside of it (Stable Diffusion)."""
+
+    def map_multiple_of(self, encoder: nn.Module) -> int:
+        """Return the pixels of which height and width of an image must be multiples."""
+        ...
+
+    def maps(
+        self, encoder: nn.Module, pixels: Float[torch.Tensor, "b c h w"]
+    ) -> Float[torch.Tensor, "b d h2 w2"]:
+        """Return the map."""
+        ...
 
 
 def feature_maps(
@@ -45,21 +65,16 @@ def feature_maps(
             f"images of {height} x {width} px do not fit the backbone {backbone.name}; "
             f"cut or pad them to multiples of {multiple} px"
         )
-    if backbone.name == DIFFUSION:
-        return [diffusion_of(backbone).maps(backbone.encoder, pixels)]
-    if isinstance(encoder, GalileoEncoder):
-        with _outputs([encoder.norm]) as seen:
-            backbone.encoder(pixels)
-        return [_grid(seen[0], pixels, multiple, backbone.name)]
-    if isinstance(encoder, EfficientNetLite0):
-        with _outputs([encoder.blocks[stage] for stage in EFFICIENTNET_STAGES]) as seen:
-            backbone.encoder(pixels.contiguous(memory_format=torch.channels_last))
-        return seen
+    around = _around(backbone)
+    if isinstance(around, DenseFeatures):
+        return [around.maps(backbone.encoder, pixels)]
+    if isinstance(encoder, DenseEncoder):
+        return encoder.feature_maps(pixels)
     options = {}
     if "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters:
         options["interpolate_pos_encoding"] = True  # other models interpolate without being told
     tokens = backbone.encoder(pixel_values=pixels, **options).last_hidden_state
-    return [tokens if tokens.ndim == 4 else _grid(tokens, pixels, multiple, backbone.name)]
+    return [tokens if tokens.ndim == 4 else token_map(tokens, pixels, patch=multiple, name=backbone.name)]
 
 
 def size_multiple(backbone: Backbone) -> int:
@@ -69,12 +84,11 @@ def size_multiple(backbone: Backbone) -> int:
         ModelError: If the layout of the model is not known, or its patches are not square.
     """
     encoder = _without_adapters(backbone.encoder)
-    if backbone.name == DIFFUSION:
-        return diffusion_of(backbone).stride(encoder)
-    if isinstance(encoder, EfficientNetLite0):
-        return EFFICIENTNET_STRIDE
-    if isinstance(encoder, GalileoEncoder):
-        return PATCH
+    around = _around(backbone)
+    if isinstance(around, DenseFeatures):
+        return around.map_multiple_of(encoder)
+    if isinstance(encoder, DenseEncoder):
+        return encoder.map_multiple
     config = getattr(encoder, "config", None)
     if config is None:
         raise ModelError(f"feature maps of the backbone {backbone.name} are not known; see models/maps.py")
@@ -115,31 +129,9 @@ def map_channels(backbone: Backbone) -> tuple[int, ...]:
     return tuple(level.shape[1] for level in feature_maps(backbone, blank))
 
 
-def _grid(
-    tokens: Float[torch.Tensor, "b t d"], pixels: Float[torch.Tensor, "b c h w"], patch: int, name: str
-) -> Float[torch.Tensor, "b d h2 w2"]:
-    """Lay the last ``rows * columns`` tokens out; class and register tokens come before them."""
-    rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
-    n_before = tokens.shape[1] - rows * columns
-    if not 0 <= n_before <= MAX_PREFIX_TOKENS:
-        raise ModelError(
-            f"the backbone {name} returns {tokens.shape[1]} tokens for {rows} x {columns} patches; "
-            "only models with one token per patch give a feature map"
-        )
-    return tokens[:, n_before:].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
-
-
 def _without_adapters(encoder: nn.Module) -> nn.Module:
     return encoder.get_base_model() if hasattr(encoder, "peft_config") else encoder  # type: ignore[operator]
 
 
-@contextmanager
-def _outputs(modules: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Collect what modules return during one call, in the order of the call."""
-    seen: list[torch.Tensor] = []
-    handles = [module.register_forward_hook(lambda _m, _i, out: seen.append(out)) for module in modules]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+def _around(backbone: Backbone) -> object:
+    return getattr(backbone.pooled, "inner", backbone.pooled)

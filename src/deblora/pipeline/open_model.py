@@ -16,9 +16,8 @@ from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.models.backbones.diffusion_files import pipeline_folder, pipeline_sha256
 from deblora.models.backbones.vision import EMBEDDED
 from deblora.models.bands import with_bands
-from deblora.models.cards import how_to_get
 from deblora.models.hub import find_weights
-from deblora.models.presets import PRESETS
+from deblora.models.presets import PRESETS, how_to_get
 from deblora.models.weights import weights_file
 from deblora.pipeline.audited import check_bands
 from deblora.recipe.classify import BackboneRecipe, Recipe, tables

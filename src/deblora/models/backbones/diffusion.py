@@ -91,7 +91,7 @@ class DiffusionFeatures(nn.Module):
             total = total + self._block_output(unet, noisy, steps).float()
         return total / self.n_draws
 
-    def stride(self, unet: nn.Module) -> int:
+    def map_multiple_of(self, unet: nn.Module) -> int:
         """Return the pixels per cell of the maps: 64 at ``mid`` of v1.5, 32, 16, 8 and 8 at ``up0`` to ``up3``."""
         config: Any = self.vae.config
         n_blocks, i = (

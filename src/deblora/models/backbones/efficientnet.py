@@ -23,6 +23,7 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 BN_EPS = 1e-3
+MAP_STAGES = (2, 4, 6)  # the last stages of strides 8, 16 and 32: 40, 112 and 320 channels
 N_ADAPTED_STAGES = 2  # the last stages carry the semantics; early ones stay cheap to run
 
 
@@ -71,6 +72,8 @@ class Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The network of the weight file: stem, blocks, head convolution, classifier."""
 
+    map_multiple = 32
+
     def __init__(self, n_bands: int = 3, n_classes: int = 1000) -> None:
         super().__init__()
         self.conv_stem = nn.Conv2d(n_bands, 32, 3, 2, bias=False)
@@ -94,6 +97,17 @@ class EfficientNetLite0(nn.Module):
         x = functional.relu6(self.bn1(self.conv_stem(_same(pixels, 3, 2))))
         x = functional.relu6(self.bn2(self.conv_head(self.blocks(x))))
         return x.mean(dim=(2, 3))
+
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Float[torch.Tensor, "b d h2 w2"]]:
+        """Return the outputs of the last stages of strides 8, 16 and 32, before the head convolution."""
+        x = pixels.contiguous(memory_format=torch.channels_last)
+        x = functional.relu6(self.bn1(self.conv_stem(_same(x, 3, 2))))
+        maps = []
+        for i, stage in enumerate(self.blocks):
+            x = stage(x)
+            if i in MAP_STAGES:
+                maps.append(x)
+        return maps
 
 
 def load(path: Path, *, image_size: int | None = None) -> Backbone:

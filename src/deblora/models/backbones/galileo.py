@@ -11,6 +11,7 @@ from torch.nn import functional
 from deblora.errors import ModelError
 from deblora.files import file_sha256
 from deblora.models.backbone import Backbone, InputSpec
+from deblora.models.backbones.layers import token_map
 from deblora.models.weights import read_weights, weights_file
 
 WIDTH, DEPTH, N_HEADS, PATCH = 128, 4, 8, 8
@@ -68,6 +69,8 @@ class TransformerBlock(nn.Module):
 class GalileoEncoder(nn.Module):
     """Patch embedding of one band group, positions, blocks, norm; no class token."""
 
+    map_multiple = PATCH
+
     def __init__(self, sensor: Sensor) -> None:
         super().__init__()
         self.sensor = sensor
@@ -80,6 +83,11 @@ class GalileoEncoder(nn.Module):
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b 128"]:
         """Return the mean of the tokens."""
+        mean: torch.Tensor = self.tokens(pixels).mean(dim=1)
+        return mean
+
+    def tokens(self, pixels: Float[torch.Tensor, "b c h w"]) -> Float[torch.Tensor, "b t 128"]:
+        """Return the normalized tokens of the patches, row by row; positions are computed for any size."""
         if self.sensor == "S2_RGB":
             pixels = pixels.flip(1)  # the weights expect blue, green, red
         grid = self.proj(pixels)
@@ -89,8 +97,12 @@ class GalileoEncoder(nn.Module):
         tokens = tokens + torch.cat([self.fixed.expand(rows * columns, -1), place], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        pooled: torch.Tensor = self.norm(tokens).mean(dim=1)
-        return pooled
+        normalized: torch.Tensor = self.norm(tokens)
+        return normalized
+
+    def feature_maps(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Float[torch.Tensor, "b d h2 w2"]]:
+        """Return one map, the tokens in the order of the patches."""
+        return [token_map(self.tokens(pixels), pixels, patch=PATCH, name="galileo-nano")]
 
 
 def position_code(rows: int, columns: int) -> Float[torch.Tensor, "t 32"]:

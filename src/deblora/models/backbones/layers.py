@@ -110,3 +110,17 @@ def adapter_targets(encoder: nn.Module) -> tuple[str, ...]:
         for name, module in encoder.named_modules()
         if isinstance(module, nn.Linear) and _ADAPTED.search(name) and not _LEFT_OUT.search(name)
     )
+
+
+def token_map(
+    tokens: Float[torch.Tensor, "b t d"], pixels: Float[torch.Tensor, "b c h w"], *, patch: int, name: str
+) -> Float[torch.Tensor, "b d h2 w2"]:
+    """Lay the last ``rows * columns`` tokens out; class and register tokens come before them."""
+    rows, columns = pixels.shape[2] // patch, pixels.shape[3] // patch
+    n_before = tokens.shape[1] - rows * columns
+    if not 0 <= n_before <= MAX_PREFIX_TOKENS:
+        raise ModelError(
+            f"the backbone {name} returns {tokens.shape[1]} tokens for {rows} x {columns} patches; "
+            "only models with one token per patch give a feature map"
+        )
+    return tokens[:, n_before:].transpose(1, 2).reshape(len(tokens), -1, rows, columns)
