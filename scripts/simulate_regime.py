@@ -20,25 +20,19 @@ from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from deblora.data.longtail import Groups, exponential_counts
-from deblora.debias.variants import Training, moved_features
+from deblora.debias.kmeans.estimator import cluster_features
+from deblora.debias.variants import moved_features
 from deblora.evaluate.heads.head import Standardizer
 from deblora.evaluate.heads.linear import LinearFits, log_prior
 from deblora.evaluate.heads.search import select
 from deblora.evaluate.metrics import group_scores, per_class_f1
-from deblora.recipe.classify import Recipe
 
 N_CLASSES, N_DIMENSIONS, N_ATTRIBUTES = 15, 32, 8
 N_VAL, N_TEST = 40, 200  # per class
 CLASS_SCALE, ATTRIBUTE_SCALE, INTERACTION_SCALE = 0.7, 0.7, 0.3  # of the noise, per dimension
 PENALTIES = (1e-1, 1e-2, 1e-3)
-ROWS = (
-    "none",
-    "contract-debiased",
-    "contract-class-mean",
-    "contract-random-head-mean",
-    "shift-debiased-32",
-    "shift-kernel",
-)
+ROWS = ("none", "contract", "contract-class-mean", "contract-random-head-mean", "shift")
+N_CLUSTERS, RHO = 32, 10.0
 GROUPS = Groups(head=tuple(range(5)), middle=tuple(range(5, 10)), tail=tuple(range(10, 15)))
 
 
@@ -91,11 +85,14 @@ def scores(seed: int, coverage: float) -> Iterator[dict[str, object]]:
     train = world.draw(counts, world.shown(coverage), rng)
     val = world.draw(np.full(N_CLASSES, N_VAL), everything, rng)
     test = world.draw(np.full(N_CLASSES, N_TEST), everything, rng)
+    clusters = None
+    if "contract" in ROWS:
+        clusters = cluster_features(train.x, n_clusters=N_CLUSTERS, rho=RHO, seed=seed)[:2]
     for row in ROWS:
         moved = train.x
         if row != "none":
-            moved = moved_features(row, Training(train.x, train.y, N_CLASSES, GROUPS), Recipe(seed=seed))
-        sizes = None if row.startswith("shift") else ()  # the shift works on unit features
+            moved = moved_features(row, train.x, train.y, GROUPS, clusters=clusters, seed=seed).features
+        sizes = None if row == "shift" else ()  # the shift works on unit features
         standardizer = Standardizer.fit(train.x, sizes)
         fits = LinearFits.of(moved, train.y, N_CLASSES, standardizer=standardizer).warm()
         for loss, tau in (("cross_entropy", 0.0), ("balanced_softmax", 1.0)):

@@ -8,6 +8,17 @@ import torch
 import yaml
 from PIL import Image
 
+CLASSIFIERS = (
+    "cross_entropy",
+    "balanced_softmax",
+    "logit_adjustment",
+    "gaussians_lora",
+    "gaussians_both",
+    "text",
+    "own_logits",
+    "pseudo_labeled",
+)
+"""The cheap ones."""
 COUNTS = {"checks": 40, "rows": 20, "slope": 8}  # long-tailed
 
 
@@ -54,7 +65,7 @@ def recipe_values(source: Path, model: Path) -> dict[str, Any]:
         "cluster": {"n_clusters": 4, "rho": 4.0},
         "calibrate": {"numerator": 1.0},
         "deblora": {"max_train_steps": 4, "train_batch_size": 4},
-        "probe": {"n_bootstrap": 100},
+        "evaluate": {"n_bootstrap": 100, "classifiers": list(CLASSIFIERS)},
     }
 
 

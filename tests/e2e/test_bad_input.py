@@ -525,8 +525,8 @@ def test_a_bad_recipe_is_refused_before_anything_is_done(
         (["audit", "DATA", "--groups", "halves"], ("data.groups is 'halves', expected one of thirds",)),
         (["audit", "DATA", "--seed", "-1"], ("seed is -1, allowed are 0",)),
         (["demo", "--seed", "-1", "--out", "run"], ("seed is -1, allowed are 0",)),
-        (["probe"], ("run_dir", "see deblora probe --help")),
-        (["probe", "DATA"], ("is not a run folder", "deblora run")),
+        (["evaluate"], ("run_dir", "see deblora evaluate --help")),
+        (["evaluate", "DATA"], ("is not a run folder", "deblora run")),
     ],
 )
 def test_a_bad_command_line(

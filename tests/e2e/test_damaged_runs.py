@@ -109,7 +109,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         (LORA, "NaN", "checks/000.png", "again"),
     ),
     "infinite features": (
-        "probe",
+        "evaluate",
         arrays("features/base.safetensors", value("features", np.inf)),
         ("base", "NaN"),
     ),
@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         ("40 chips have no features", "run extract"),
     ),
     "no features": ("cluster", arrays(LORA, without("features")), (LORA, "features is missing")),
-    "truncated features": ("probe", cut(LORA), (LORA, "is damaged", "run its stage again")),
+    "truncated features": ("evaluate", cut(LORA), (LORA, "is damaged", "run its stage again")),
     "absent features": ("cluster", gone(LORA), ("cluster needs", LORA, "run the stages before it")),
     "clusters beyond": ("center", arrays(CLUSTERS, value("assignments", 99)), (CLUSTERS, "beyond its 4")),
     "clusters of others": ("center", arrays(CLUSTERS, renamed), ("have no cluster", "run cluster again")),
@@ -160,7 +160,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
     "an unknown chip": (
         "cluster",
         text(SAMPLES, "checks/001.png", "checks/x.png"),
-        ("1 chips of the run are no longer in", "checks/x.png", "--resume"),
+        ("1 chips have no features", "checks/x.png", "run extract"),
     ),
     "no header": ("cluster", text(SAMPLES, "id,label,split", "a,b,c"), (SAMPLES, "is damaged")),
     "no chips": (
@@ -177,8 +177,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
     "no recipe": ("cluster", gone("recipe.yaml"), ("recipe.yaml cannot be read",)),
     "damaged results": (
         "report",
-        text("eval/results.csv", "macro_f1", "macro_f1,,"),
-        ("results.csv is damaged",),
+        text("eval/scores.csv", "macro_f1", "macro_f1,,"),
+        ("scores.csv is damaged",),
     ),
     "damaged predictions": (
         "report",
@@ -319,12 +319,12 @@ def test_a_source_that_disappears(run: Path, tmp_path: Path, capsys: Capture) ->
     values["data"]["source"] = str(toy)
     (run / "recipe.yaml").write_text(yaml.safe_dump(values))
     (toy / "slope" / "000.png").unlink()
-    shutil.rmtree(run / "clusters")
-    refused(capsys, ["cluster", str(run)], "1 chips of the run", "first: slope/000.png", "restore")
+    (run / "features" / "lora.safetensors").unlink()
+    refused(capsys, ["extract", str(run)], "1 chips of the run", "first: slope/000.png", "restore")
     shutil.rmtree(toy)
     before = files_of(run)
     for arguments in (
-        ["cluster", str(run)],
+        ["extract", str(run)],
         ["run", str(run / "recipe.yaml"), "--out", str(run), "--resume"],
     ):
         refused(capsys, arguments, "toy does not exist", "check the path")
@@ -353,13 +353,14 @@ def test_overwrite_deletes_nothing_for_data_that_cannot_be_used(
 # --- full disks and interrupts --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["cluster", "probe", "train-deblora"])
+@pytest.mark.parametrize("stage", ["cluster", "scores", "train-deblora"])
 def test_a_full_disk_leaves_no_half_file(
     stage: str, run: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished = files_of(run)
     records = json.loads((run / "run.json").read_text())
     records["stages"].pop(stage)  # as if it had never run
+    command = {"scores": "evaluate"}.get(stage, stage)
     (run / "run.json").write_text(json.dumps(records))
     before = files_of(run)
 
@@ -369,10 +370,10 @@ def test_a_full_disk_leaves_no_half_file(
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         refused(
-            capsys, [stage, str(run)], "No space left on device", "free space, then give the command again"
+            capsys, [command, str(run)], "No space left on device", "free space, then give the command again"
         )
     assert files_of(run) == before and not [path for path in run.rglob(".*") if path.is_file()]
-    assert main([stage, str(run)]) == 0
+    assert main([command, str(run)]) == 0
     after = {name: content for name, content in files_of(run).items() if name != "run.json"}
     finished.pop("run.json")
     assert {name: after[name] for name in finished} == finished
@@ -410,7 +411,7 @@ def test_an_interrupt_ends_with_130_and_the_run_goes_on(
     assert "--resume" in capsys.readouterr().err
     assert not (run / "clusters").exists() and not list(run.rglob(".*"))
     assert main(["run", str(recipe), "--out", str(run), "--resume"]) == 0
-    for name in ("eval/results.csv", "eval/predictions.csv", CLUSTERS):
+    for name in ("eval/scores.csv", "eval/predictions.csv", CLUSTERS):
         assert (run / name).read_bytes() == (finished / name).read_bytes()
 
 

@@ -65,8 +65,8 @@ def test_clip_learns_by_contrast_and_is_judged_by_texts(chips: Path, tmp_path: P
     recipe = write_recipe(tmp_path / "recipe.yaml", values)
     assert main(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
     run = RunDir.open(tmp_path / "run")
-    with run.evaluation("results.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["probe"] == "text"]
+    with run.evaluation("scores.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["classifier"] == "text"]
     assert {row["method"] for row in rows} == {"clip-text", "clip-text-lora", "clip-text-deblora"}
     assert {row["group"] for row in rows} == {"head", "middle", "tail", "all"}
     with run.evaluation("predictions.csv").open(newline="") as file:

@@ -134,7 +134,7 @@ def test_every_kind_of_model_goes_the_whole_road(
         values["data"]["scale"] = 10_000
     out = tmp_path / "run"
     recipe = write_recipe(tmp_path / "r.yaml", values)
-    stages(recipe, out, ALL)  # probe and report see nothing of the model, and test_recipes.py runs them
+    stages(recipe, out, ALL)  # evaluation and report see nothing of the model, and test_recipes.py runs them
     tables = {
         adapter: FeatureTable.load(out / "features" / f"{adapter}.safetensors").features
         for adapter in ("base", "lora", "deblora")

@@ -1,4 +1,4 @@
-"""``deblora run DATA`` chooses a head, ``deblora predict`` uses it on new chips; bad input is refused."""
+"""A run chooses a classifier, ``deblora predict`` uses it on new chips, wherever the run lies; bad input is refused."""
 
 import csv
 import json
@@ -7,69 +7,108 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-import deblora.pipeline.classify.evaluate.heads as heads
 from builders import write_chips
 from deblora.cli.main import main
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.unlabeled import read_unlabeled
-from deblora.evaluate.heads.trials import PRIOR_CLASSIFIERS
+from deblora.evaluate.heads.files import load_classifier
 
 
-@pytest.fixture(scope="module")
-def chosen(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("chosen") / "run"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)  # the cheap ones
-        assert main(["run", "--resume", "--out", str(run), "--choose"]) == 0
-    return run
+@pytest.fixture
+def chosen(finished: Path) -> Path:
+    return finished
 
 
-def test_the_choice_is_the_best_on_validation(chosen: Path) -> None:
-    record = json.loads((chosen / "eval" / "choice.json").read_text())
+def test_the_choice_is_the_best_on_validation(finished: Path) -> None:
+    record = json.loads((finished / "eval" / "choice.json").read_text())
     scores = [row["macro_f1"] for row in record["candidates"]]
     assert scores == sorted(scores, reverse=True)
-    assert len(scores) == 3 * 4 + 3 + 2  # moved features: no tau-norm; semi-supervised: two heads
-    assert (record["method"], record["probe"]) == tuple(
-        record["candidates"][0][k] for k in ("method", "probe")
+    assert len(scores) == 5 * 3 + 2  # semi-supervised has two of its own
+    assert (record["method"], record["classifier"]) == tuple(
+        record["candidates"][0][k] for k in ("method", "classifier")
     )
-    assert "Expected gain over" in (chosen / "report" / "report.md").read_text()
+    assert "Expected gain over" in (finished / "report" / "report.md").read_text()
     assert record["ci_lower"] <= record["gain"] <= record["ci_upper"]
 
 
-def test_each_piece_of_a_run_is_made_once(chosen: Path) -> None:
-    log = (chosen / "run.log").read_text()
-    assert log.count("heads-semi-supervised: done") == 1
-    assert log.count("have fewer than 10 validation chips") == 1
-    assert log.count("report: done") == 2  # without the choice, and with it
-    with (chosen / "eval" / "results.csv").open(newline="") as file:
-        probed = {r["group"]: r["value"] for r in csv.DictReader(file) if r["method"] == "semi-supervised"}
-    fitted = json.loads((chosen / "eval" / "heads" / "semi-supervised.json").read_text())["heads"]
-    best = max(fitted, key=lambda name: fitted[name]["choice"]["macro_f1"])
-    with (chosen / "eval" / "heads.csv").open(newline="") as file:
-        judged = {
-            r["group"]: r["value"]
-            for r in csv.DictReader(file)
-            if (r["method"], r["probe"], r["metric"]) == ("semi-supervised", best, "macro_f1")
-        }
-    assert probed == judged
+def test_each_classifier_is_kept_with_what_it_is(finished: Path) -> None:
+    frozen = json.loads((finished / "audit" / "groups.json").read_text())
+    for candidate in json.loads((finished / "eval" / "choice.json").read_text())["candidates"]:
+        path = finished / "classifiers" / candidate["method"] / f"{candidate['classifier']}.safetensors"
+        _, notes = load_classifier(path)
+        assert (notes["method"], notes["classifier"]) == (candidate["method"], candidate["classifier"])
+        assert notes["class_names"] == frozen["class_names"] and notes["n_trials"] >= 1
+        assert set(notes["tables"]) <= {"base", "lora", "deblora"}
 
 
-def test_rows_stay_in_the_tables_whoever_asks_last(
-    chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
-    run = Path(shutil.copytree(chosen, tmp_path / "run"))
-    tables = [run / "eval" / name for name in ("heads.csv", "heads_predictions.csv", "choice.json")]
+def test_methods_stay_in_the_tables_whoever_asks_last(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    tables = [run / "eval" / name for name in ("scores.csv", "predictions.csv", "choice.json")]
     few = json.loads(tables[-1].read_text())["candidates"]
-    assert main(["heads", str(run)]) == 0
+    assert main(["evaluate", str(run)]) == 0
     after = [path.read_bytes() for path in tables]
     many = json.loads(tables[-1].read_text())["candidates"]
-    assert {(c["method"], c["probe"]) for c in few} < {(c["method"], c["probe"]) for c in many}
+    more = {(c["method"], c["classifier"]) for c in many} - {(c["method"], c["classifier"]) for c in few}
+    assert {method for method, _ in more} == {
+        "contract-class-mean",
+        "contract-random-head-mean",
+        "contract-kernel-neighbors",
+    }
     assert f"among {len(many)} candidates" in (run / "report" / "report.md").read_text()
-    assert main(["run", "--resume", "--out", str(run), "--choose"]) == 0
+    assert main(["run", str(recipe), "--resume", "--out", str(run)]) == 0
     assert [path.read_bytes() for path in tables] == after
+
+
+def test_a_run_is_used_where_neither_its_chips_nor_its_folder_are(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is copied, its chips and its weights are gone from their places, and the current folder is another."""
+    new = write_chips(tmp_path / "new", seed=7, counts={"checks": 2, "slope": 2})
+    assert main(["predict", str(finished), str(new), "--out", str(tmp_path / "here")]) == 0
+    copied = Path(shutil.copytree(finished, tmp_path / "elsewhere" / "copy"))
+    recipe = yaml.safe_load((copied / "recipe.yaml").read_text())
+    weights = Path(shutil.copytree(recipe["backbone"]["path"], tmp_path / "weights"))
+    recipe["data"]["source"] = str(tmp_path / "gone")
+    recipe["backbone"]["path"] = "not/here"
+    (copied / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    def predicted(out: str, *more: str) -> str:
+        assert main(["predict", "copy", str(new), "--out", out, *more]) == 0
+        return (Path(out) / "predictions.csv").read_text()
+
+    expected = (tmp_path / "here" / "predictions.csv").read_text()
+    assert predicted("noted") == expected  # the weights are still where the run noted them
+    (copied / "adapters" / "weights.json").write_text(json.dumps({"path": str(tmp_path / "moved")}))
+    capsys.readouterr()
+    assert main(["predict", "copy", str(new), "--out", "none"]) == 2
+    message = capsys.readouterr().err
+    assert "neither at not/here, seen from here, nor at" in message and "--backbone.path PATH" in message
+    assert predicted("given", "--backbone.path", str(weights)) == expected
+    (tmp_path / "elsewhere" / "not").mkdir()
+    weights.rename(tmp_path / "elsewhere" / "not" / "here")
+    assert predicted("relative") == expected
+
+
+def test_what_follows_the_extraction_needs_no_chips(finished: Path, recipe: Path, tmp_path: Path) -> None:
+    """Every stage after the features is made again from the run folder alone, with the same result."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    values = yaml.safe_load((run / "recipe.yaml").read_text())
+    toy = Path(values["data"]["source"])
+    for name in ("clusters", "centers", "calibration", "classifiers", "eval", "report"):
+        shutil.rmtree(run / name)
+    hidden = toy.rename(toy.with_name("hidden"))
+    try:
+        for command in ("cluster", "center", "calibrate", "evaluate", "report"):
+            assert main([command, str(run)]) == 0
+    finally:
+        hidden.rename(toy)
+    for name in ("clusters/clusters.safetensors", "calibration/shift.safetensors", "eval/separation.csv"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes()
+    assert (run / "report" / "index.html").is_file()
 
 
 def test_without_a_recipe_the_data_get_the_default(
@@ -80,10 +119,7 @@ def test_without_a_recipe_the_data_get_the_default(
     assert f"source: {data}" in capsys.readouterr().out
 
 
-def test_new_chips_get_classes(
-    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
+def test_new_chips_get_classes(chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 6, "rows": 6, "slope": 6})
     (new / "notes.txt").write_text("no image")
     out = tmp_path / "found"
@@ -164,9 +200,8 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 
 
 def test_unusable_chips_are_skipped_counted_and_named(
-    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    chosen: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
     assert main(["predict", str(chosen), str(new), "--out", str(tmp_path / "whole")]) == 0
     assert "6 chips classified\npage: " in capsys.readouterr().out
@@ -206,10 +241,7 @@ def test_unusable_chips_are_skipped_counted_and_named(
     assert "none of the 10 chips can be used, first: " in capsys.readouterr().err
 
 
-def test_arrays_get_the_classes_that_their_images_get(
-    chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "CLASSIFIERS", PRIOR_CLASSIFIERS)
+def test_arrays_get_the_classes_that_their_images_get(chosen: Path, tmp_path: Path) -> None:
     new = write_chips(tmp_path / "new", seed=7, counts={"checks": 3, "slope": 3})
     stack = np.stack([np.asarray(Image.open(path)) for path in sorted(new.rglob("*.png"))])
     np.savez(tmp_path / "new.npz", images=stack)
@@ -241,5 +273,17 @@ def test_what_is_neither_data_nor_recipe_is_named(tmp_path: Path, capsys: pytest
 def test_a_run_without_a_choice_says_how_to_make_one(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run / "eval" / "choice.json").unlink()
     assert main(["predict", str(run), str(tmp_path / "chips"), "--out", str(tmp_path / "found")]) == 2
-    assert "deblora heads" in capsys.readouterr().err
+    assert "deblora evaluate" in capsys.readouterr().err
+
+
+def test_a_classifier_of_other_classes_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = json.loads((run / "eval" / "choice.json").read_text())
+    path = run / "classifiers" / choice["method"] / f"{choice['classifier']}.json"
+    path.write_text(path.read_text().replace('"slope"', '"slop"'))
+    new = write_chips(tmp_path / "new", counts={"checks": 1})
+    assert main(["predict", str(run), str(new), "--out", str(tmp_path / "found")]) == 2
+    assert "for the classes of this run; fit it again with: deblora evaluate" in capsys.readouterr().err

@@ -48,7 +48,7 @@ COMMANDS = (
     "calibrate",
     "train-deblora",
     "extract",
-    "probe",
+    "evaluate",
 )
 SHORT = {
     "lora.max_train_steps": 2,
@@ -58,7 +58,8 @@ SHORT = {
     "calibrate.numerator": 1.0,
     "deblora.max_train_steps": 1,
     "deblora.train_batch_size": 2,
-    "probe.n_bootstrap": 100,
+    "evaluate.n_bootstrap": 100,
+    "evaluate.classifiers": ["cross_entropy", "balanced_softmax"],
 }
 
 
@@ -85,7 +86,7 @@ def test_the_four_settings_of_the_paper_run_from_chips_to_scores(name: str, tmp_
         for command in COMMANDS:
             assert main([command, str(out)]) == 0, command
     run = RunDir.open(out)
-    assert run.evaluation("results.csv").is_file()
+    assert run.evaluation("scores.csv").is_file()
     assert run.report("index.html").is_file() == (name == WITH_REPORT)
 
 

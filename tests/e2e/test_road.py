@@ -13,14 +13,13 @@ import torch
 import yaml
 from sklearn.metrics import f1_score
 
-import deblora.pipeline.classify.evaluate.heads as heads
 import deblora.pipeline.classify.predict as predict
 from builders import COUNTS
 from deblora.cli.main import main
-from deblora.evaluate.heads.trials import PRIOR_CLASSIFIERS
 from deblora.pipeline.classify.predict import new_features
 from deblora.run.artifacts import FeatureTable
 
+METHODS = ("zero-shot", "lora", "deblora", "contract", "shift", "semi-supervised")
 STAGES = (
     "audit",
     "train-lora",
@@ -31,15 +30,16 @@ STAGES = (
     "calibrate",
     "train-deblora",
     "extract-deblora",
-    "heads-semi-supervised",
-    "probe",
+    *(f"evaluate-{name}" for name in METHODS),
+    "scores",
+    "choose",
     "report",
 )
 COLUMNS = [
     "dataset",
     "backbone",
     "method",
-    "probe",
+    "classifier",
     "metric",
     "group",
     "value",
@@ -47,12 +47,15 @@ COLUMNS = [
     "ci_upper",
     "n_classes",
     "n_test",
+    "split",
+    "n_trials",
     "seed",
 ]
+PRIORS = ("forward", "uniform", "backward")
 GROUPS = ("head", "middle", "tail", "all")
 CHOICE = {
     "method": "deblora",
-    "probe": "cross_entropy",
+    "classifier": "cross_entropy",
     "reference": ["lora", "cross_entropy"],
     **dict.fromkeys(("gain", "ci_lower", "ci_upper", "share"), 0.0),
     **dict.fromkeys(("fewest_val", "n_val"), 10),
@@ -83,14 +86,18 @@ def hashes(run: Path) -> dict[str, dict[str, str]]:
 
 
 def test_every_method_is_scored_in_every_group(finished: Path) -> None:
-    rows = rows_of(finished / "eval" / "results.csv")
+    rows = rows_of(finished / "eval" / "scores.csv")
     assert list(rows[0]) == COLUMNS
     methods = {row["method"] for row in rows}
-    assert {"zero-shot", "lora", "deblora", "shift", "semi-supervised"} <= methods
-    for method in methods:
-        probe = "gaussians" if method == "semi-supervised" else "cross_entropy"
-        groups = [r["group"] for r in rows if (r["method"], r["probe"]) == (method, probe)]
-        assert sorted(groups) == sorted(GROUPS)
+    assert methods == {*METHODS, "strong", "guarded"}
+    pairs = {(row["method"], row["classifier"]) for row in rows}
+    assert ("semi-supervised", "gaussians_both") in pairs and ("strong", "chosen") in pairs
+    for pair in pairs:
+        own = [r for r in rows if (r["method"], r["classifier"]) == pair]
+        assert sorted(r["group"] for r in own if r["metric"] == "macro_f1") == sorted(GROUPS)
+        assert {r["metric"] for r in own} == {"macro_f1", *(f"accuracy_{name}" for name in PRIORS)}
+    rows = [row for row in rows if row["metric"] == "macro_f1"]
+    assert {row["split"] for row in rows} == {"test"} and all(int(row["n_trials"]) > 0 for row in rows)
     assert {(row["dataset"], row["backbone"], row["seed"]) for row in rows} == {("toy", "huggingface", "0")}
     for row in rows:
         low, value, high = (float(row[key]) for key in ("ci_lower", "value", "ci_upper"))
@@ -110,8 +117,16 @@ def test_predictions_give_the_printed_scores(finished: Path) -> None:
         for row in rows_of(finished / "audit" / "samples.csv")
         if row["split"] == "test"
     }
-    for row in rows_of(finished / "eval" / "results.csv"):
-        own = [p for p in predictions if (p["method"], p["probe"]) == (row["method"], row["probe"])]
+    behind = {
+        (row["method"], row["classifier"]): tuple(row["value"].split())
+        for row in rows_of(finished / "eval" / "choices.csv")
+        if row["choice"] == "chosen"
+    }
+    for row in rows_of(finished / "eval" / "scores.csv"):
+        if row["metric"] != "macro_f1":
+            continue
+        name = behind.get((row["method"], row["classifier"]), (row["method"], row["classifier"]))
+        own = [p for p in predictions if (p["method"], p["classifier"]) == name]
         assert {p["id"]: p["true"] for p in own} == test and len(own) == len(test)
         scores = f1_score(
             [p["true"] for p in own],
@@ -152,7 +167,7 @@ def test_the_adapters_change_the_features(finished: Path) -> None:
 
 def test_the_same_recipe_gives_the_same_files(recipe: Path, finished: Path, tmp_path: Path) -> None:
     assert main(["run", str(recipe), "--out", str(tmp_path / "again")]) == 0
-    for name in ("results.csv", "predictions.csv", "differences.csv"):
+    for name in ("scores.csv", "predictions.csv", "differences.csv"):
         assert (tmp_path / "again" / "eval" / name).read_bytes() == (finished / "eval" / name).read_bytes()
 
 
@@ -165,8 +180,10 @@ def test_resume_skips_all_but_the_audit(recipe: Path, run: Path) -> None:
 
 def test_other_clusters_rerun_only_what_depends_on_them(recipe: Path, run: Path) -> None:
     ran, skipped = resume(recipe, run, "--cluster.n_clusters", "5")
-    assert skipped == {"train-lora", "extract-base", "extract-lora", "heads-semi-supervised"}
-    assert ran == set(STAGES) - skipped
+    features = {"train-lora", "extract-base", "extract-lora"}
+    others = {f"evaluate-{name}" for name in ("zero-shot", "lora", "shift", "semi-supervised")}
+    # The choice reads predictions, which may come out the same.
+    assert skipped - {"choose"} == features | others and ran | skipped == set(STAGES)
     assert yaml.safe_load((run / "recipe.yaml").read_text())["cluster"]["n_clusters"] == 5
 
 
@@ -188,9 +205,9 @@ def test_a_folder_in_use_is_refused(recipe: Path, run: Path, capsys: pytest.Capt
 
 
 def test_one_stage_can_be_run_alone(run: Path) -> None:
-    (run / "eval" / "results.csv").unlink()
-    assert main(["probe", str(run)]) == 0
-    assert (run / "eval" / "results.csv").is_file()
+    (run / "eval" / "scores.csv").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "eval" / "scores.csv").is_file()
 
 
 @pytest.mark.parametrize("placement", ["residual", "residual-mlp", "continue", "fresh"])
@@ -198,12 +215,11 @@ def test_every_placement_goes_the_road(
     recipe: Path, run: Path, tmp_path: Path, placement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran, skipped = resume(recipe, run, "--deblora.placement", placement)
-    assert ran == {"audit", "train-deblora", "extract-deblora", "probe", "report"}
-    assert skipped == set(STAGES) - ran
+    expected = {"audit", "train-deblora", "extract-deblora", "evaluate-deblora", "scores", "report"}
+    assert ran - {"choose"} == expected and ran | skipped == set(STAGES)
 
     # New chips go through the same second adapter: those of the run get the features that it extracted.
     (run / "eval" / "choice.json").write_text(json.dumps(CHOICE))
-    monkeypatch.setattr(heads, "PRIOR_CLASSIFIERS", PRIOR_CLASSIFIERS[:1])
     seen: list[FeatureTable] = []
 
     def watched(*arguments: Any) -> FeatureTable:

@@ -19,11 +19,11 @@ def test_a_stage_refuses_what_is_out_of_date(run: Path, capsys: pytest.CaptureFi
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["cluster"]["n_clusters"] = 3
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    for command in ("report", "probe", "center"):
+    for command in ("report", "evaluate", "center"):
         assert main([command, str(run)]) == 2
         assert "cluster is out of date" in capsys.readouterr().err
     assert main(["cluster", str(run)]) == 0
-    assert main(["probe", str(run)]) == 2
+    assert main(["evaluate", str(run)]) == 2
     assert "center is out of date" in capsys.readouterr().err
 
 
@@ -47,7 +47,7 @@ def test_one_test_chip_gives_no_interval(tmp_path: Path, capsys: pytest.CaptureF
     assert said in (run / "report" / "index.html").read_text()
     printed = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lora "))
     assert re.fullmatch(r"lora +cross_entropy +(\S+ \[\S+, \S+\] +){2}\S+ - +\S+ -", printed)
-    for name in ("results.csv", "differences.csv"):
+    for name in ("scores.csv", "differences.csv"):
         with (run / "eval" / name).open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert {row["group"] for row in rows if row["ci_lower"] == row["ci_upper"] == ""} == {"tail", "all"}

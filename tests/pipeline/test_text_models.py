@@ -11,7 +11,7 @@ from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import ModelError
 from deblora.models.hub import _snapshot
 from deblora.pipeline.adapter import check_loss, first_objective
-from deblora.pipeline.classify.evaluate.heads import text_folder
+from deblora.pipeline.classify.evaluate.fit import text_folder
 from deblora.pipeline.classify.road import check_inputs
 from deblora.pipeline.open_model import open_backbone, text_model, weights_path
 from deblora.recipe.classify import Recipe, recipe_from
@@ -59,7 +59,7 @@ def test_a_revision_is_that_of_tower_and_texts(snapshot: Path) -> None:
     (snapshot.parents[1] / "refs" / "v2").write_text(COMMIT)
     assert text_folder(recipe("clip", HUB_ID, revision="v2")) is not None
     with pytest.raises(ModelError, match=r"hf download owner/tiny-clip .*tokenizer.json .* --revision v3 "):
-        text_folder(recipe("clip", HUB_ID, revision="v3"))
+        text_model(recipe("clip", HUB_ID, revision="v3").backbone)
 
 
 def test_a_tower_without_texts_is_refused_before_anything_runs(snapshot: Path, tmp_path: Path) -> None:

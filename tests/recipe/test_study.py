@@ -33,7 +33,8 @@ def test_several_keys_make_a_grid(write: Any) -> None:
     ]
     last = study.variants[-1].recipe
     assert (last.cluster.n_clusters, last.cluster.rho, last.lora.rank, last.seed) == (4, 5.0, 4, 3)
-    assert (study.name, study.n_seeds, study.judge) == ("toy", 3, "probe")
+    assert (study.name, study.n_seeds, study.methods) == ("toy", 3, ("lora", "deblora", "contract", "shift"))
+    assert set(last.evaluate.classifiers) == {"balanced_softmax"}
 
 
 def test_named_variants(write: Any) -> None:
@@ -79,9 +80,9 @@ def test_simulated_chips_lie_by_setting_and_seed(write: Any, tmp_path: Path) -> 
         ({"variants": {"a b": {}, "a-b": {}}}, "same name"),
         ({"vary": {"lora.rank": [1]}, "seeds": 0}, "seeds is 0"),
         ({"vary": {"lora.rank": [1]}, "seeds": True}, "seeds is True"),
-        ({"vary": {"lora.rank": [1]}, "judge": "detect"}, "expected probe or heads"),
-        ({"vary": {"lora.rank": [1]}, "rows": ["lora"]}, "no row that probe judges"),
-        ({"vary": {"lora.rank": [1]}, "rows": ["lora sade"]}, "no row that probe judges"),
+        ({"vary": {"lora.rank": [1]}, "judge": "heads"}, "judge is not a key"),
+        ({"vary": {"lora.rank": [1]}, "rows": ["lora"]}, "no known classifier; lora has cross_entropy"),
+        ({"vary": {"lora.rank": [1]}, "rows": ["shift-kernel sade"]}, "no known method; known are zero-shot"),
         ({"vary": {"lora.rank": [1]}, "rows": "lora sade"}, "rows must be a list"),
         ({"vary": {"lora.rank": [1]}, "seed": 1}, "seed is not a key"),
         ({"vary": {"lora.rank": [1]}, "base": 3}, "base must be a recipe file"),
@@ -91,6 +92,12 @@ def test_simulated_chips_lie_by_setting_and_seed(write: Any, tmp_path: Path) -> 
 def test_problems_are_named(values: dict[str, Any], message: str, write: Any) -> None:
     with pytest.raises(RecipeError, match=message):
         read_study(write(**values))
+
+
+def test_a_choice_needs_all_classifiers(write: Any) -> None:
+    study = read_study(write(vary={"lora.rank": [1]}, rows=["guarded chosen", "lora lift"]))
+    assert study.methods == ("lora", "semi-supervised")
+    assert study.variants[0].recipe.evaluate.classifiers == []
 
 
 def test_settings_on_the_command_line_change_the_base(write: Any) -> None:

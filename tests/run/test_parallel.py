@@ -95,12 +95,12 @@ def alive(process: int) -> bool:
 
 
 def test_rows_in_two_processes_give_the_same_table(recipe: Path, tmp_path: Path) -> None:
-    rows = ["--skip-deblora", "--seeds", "1", "--rows", "shift-kernel", "lora-bs"]
+    rows = ["--skip-deblora", "--seeds", "1", "--methods", "shift", "lora-bs"]
     tables = []
     for n_jobs in ("1", "2"):
         out = tmp_path / n_jobs
         assert main(["compare", str(recipe), "--out", str(out), "--jobs", n_jobs, *rows]) == 0
         tables.append((out / "results.csv").read_bytes())
         stages = json.loads((out / "seed-0" / "run.json").read_text())["stages"]
-        assert {"train-row-lora-bs", "heads-lora-bs", "heads-shift-kernel", "heads", "choose"} <= set(stages)
+        assert {"train-row-lora-bs", "evaluate-lora-bs", "evaluate-shift", "scores", "choose"} <= set(stages)
     assert tables[0] == tables[1]

@@ -45,7 +45,7 @@ def test_samples_scatter_about_the_mean_of_class_attribute_and_interaction(scrip
 
 
 def test_hidden_attributes_cost_the_tail(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "ROWS", ("none", "shift-kernel"))
+    monkeypatch.setattr(script, "ROWS", ("none", "shift"))
     monkeypatch.setattr(
         script, "exponential_counts", lambda n, **_: np.linspace(400, 60, n).round().astype(np.int64)
     )

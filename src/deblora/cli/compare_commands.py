@@ -16,17 +16,22 @@ def _add_compare(parser: Parser) -> None:
         "--seeds", type=int, default=5, help="number of seeds, from the recipe's seed on (default: 5)"
     )
     parser.add_argument(
-        "--rows",
+        "--methods",
         nargs="+",
         default=[],
-        metavar="ROW",
-        help="kinds of features; when not given, all but transductive that need no training of their own. Rows with a "
-        "training of their own: scratch, fine-tune, clora, lora-bs, lift, reslt, sade, self-trained (also rows.names "
-        "of the recipe). all: every row",
+        metavar="METHOD",
+        help="methods; when not given, all but transductive that need no training of their own. With a training of "
+        f"their own: {', '.join(_trained())} (also rows.names of the recipe). all: every method",
     )
     parser.add_argument(
-        "--skip-deblora", action="store_true", help="heads and feature-space rows only, no second adapter"
+        "--skip-deblora", action="store_true", help="no second adapter, and no method that needs it"
     )
+
+
+def _trained() -> tuple[str, ...]:
+    from deblora.recipe.methods import TRAINED
+
+    return tuple(TRAINED)
 
 
 def _check_numbers(options: Any) -> None:
@@ -36,21 +41,15 @@ def _check_numbers(options: Any) -> None:
 
 
 def _compare(options: Any) -> None:
-    from deblora.pipeline.classify.road import ROAD
-    from deblora.pipeline.compare.seeds import chosen_methods, compare, short_road
+    from deblora.pipeline.compare.seeds import chosen_methods, compare
     from deblora.recipe.classify import recipe_from
 
     _check_numbers(options)
     recipe = recipe_from(values_from(options.source, options.settings))
-    methods = chosen_methods(options.rows, recipe)
-    if options.skip_deblora:
-        if "deblora" in options.rows:
-            raise RecipeError("--rows asks for deblora and --skip-deblora leaves it out; drop one of them")
-        methods = tuple(name for name in methods if name != "deblora")
-    road = short_road() if options.skip_deblora else ROAD
-    page = compare(
-        recipe, options.out, n_seeds=options.seeds, methods=methods, n_jobs=options.jobs, road=road
-    )
+    if options.skip_deblora and "deblora" in options.methods:
+        raise RecipeError("--methods asks for deblora and --skip-deblora leaves it out; drop one of them")
+    methods = chosen_methods(options.methods, recipe, skip_deblora=options.skip_deblora)
+    page = compare(recipe, options.out, n_seeds=options.seeds, methods=methods, n_jobs=options.jobs)
     print(f"report: {page}")
 
 
@@ -83,7 +82,7 @@ def _merge(options: Any) -> None:
 COMMANDS = (
     Command(
         "compare",
-        "all baselines and heads over several seeds",
+        "all methods and classifiers over several seeds",
         _compare,
         _add_compare,
         about="With paired differences and their intervals. Finished seeds are skipped.",

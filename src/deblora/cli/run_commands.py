@@ -12,7 +12,6 @@ from deblora.cli.options import (
     add_out,
     add_source,
     add_start,
-    is_recipe,
     values_from,
 )
 from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
@@ -24,7 +23,7 @@ STAGES = {
     "center": "de-biased centers of the rare classes",
     "calibrate": "move rare features toward their centers",
     "train-deblora": "train the adapter that produces the calibrated features",
-    "probe": "linear probe: macro F1 of head, middle and tail with intervals",
+    "evaluate": "fit the classifiers of every method, score them, choose one on validation",
     "report": "one self-contained HTML page",
 }
 GROUPS = ("head", "middle", "tail", "all")
@@ -36,9 +35,6 @@ def _add_run(parser: Parser) -> None:
     add_source(parser, required=False)
     parser.add_argument("--out", type=Path, help="run folder")
     add_start(parser)
-    parser.add_argument(
-        "--choose", action="store_true", help="also fit every long-tail head, and choose one on validation"
-    )
     parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and stop")
 
 
@@ -59,11 +55,10 @@ def _run(options: Any) -> None:
     note = ""
     if "n_clusters" not in (values.get("cluster") or {}):
         recipe, note = fit_to_data(recipe)
-    choose = options.choose or (options.source is not None and not is_recipe(options.source))
     run = RunDir(options.out)
-    _run_all(run, recipe, options, choose=choose, note=note)
+    _run_all(run, recipe, options, note=note)
     if is_first():
-        _finish(run, chosen=choose)
+        _finish(run)
 
 
 def _source(options: Any) -> str | None:
@@ -74,8 +69,8 @@ def _source(options: Any) -> str | None:
     return options.source  # type: ignore[no-any-return]
 
 
-def _run_all(run: Any, recipe: Any, options: Any, *, choose: bool, note: str) -> None:
-    from deblora.pipeline.classify.road import check_inputs, judge_short_list, run_all
+def _run_all(run: Any, recipe: Any, options: Any, *, note: str) -> None:
+    from deblora.pipeline.classify.road import check_inputs, run_all
     from deblora.run.processes import is_first, on_first
 
     def prepare() -> None:
@@ -85,7 +80,7 @@ def _run_all(run: Any, recipe: Any, options: Any, *, choose: bool, note: str) ->
 
     on_first(prepare)
     try:
-        run_all(run, recipe, before_report=judge_short_list if choose else None, note=note)
+        run_all(run, recipe, note=note)
     except (DebloraError, OSError):
         if is_first():
             run.forget_start()  # nothing is left behind where not even the audit finished
@@ -108,13 +103,13 @@ def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
         )
 
 
-def _finish(run: Any, *, chosen: bool = False) -> None:
-    print("\n" + "\n".join(_score_table(run.evaluation("results.csv"))))
-    if chosen:
-        from deblora.pipeline.classify.evaluate.choose import read_choice, say_choice
+def _finish(run: Any) -> None:
+    from deblora.pipeline.classify.evaluate.choose import read_choice
+    from deblora.report.summary import say_choice
 
-        print("\n" + "\n".join(say_choice(read_choice(run))))
-        print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
+    print("\n" + "\n".join(_score_table(run.evaluation("scores.csv"))))
+    print("\n" + "\n".join(say_choice(read_choice(run))))
+    print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
     print(f"\nreport: {run.report('index.html')}")
 
 
@@ -123,21 +118,21 @@ def _score_table(path: Path) -> list[str]:
 
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "macro_f1"]
-    cells = {(r["method"], r["probe"], r["group"]): r for r in rows}
+    cells = {(r["method"], r["classifier"], r["group"]): r for r in rows}
     lines = [
         "macro F1 in percent [95 % interval]",
-        f"{'method':<18}{'probe':<18}" + "".join(f"{g:>22}" for g in GROUPS),
+        f"{'method':<18}{'classifier':<18}" + "".join(f"{g:>22}" for g in GROUPS),
     ]
-    for method, probe in dict.fromkeys((r["method"], r["probe"]) for r in rows):
+    for method, classifier in dict.fromkeys((r["method"], r["classifier"]) for r in rows):
         texts = []
         for group in GROUPS:
             value, *ends = (
-                100 * float(cells[method, probe, group][k] or "nan")
+                100 * float(cells[method, classifier, group][k] or "nan")
                 for k in ("value", "ci_lower", "ci_upper")
             )
             shown = "-" if any(end != end for end in ends) else "[{:.1f}, {:.1f}]".format(*ends)
             texts.append("-" if value != value else f"{value:.1f} {shown}")
-        lines.append(f"{method:<18}{probe:<18}" + "".join(f"{text:>22}" for text in texts))
+        lines.append(f"{method:<18}{classifier:<18}" + "".join(f"{text:>22}" for text in texts))
     return lines
 
 
@@ -174,16 +169,6 @@ def _stage(name: str, options: Any) -> None:
     run_named(name, run, recipe_from(read_recipe(run.recipe)))
 
 
-def _heads(options: Any) -> None:
-    from deblora.pipeline.compare.seeds import run_heads
-    from deblora.recipe.classify import read_recipe, recipe_from
-    from deblora.run.run_dir import RunDir
-
-    run = RunDir.open(options.run_dir)
-    run_heads(run, recipe_from(read_recipe(run.recipe)))
-    print(f"heads: {run.evaluation('heads.csv')}")
-
-
 # --- what finished runs are for ---------------------------------------------------------------------------------
 
 
@@ -205,6 +190,7 @@ def _add_predict(parser: Parser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier prediction in this folder"
     )
+    parser.add_argument("--backbone.path", dest="weights", help="where the weights of the backbone are now")
 
 
 def _predict(options: Any) -> None:
@@ -220,6 +206,7 @@ def _predict(options: Any) -> None:
         options.out,
         on_error=options.on_error,
         overwrite=options.overwrite,
+        weights=options.weights,
     )
     skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
     print(f"{len(found.ids)} chips classified{skipped}\npage: {options.out / 'index.html'}")
@@ -275,13 +262,6 @@ COMMANDS = (
             in_processes=True,
         )
         for name, says in STAGES.items()
-    ),
-    Command(
-        "heads",
-        "every long-tail head on the features of a run",
-        _heads,
-        _add_run_dir,
-        about="And the choice among them on validation; rows that were judged before stay in its tables.",
     ),
     Command(
         "predict",

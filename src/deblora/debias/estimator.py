@@ -8,19 +8,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from deblora.debias.calibrate import alpha_from_imbalance, alpha_from_kappa, contract, shift
-from deblora.debias.centers import (
-    class_mean_centers,
-    debiased_centers,
-    global_mean_centers,
-    random_head_centers,
-)
 from deblora.debias.kmeans.estimator import cluster_features
-from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
 from deblora.debias.spaces import Space, as_matrix
+from deblora.debias.variants import CenterKind, Clustering, Toward, alpha_of, centers_of, move
 from deblora.errors import DataError
-
-CenterKind = Literal["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]
 
 
 class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -98,13 +89,10 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         if len(labels) != len(features):
             raise ValueError(f"{len(features)} feature rows but {len(labels)} labels")
         counts = np.bincount(labels)
-        moved, self.centers_ = self._centers(features, labels, counts, self._wanted(counts))
-        self.moved_classes_ = self.classes_[moved]
-        alpha = np.ones(len(counts))
-        alpha[moved] = self._alpha(features, labels, counts)[moved]
-        self.alpha_ = alpha
-        move = contract if self.method == "contract" else shift
-        calibrated = move(features, labels, self.centers_, moved, self.alpha_)
+        toward = self._toward(features, labels, counts)
+        self.centers_, self.moved_classes_ = toward.centers, self.classes_[toward.classes]
+        alpha = self._alpha(features, labels, counts)
+        calibrated, self.alpha_ = move(self.method, features, labels, toward, alpha)
         self.calibrated_ = self._prepared(calibrated)
         return self
 
@@ -150,42 +138,43 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             return np.arange(len(counts))
         return np.sort(np.argsort(counts, kind="stable")[: len(counts) // 3])
 
-    def _centers(
-        self, features: np.ndarray, labels: np.ndarray, counts: np.ndarray, wanted: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _toward(self, features: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> Toward:
         """Return the classes that move and their centers."""
-        if self.center == "debiased":
-            assignments, centers, _, _ = cluster_features(
-                features,
-                n_clusters=self.n_clusters,
-                rho=self.rho,
-                space=self.space,
-                n_init=self.n_init,
-                seed=self.random_state,
-            )
-            return wanted, debiased_centers(centers, assignments, labels, wanted)[0]
-        if self.center == "kernel_neighbors":
-            centers, _, has_donors = kernel_neighbor_centers(features, labels, len(counts))
-            moved = wanted[has_donors[wanted]]
-            return moved, centers[moved]
-        if self.center == "class_mean":
-            return wanted, class_mean_centers(features, labels, wanted)
-        if self.center == "global_mean":
-            return wanted, global_mean_centers(features, wanted)
-        if self.center == "random_head_mean":
-            head = np.argsort(-counts, kind="stable")[: max(1, len(counts) // 3)]
-            rng = np.random.default_rng(self.random_state)
-            return wanted, random_head_centers(features, labels, wanted, head, rng)
-        raise ValueError(f"unknown center {self.center!r}")
+        return centers_of(
+            self.center,
+            features,
+            labels,
+            len(counts),
+            self._wanted(counts),
+            donors_only=True,
+            clusters=self._clusters(features) if self.center == "debiased" else None,
+            head=np.argsort(-counts, kind="stable")[: max(1, len(counts) // 3)].tolist(),
+            seed=self.random_state,
+        )
+
+    def _clusters(self, features: np.ndarray) -> Clustering:
+        assignments, centers, _, _ = cluster_features(
+            features,
+            n_clusters=self.n_clusters,
+            rho=self.rho,
+            space=self.space,
+            n_init=self.n_init,
+            seed=self.random_state,
+        )
+        return assignments, centers
 
     def _alpha(self, features: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         self.kappa_ = float("nan")
-        if self.alpha == "imbalance":
-            return alpha_from_imbalance(counts, numerator=self.numerator)
-        if self.alpha == "kappa":
-            rng = np.random.default_rng(self.random_state)
-            self.kappa_ = fit_kappa(features, labels, len(counts), rng=rng)
-            return alpha_from_kappa(counts, self.kappa_)
+        if self.alpha in ("imbalance", "kappa"):
+            alpha, self.kappa_ = alpha_of(
+                self.alpha,
+                features,
+                labels,
+                len(counts),
+                numerator=self.numerator,
+                seed=self.random_state,
+            )
+            return alpha
         if isinstance(self.alpha, str):
             raise ValueError(f"alpha must be 'imbalance', 'kappa' or a number, got {self.alpha!r}")
         return np.full(len(counts), float(self.alpha))

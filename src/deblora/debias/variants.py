@@ -1,9 +1,16 @@
-"""Training features that the heads are also fitted on after they were moved: contraction and shift, by center."""
+"""Centers and pulls by name: the one place where the calibration is put together from its parts.
 
+A variant is a center (where a class should lie), a law (how much of a feature stays, ``alpha``) and a way to move.
+The stages of the pipeline, the methods of a comparison and :class:`~deblora.debias.estimator.Debiaser` all call this.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups
 from deblora.debias.calibrate import alpha_from_imbalance, alpha_from_kappa, contract, shift
@@ -13,183 +20,226 @@ from deblora.debias.centers import (
     global_mean_centers,
     random_head_centers,
 )
-from deblora.debias.density import density_clusters
-from deblora.debias.kmeans.estimator import cluster_features
-from deblora.debias.neighbors import (
-    fit_kappa,
-    kernel_neighbor_centers,
-    nearest_donor_centers,
-    posterior_kappa,
-    united_centers,
-)
+from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
 from deblora.debias.spaces import unit_rows
-from deblora.recipe.classify import CalibrateRecipe, Recipe
+
+CenterKind = Literal["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]
+Law = Literal["imbalance", "kappa"]
+Mode = Literal["contract", "shift"]
+Which = Literal["tail", "tail+middle", "all"]
+Clustering = tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]
+"""Cluster of each training sample, and the center of each cluster."""
+
+MOVES = MappingProxyType({"contract": contract, "shift": shift})
 
 
-def moved_classes(groups: Groups, recipe: CalibrateRecipe) -> Int[np.ndarray, " t"]:
-    """Return the classes that the recipe moves."""
+@dataclass(frozen=True)
+class Variant:
+    """What moves where: a center, the law of ``alpha``, the way to move, and whether features get length 1 first."""
+
+    center: CenterKind
+    law: Law
+    mode: Mode
+    of_length_1: bool = False
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "contract": Variant("debiased", "imbalance", "contract"),
+        "contract-class-mean": Variant("class_mean", "imbalance", "contract"),
+        "contract-random-head-mean": Variant("random_head_mean", "imbalance", "contract"),
+        "contract-kernel-neighbors": Variant("kernel_neighbors", "imbalance", "contract"),
+        "shift": Variant("kernel_neighbors", "kappa", "shift", of_length_1=True),
+    }
+)
+"""The paper's calibration, its controls, and the shift (ours)."""
+
+
+@dataclass(frozen=True)
+class Toward:
+    """One center per class that moves; ``weights`` are its shares in clusters or donor classes (none for controls)."""
+
+    classes: Int[np.ndarray, " t"]
+    centers: Float[np.ndarray, "t d"]
+    weights: Float[np.ndarray, "t k"]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Moved training features, ``alpha`` per class (1 where nothing moves), and the fitted ``kappa`` or NaN."""
+
+    features: Float[np.ndarray, "n d"]
+    alpha: Float[np.ndarray, " c"]
+    kappa: float
+
+
+def moved_classes(groups: Groups, which: Which) -> Int[np.ndarray, " t"]:
+    """Return the classes of the named groups, sorted."""
     chosen = {
         "tail": groups.tail,
         "tail+middle": groups.tail + groups.middle,
         "all": groups.tail + groups.middle + groups.head,
-    }[recipe.classes]
+    }[which]
     return np.array(sorted(chosen), dtype=np.int64)
 
 
-CONTRACTED = {
-    "contract-debiased": "debiased",
-    "contract-class-mean": "class_mean",
-    "contract-global-mean": "global_mean",
-    "contract-random-head-mean": "random_head_mean",
-    "contract-kernel-neighbors": "kernel_neighbors",
-}
-"""The literal calibration with the paper's center (K of the recipe) and with each control."""
-
-SHIFTED = {
-    "shift-kernel": "kernel_neighbors",
-    "shift-debiased-8": 8,
-    "shift-debiased-32": 32,
-    "shift-nearest-3": "nearest",
-    "shift-global-mean": "global_mean",
-    "shift-united": "united",
-    "shift-posterior": "kernel_neighbors",
-}
-"""The shift with kernel neighbors, de-biased centers of 8 and 32 clusters, 3 nearest donors, the global mean, and
-the part of the neighbors that shares clusters. ``shift-posterior`` differs from ``shift-kernel`` in the pull."""
-
-MOVED = (*CONTRACTED, *SHIFTED)
-
-
-@dataclass(frozen=True)
-class Training:
-    """Training features of the first adapter with their classes and groups."""
-
-    features: Float[np.ndarray, "n d"]
-    labels: Int[np.ndarray, " n"]
-    n_classes: int
-    groups: Groups
-
-    @property
-    def counts(self) -> Int[np.ndarray, " c"]:
-        """Samples per class."""
-        return np.bincount(self.labels, minlength=self.n_classes)
-
-
-def moved_features(name: str, training: Training, recipe: Recipe) -> Float[np.ndarray, "n d"]:
-    """Return the training features of a row of :data:`MOVED`; validation and test features never move.
-
-    Contraction: raw features of the recipe's classes, ``alpha`` from the imbalance ratio, as the stage
-    ``calibrate``. Shift: unit features of every class that has donors, ``alpha = n / (n + kappa)`` with the
-    ``kappa`` fitted to kernel neighbors for every center (ours), so that rows differ in the center only;
-    ``shift-posterior`` takes the ``kappa`` of :func:`~deblora.debias.neighbors.posterior_kappa`.
-
-    Args:
-        name: One of :data:`MOVED`.
-        training: What is moved.
-        recipe: Its cluster, calibrate and shift tables, and its seed.
-
-    Raises:
-        DataError: If there is no head class to draw a center from.
-    """
-    return _contracted(name, training, recipe) if name in CONTRACTED else _shifted(name, training, recipe)
-
-
-def moved_settings(name: str, recipe: Recipe) -> list[dict[str, object]]:
-    """Return the tables of the recipe that a row of :data:`MOVED` depends on."""
-    tables: list[object] = [recipe.calibrate if name in CONTRACTED else recipe.shift]
-    if "debiased" in name or name == "shift-united":
-        tables.append(recipe.cluster)
-    if name == "contract-kernel-neighbors":
-        tables.append(recipe.shift)
-    return [dict(table.__dict__) for table in tables]
-
-
-def _contracted(name: str, training: Training, recipe: Recipe) -> Float[np.ndarray, "n d"]:
-    features, labels = training.features.astype(np.float64), training.labels
-    classes, kind = moved_classes(training.groups, recipe.calibrate), CONTRACTED[name]
-    if kind == "debiased":
-        centers = _cluster_mix(features, labels, classes, recipe.cluster.n_clusters, recipe)
-    elif kind == "class_mean":
-        centers = class_mean_centers(features, labels, classes)
-    elif kind == "global_mean":
-        centers = global_mean_centers(features, classes)
-    elif kind == "random_head_mean":
-        rng = np.random.default_rng(recipe.seed)
-        centers = random_head_centers(features, labels, classes, training.groups.head, rng)
-    else:
-        every, _, _ = kernel_neighbor_centers(
-            features, labels, training.n_classes, temperature=recipe.shift.temperature
-        )
-        centers = every[classes]
-    settings = recipe.calibrate
-    alpha = alpha_from_imbalance(training.counts, numerator=settings.numerator, imbalance=settings.imbalance)
-    return contract(features, labels, centers, classes, alpha)
-
-
-def _shifted(name: str, training: Training, recipe: Recipe) -> Float[np.ndarray, "n d"]:
-    unit, labels, n_classes = (
-        unit_rows(training.features.astype(np.float64)),
-        training.labels,
-        training.n_classes,
-    )
-    temperature, kind = recipe.shift.temperature, SHIFTED[name]
-    neighbors, _, has_donors = kernel_neighbor_centers(unit, labels, n_classes, temperature=temperature)
-    classes = _indices(has_donors)
-    if kind == "kernel_neighbors":
-        centers = neighbors[classes]
-    elif kind == "nearest":
-        centers = nearest_donor_centers(unit, labels, n_classes)[0][classes]
-    elif isinstance(kind, int):
-        centers = _cluster_mix(unit, labels, classes, kind, recipe)
-    elif kind == "united":
-        found = _clusters(unit, recipe.cluster.n_clusters, recipe)[0]
-        centers = united_centers(unit, labels, found, n_classes, temperature=temperature)[classes]
-    else:
-        centers = global_mean_centers(unit, classes)
-    if name == "shift-posterior":
-        kappa = posterior_kappa(unit, labels, neighbors, has_donors)
-        return unit_rows(shift(unit, labels, centers, classes, alpha_from_kappa(training.counts, kappa)))
-    kappa = fit_kappa(
-        unit,
-        labels,
-        n_classes,
-        n_rounds=recipe.shift.n_rounds,
-        temperature=temperature,
-        rng=np.random.default_rng(recipe.seed),
-    )
-    return unit_rows(shift(unit, labels, centers, classes, alpha_from_kappa(training.counts, kappa)))
-
-
-def _indices(mask: Bool[np.ndarray, " c"]) -> Int[np.ndarray, " t"]:
-    return np.flatnonzero(mask).astype(np.int64)
-
-
-def _cluster_mix(
+def centers_of(
+    kind: CenterKind,
     features: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
+    n_classes: int,
     classes: Int[np.ndarray, " t"],
-    n_clusters: int,
-    recipe: Recipe,
-) -> Float[np.ndarray, "t d"]:
-    assignments, centers = _clusters(features, n_clusters, recipe)
-    return debiased_centers(centers, assignments, labels, classes)[0]
+    *,
+    donors_only: bool = False,
+    clusters: Clustering | None = None,
+    head: Sequence[int] = (),
+    temperature: float = 0.15,
+    seed: int = 0,
+) -> Toward:
+    """Return the centers of a kind.
 
+    Args:
+        kind: ``debiased`` mixes cluster centers (paper), ``kernel_neighbors`` better-populated classes (ours); the
+            others are controls.
+        features: Training features.
+        labels: Class of each row.
+        n_classes: Number of classes, each with at least one sample.
+        classes: Classes that are to move.
+        donors_only: Leave out classes without donors (``kernel_neighbors``), whose center is their own mean.
+        clusters: Of these features; ``debiased`` needs them.
+        head: Classes that ``random_head_mean`` draws from.
+        temperature: Of the kernel. Default 0.15 (ours).
+        seed: Of random centers.
 
-def _clusters(
-    features: Float[np.ndarray, "n d"], n_clusters: int, recipe: Recipe
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "k d"]]:
-    settings = recipe.cluster
-    if settings.method == "dbscan":
-        assignments, centers, _ = density_clusters(
-            features, eps=settings.eps, min_samples=settings.min_samples, space=settings.space
+    Raises:
+        DataError: If a class has no sample, or there is no head class to draw from.
+        ValueError: If the kind is unknown, or clusters are missing.
+    """
+    none = np.zeros((len(classes), 0))
+    if kind == "debiased":
+        if clusters is None:
+            raise ValueError("de-biased centers need clusters")
+        assignments, cluster_centers = clusters
+        return Toward(classes, *debiased_centers(cluster_centers, assignments, labels, classes))
+    if kind == "kernel_neighbors":
+        every, weights, has_donors = kernel_neighbor_centers(
+            features, labels, n_classes, temperature=temperature
         )
-        return assignments, centers
-    assignments, centers, _, _ = cluster_features(
-        features,
-        n_clusters=min(n_clusters, len(features)),
-        rho=settings.rho,
-        space=settings.space,
-        n_init=settings.n_init,
-        seed=recipe.seed,
+        chosen = classes[has_donors[classes]] if donors_only else classes
+        return Toward(chosen, every[chosen], weights[chosen])
+    if kind == "class_mean":
+        return Toward(classes, class_mean_centers(features, labels, classes), none)
+    if kind == "global_mean":
+        return Toward(classes, global_mean_centers(features, classes), none)
+    if kind == "random_head_mean":
+        rng = np.random.default_rng(seed)
+        return Toward(classes, random_head_centers(features, labels, classes, np.array(head), rng), none)
+    raise ValueError(f"unknown center {kind!r}")
+
+
+def alpha_of(
+    law: Law,
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    numerator: float = 10.0,
+    imbalance: Literal["per_class", "dataset"] = "per_class",
+    temperature: float = 0.15,
+    n_rounds: int = 6,
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " c"], float]:
+    """Return the weight of the original feature by class, and the fitted ``kappa`` (NaN under ``imbalance``).
+
+    ``imbalance`` is :func:`~deblora.debias.calibrate.alpha_from_imbalance` (paper), ``kappa`` is ``n / (n + kappa)``
+    with :func:`~deblora.debias.neighbors.fit_kappa` (ours); their settings and errors are those of these functions.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
+    if law == "imbalance":
+        return alpha_from_imbalance(counts, numerator=numerator, imbalance=imbalance), float("nan")
+    rng = np.random.default_rng(seed)
+    kappa = fit_kappa(features, labels, n_classes, n_rounds=n_rounds, temperature=temperature, rng=rng)
+    return alpha_from_kappa(counts, kappa), kappa
+
+
+def move(
+    mode: Mode,
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    toward: Toward,
+    alpha: Float[np.ndarray, " c"],
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " c"]]:
+    """Move features toward centers; return them and ``alpha`` with 1 for the classes that stay.
+
+    Raises:
+        DataError: If a class that moves has no sample.
+        ValueError: If shapes disagree or an alpha is outside [0, 1].
+    """
+    kept = np.ones(len(alpha))
+    kept[toward.classes] = alpha[toward.classes]
+    return MOVES[mode](features, labels, toward.centers, toward.classes, kept), kept
+
+
+def moved_features(
+    name: str,
+    features: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    groups: Groups,
+    *,
+    which: Which = "tail",
+    clusters: Clustering | None = None,
+    numerator: float = 10.0,
+    imbalance: Literal["per_class", "dataset"] = "per_class",
+    temperature: float = 0.15,
+    n_rounds: int = 6,
+    seed: int = 0,
+) -> Moved:
+    """Return the training features of a variant; validation and test features never move.
+
+    Args:
+        name: One of :data:`VARIANTS`.
+        features: Training features of the first adapter.
+        labels: Class of each row.
+        groups: Head, middle and tail classes.
+        which: Classes that a contraction moves (paper: tail); the shift moves every class that has donors.
+        clusters: Of these features, for de-biased centers.
+        numerator: Of the law ``imbalance``. Default 10 (paper).
+        imbalance: Its reading of the imbalance ratio. Default per class (ours).
+        temperature: Of the kernel over classes. Default 0.15 (ours).
+        n_rounds: Of the fit of ``kappa``. Default 6 (ours).
+        seed: Of random centers and of that fit.
+
+    Raises:
+        DataError: If a class has no sample, or there is no head class to draw a center from.
+        KeyError: If the name is unknown.
+    """
+    variant = VARIANTS[name]
+    precise = features.astype(np.float64)
+    x = unit_rows(precise) if variant.of_length_1 else precise
+    n_classes = sum(map(len, groups.named().values()))
+    has_donors = variant.law == "kappa"
+    toward = centers_of(
+        variant.center,
+        x,
+        labels,
+        n_classes,
+        np.arange(n_classes) if has_donors else moved_classes(groups, which),
+        donors_only=has_donors,
+        clusters=clusters,
+        head=groups.head,
+        temperature=temperature,
+        seed=seed,
     )
-    return assignments, centers
+    alpha, kappa = alpha_of(
+        variant.law,
+        x,
+        labels,
+        n_classes,
+        numerator=numerator,
+        imbalance=imbalance,
+        temperature=temperature,
+        n_rounds=n_rounds,
+        seed=seed,
+    )
+    moved, kept = move(variant.mode, x, labels, toward, alpha)
+    return Moved(unit_rows(moved) if variant.of_length_1 else moved, kept, kappa)

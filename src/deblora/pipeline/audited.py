@@ -1,9 +1,17 @@
-"""What the audit froze: ids, labels, splits, groups and pixel range of a run."""
+"""What the audit froze: ids, labels, splits, groups and pixel range of a run.
+
+All that stages after the extraction need; only the audit, training and extraction open the chips themselves.
+"""
 
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from deblora.data.chips import SPLITS, Pixels, RescaledPixels
 from deblora.data.longtail import Groups
@@ -11,9 +19,74 @@ from deblora.errors import ArtifactError, DataError
 from deblora.run.run_dir import RunDir
 
 
+@dataclass(frozen=True)
+class Audited:
+    """The chips of a run, or of one of its splits, without their pixels.
+
+    Attributes:
+        ids: Unique name of each chip.
+        labels: Class of each chip.
+        splits: ``train``, ``val`` or ``test`` of each chip.
+        class_names: In label order.
+        groups: Head, middle and tail classes.
+    """
+
+    ids: tuple[str, ...]
+    labels: Int[np.ndarray, " n"]
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    groups: Groups
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, those without a chip included."""
+        return len(self.class_names)
+
+    @cached_property
+    def counts(self) -> Int[np.ndarray, " c"]:
+        """Chips per class."""
+        return np.bincount(self.labels, minlength=self.n_classes)
+
+    def split(self, name: str) -> "Audited":
+        """Return the chips of a split, in their order."""
+        kept = [i for i, split in enumerate(self.splits) if split == name]
+        return Audited(
+            tuple(self.ids[i] for i in kept),
+            self.labels[kept],
+            (name,) * len(kept),
+            self.class_names,
+            self.groups,
+        )
+
+
+def read_audited(run: RunDir) -> Audited:
+    """Return ids, labels, splits and groups of the chips of a run.
+
+    Raises:
+        ArtifactError: If what the audit froze is damaged.
+    """
+    rows, names = sample_rows(run), class_names(run)
+    index = {name: i for i, name in enumerate(names)}
+    return Audited(
+        tuple(row["id"] for row in rows),
+        np.array([index[row["label"]] for row in rows], dtype=np.int64),
+        tuple(row["split"] for row in rows),
+        names,
+        groups_of(run),
+    )
+
+
+def train_counts(run: RunDir) -> Int[np.ndarray, " c"]:
+    """Return the training chips per class."""
+    return np.array(frozen(run)["counts"]["train"], dtype=np.int64)
+
+
 def as_audited(run: RunDir, pixels: Pixels) -> Pixels:
     """Return pixels in the range that the audit froze: black and white of the recipe, or as they are."""
-    black_and_white = _frozen(run).get("black_and_white")
+    black_and_white = frozen(run).get("black_and_white")
     return RescaledPixels(pixels, *black_and_white) if black_and_white else pixels
 
 
@@ -23,7 +96,7 @@ def check_bands(run: RunDir, n_bands: int, backbone: str, *, named: Sequence[str
     Raises:
         DataError: If chips have another number of bands than the backbone or than are named; names one.
     """
-    for count, chip_id in _frozen(run).get("bands", {}).items():
+    for count, chip_id in frozen(run).get("bands", {}).items():
         if int(count) not in (1, n_bands):
             raise DataError(
                 f"{chip_id} has {count} bands, but the backbone {backbone} takes {n_bands} (or one gray band, "
@@ -38,21 +111,21 @@ def check_bands(run: RunDir, n_bands: int, backbone: str, *, named: Sequence[str
 
 def band_counts(run: RunDir) -> frozenset[int]:
     """Return the numbers of bands that the chips of the run have; empty where the audit did not record them."""
-    return frozenset(int(count) for count in _frozen(run).get("bands", {}))
+    return frozenset(int(count) for count in frozen(run).get("bands", {}))
 
 
 def class_names(run: RunDir) -> tuple[str, ...]:
     """Return the class names in label order."""
-    return tuple(_frozen(run)["class_names"])
+    return tuple(frozen(run)["class_names"])
 
 
 def groups_of(run: RunDir) -> Groups:
     """Return the frozen head, middle and tail classes."""
-    groups = _frozen(run)["groups"]
+    groups = frozen(run)["groups"]
     return Groups(*(tuple(groups[name]) for name in ("head", "middle", "tail")))
 
 
-def _samples(run: RunDir) -> list[dict[str, str]]:
+def sample_rows(run: RunDir) -> list[dict[str, str]]:
     """Return id, label and split of each chip of the run.
 
     Raises:
@@ -87,27 +160,28 @@ def _samples(run: RunDir) -> list[dict[str, str]]:
     return rows
 
 
-def _frozen(run: RunDir) -> dict[str, Any]:
+def frozen(run: RunDir) -> dict[str, Any]:
     """Return what the audit froze beside the samples.
 
     Raises:
         ArtifactError: If the file is damaged.
     """
     try:
-        frozen = json.loads(run.groups.read_text(encoding="utf-8"))
-        classes = range(len(frozen["class_names"]))
-        members = [index for name in ("head", "middle", "tail") for index in frozen["groups"][name]]
+        content = json.loads(run.groups.read_text(encoding="utf-8"))
+        classes = range(len(content["class_names"]))
+        members = [index for name in ("head", "middle", "tail") for index in content["groups"][name]]
         if sorted(members) != list(classes):
             raise ValueError("groups and classes disagree")
-        if not all(isinstance(name, str) for name in frozen["class_names"]):
+        if not all(isinstance(name, str) for name in content["class_names"]):
             raise ValueError("class names are not texts")
         if any(
-            len(counts) != len(classes) for counts in (frozen["counts"]["train"], *frozen["counts"].values())
+            len(counts) != len(classes)
+            for counts in (content["counts"]["train"], *content["counts"].values())
         ):
             raise ValueError("counts and classes disagree")
-        dict(frozen.get("bands", {})), str(frozen["rule"])
+        dict(content.get("bands", {})), str(content["rule"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{run.groups} is damaged ({error}); make it again with deblora audit {run.root}"
         ) from error
-    return dict(frozen)
+    return dict(content)

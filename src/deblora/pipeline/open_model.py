@@ -10,7 +10,7 @@ from pathlib import Path
 from deblora.data.chips import ChipSet
 from deblora.data.pixels import band_statistics
 from deblora.errors import DataError, ModelError
-from deblora.files import file_sha256
+from deblora.files import file_sha256, write_atomic
 from deblora.models.adapters.lora import SIDECAR
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.models.backbones.diffusion_files import pipeline_folder, pipeline_sha256
@@ -97,6 +97,41 @@ def weights_path(recipe: BackboneRecipe) -> Path | None:
     return find_weights(
         recipe.path, revision=recipe.revision, files=preset.hub_files, from_hub=bool(preset.hub_files)
     )
+
+
+def note_weights(run: RunDir, recipe: Recipe) -> None:
+    """Note where the weights of the backbone lie, for uses of the run from another folder."""
+    path = Path(recipe.backbone.path or "")
+    if recipe.backbone.path and path.exists():
+        write_atomic(run.weights_note, json.dumps({"path": str(path.resolve())}))
+
+
+def find_noted_weights(run: RunDir, recipe: Recipe, given: str | None = None) -> Recipe:
+    """Return the recipe with the place where the weights of the backbone are now.
+
+    That is the place given, else that of the recipe, seen from the present folder, else that which was noted when the
+    run was made.
+
+    Raises:
+        ModelError: If they are in none of these places; says how to name another one.
+    """
+    if given is not None:
+        return replace(recipe, backbone=replace(recipe.backbone, path=given))
+    path = recipe.backbone.path
+    if not path or Path(path).exists() or not run.weights_note.is_file():
+        return recipe
+    try:
+        noted = str(json.loads(run.weights_note.read_text(encoding="utf-8"))["path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{run.weights_note} is damaged ({error}); name the weights with --backbone.path PATH"
+        ) from error
+    if not Path(noted).exists():
+        raise ModelError(
+            f"the weights of {recipe.backbone.name} are neither at {path}, seen from here, nor at {noted}, where they "
+            "were when the run was made; name their place with --backbone.path PATH"
+        )
+    return replace(recipe, backbone=replace(recipe.backbone, path=noted))
 
 
 def text_model(recipe: BackboneRecipe) -> Path:

@@ -43,6 +43,8 @@ SCORES = (
     "ci_upper",
     "n_classes",
     "n_test",
+    "split",
+    "n_trials",
     "seed",
 )
 DIFFERENCES = (
@@ -58,9 +60,8 @@ DIFFERENCES = (
 PREDICTIONS = ("id", "true", "method", "classifier", "predicted")
 CHOICES = ("method", "classifier", "choice", "value")
 SEPARATION = ("method", "split", "metric", "value")
+MISMATCH = ("method", "class", "group", "n_train", "gap", "chance", "train_scatter", "test_scatter")
 HISTORY = ("step", "loss")
-_EARLIER = {"probe": "classifier", "baseline_probe": "baseline_classifier"}
-_DERIVED = {"lora": "strong", "ours": "guarded"}
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -112,7 +113,6 @@ def read_table(path: Path, columns: Sequence[str], *, command: str, text: Sequen
         if len(line) != len(header):
             raise damaged(path, f"line {number} has another number of columns than the header", command)
     found = pd.DataFrame(lines, columns=header, dtype=str)
-    found = _with_current_names(found)
     missing = [column for column in columns if column not in found]
     if missing:
         raise damaged(path, f"the column {missing[0]} is missing", command)
@@ -124,15 +124,6 @@ def read_table(path: Path, columns: Sequence[str], *, command: str, text: Sequen
         if len(wrong):
             raise damaged(path, f"{column} is {wrong.iloc[0]!r}, not a number", command)
         found[column] = numbers
-    return found
-
-
-def _with_current_names(found: Any) -> Any:
-    found = found.rename(columns=_EARLIER)
-    for method, classifier in (("method", "classifier"), ("baseline", "baseline_classifier")):
-        if classifier in found:
-            derived = (found[classifier] == "chosen_on_validation") & found[method].isin(_DERIVED)
-            found.loc[derived, method] = found.loc[derived, method].map(_DERIVED)
     return found
 
 

@@ -17,6 +17,7 @@ from deblora.recipe.engine import (
     to_yaml,
     with_settings,
 )
+from deblora.recipe.methods import TRAINED, known_classifiers
 
 __all__ = ["Recipe", "read_recipe", "recipe_from", "tables", "to_yaml", "with_settings"]
 
@@ -257,17 +258,16 @@ class ShiftRecipe:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ProbeRecipe:
-    """The linear probe that judges every row."""
+class EvaluateRecipe:
+    """Which classifiers are fitted on the features of every method, and how their scores are summed up."""
 
-    solver: Literal["lbfgs", "sgd"] = "lbfgs"
-    """L-BFGS with the penalty chosen on validation, or the authors' SGD (raw features, 30 epochs)."""
-    l2_normalize: bool = True
-    """Bring every feature to unit length first, in all rows alike (not with ``sgd``)."""
+    classifiers: list[str] = Field(default_factory=list)
+    """Names of the classifiers; empty fits all but ``sgd_probe``, the probe of the authors' code (raw features, 30
+    epochs). Methods that can fit none of them are left out; ``cross_entropy`` on LoRA features always is fitted."""
     n_bootstrap: Annotated[int, Field(ge=100, le=10**6)] = 1000
     """Draws of the intervals, >= 100."""
     group_f1: Literal["per_class", "filtered"] = "per_class"
-    """Per-class F1 from all predictions; ``filtered`` is the authors' definition, for comparison only."""
+    """Per-class F1 from all predictions; ``filtered`` adds the authors' definition, for comparison only."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -301,10 +301,6 @@ class RowsRecipe:
     """Strength of SADE's reversed prior, >= 0 (SADE's code: 2)."""
 
 
-ROWS = ("scratch", "fine-tune", "clora", "lora-bs", "lift", "reslt", "sade", "self-trained")
-"""Rows of the comparison with their own training, in the order they are run and shown."""
-
-
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
     """Everything a run depends on."""
@@ -322,7 +318,7 @@ class Recipe:
     calibrate: CalibrateRecipe = Field(default_factory=CalibrateRecipe)
     deblora: DebloraRecipe = Field(default_factory=DebloraRecipe)
     shift: ShiftRecipe = Field(default_factory=ShiftRecipe)
-    probe: ProbeRecipe = Field(default_factory=ProbeRecipe)
+    evaluate: EvaluateRecipe = Field(default_factory=EvaluateRecipe)
     rows: RowsRecipe = Field(default_factory=RowsRecipe)
 
 
@@ -333,7 +329,7 @@ MOST_USED = (
     *("lora.adapter", "lora.rank", "lora.loss", "lora.learning_rate", "lora.max_train_steps"),
     *("extract.batch_size", "cluster.n_clusters", "center.method", "calibrate.numerator"),
     *("deblora.placement", "deblora.max_train_steps", "shift.temperature"),
-    *("probe.n_bootstrap", "rows.names"),
+    *("evaluate.n_bootstrap", "rows.names"),
 )
 """Settings that the help of a command shows, at least one of each table (ours)."""
 
@@ -362,8 +358,14 @@ def _checks(recipe: Recipe) -> Iterator[Problem]:
             "residual or residual-mlp",
         )
     for name in recipe.rows.names:
-        if name not in ROWS:
-            yield Problem(("rows.names",), f"rows.names holds {name!r}; known are {', '.join(ROWS)}")
+        if name not in TRAINED:
+            yield Problem(("rows.names",), f"rows.names holds {name!r}; known are {', '.join(TRAINED)}")
+    for name in recipe.evaluate.classifiers:
+        if name not in known_classifiers():
+            known = ", ".join(known_classifiers())
+            yield Problem(
+                ("evaluate.classifiers",), f"evaluate.classifiers holds {name!r}; known are {known}"
+            )
 
 
 def _split_checks(data: DataRecipe) -> Iterator[Problem]:

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,15 +10,12 @@ from typing import Any
 
 from deblora.data.simulate.chip_folder import Simulation, simulation_from
 from deblora.errors import RecipeError
-from deblora.pipeline.classify.evaluate.heads import EVERY_METHOD, PROBES
 from deblora.recipe.classify import Recipe, read_recipe, recipe_from, with_settings
+from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, STRONG
 
-KEYS = ("base", "vary", "variants", "simulate", "seeds", "judge", "rows")
-PROBE_METHODS = ("zero-shot", "lora", "deblora", "calibration-only", "shift")
-DEFAULT_ROWS = {
-    "probe": ("deblora balanced_softmax", "calibration-only balanced_softmax", "shift balanced_softmax"),
-    "heads": ("contract-debiased balanced_softmax", "shift-kernel balanced_softmax"),
-}
+KEYS = ("base", "vary", "variants", "simulate", "seeds", "rows")
+DEFAULT_ROWS = ("deblora balanced_softmax", "contract balanced_softmax", "shift balanced_softmax")
+DERIVED = (STRONG, GUARDED)
 BASELINE = ("lora", "balanced_softmax")
 
 
@@ -47,21 +44,22 @@ class Study:
         name: Of its file.
         variants: In the order of the file; the first is what others are compared with.
         n_seeds: Seeds per variant.
-        judge: ``probe`` runs the road and its linear probe; ``heads`` stops at the features of the first adapter and
-            fits the heads, which is enough for settings of clusters, centers and calibration in feature space.
-        rows: Method and probe of every curve.
+        rows: Method and classifier of every curve. What none of these methods needs is not run, so a study in feature
+            space trains no second adapter.
     """
 
     name: str
     variants: tuple[Variant, ...]
     n_seeds: int
-    judge: str
     rows: tuple[tuple[str, str], ...]
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods of the rows, and of the baseline."""
-        return tuple(dict.fromkeys((BASELINE[0], *(method for method, _ in self.rows))))
+        """Methods that the curves need, and that of the baseline."""
+        named = [method for method, _ in self.rows]
+        if GUARDED in named:
+            named.append("semi-supervised")
+        return tuple(dict.fromkeys((BASELINE[0], *(name for name in named if name in METHODS))))
 
 
 def read_study(
@@ -71,9 +69,9 @@ def read_study(
 
     Its keys: ``base`` (a recipe file, relative to this one, or a recipe), ``vary`` (dotted setting -> list; several
     make a grid) or ``variants`` (name -> dotted settings), and optionally ``simulate`` (see
-    :class:`~deblora.data.simulate.chip_folder.Simulation`; settings are varied as ``simulate.<key>``), ``seeds`` (3),
-    ``judge``
-    (``probe``) and ``rows`` ("method probe", the curves).
+    :class:`~deblora.data.simulate.chip_folder.Simulation`; settings are varied as ``simulate.<key>``), ``seeds``
+    (3) and ``rows`` ("method classifier", the curves). Only the classifiers of the curves are fitted, unless the base
+    names others or a curve is a choice among all.
 
     Args:
         path: YAML.
@@ -87,13 +85,11 @@ def read_study(
     unknown = [key for key in values if key not in KEYS]
     if unknown:
         raise RecipeError(f"study {path}: {unknown[0]} is not a key; known are {', '.join(KEYS)}")
-    judge = values.get("judge", "probe")
-    if judge not in DEFAULT_ROWS:
-        raise RecipeError(f"study {path}: judge is {judge!r}, expected probe or heads")
     seeds = values.get("seeds", 3) if n_seeds is None else n_seeds
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 1000:
         raise RecipeError(f"study {path}: seeds is {seeds!r}, allowed are 1 to 1000")
-    return Study(path.stem, _variants(path, values, settings), seeds, judge, _rows(path, values, judge))
+    rows = _rows(path, values)
+    return Study(path.stem, _variants(path, values, settings, rows), seeds, rows)
 
 
 def with_seed(variant: Variant, k: int, chips: Path) -> Recipe:
@@ -108,24 +104,38 @@ def with_seed(variant: Variant, k: int, chips: Path) -> Recipe:
     return replace(recipe, data=replace(recipe.data, source=str(source)))
 
 
-def _rows(path: Path, values: Mapping[str, Any], judge: str) -> tuple[tuple[str, str], ...]:
-    given = values.get("rows", list(DEFAULT_ROWS[judge]))
+def _rows(path: Path, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    given = values.get("rows", list(DEFAULT_ROWS))
     if not isinstance(given, list) or not given or not all(isinstance(row, str) for row in given):
-        raise RecipeError(f'study {path}: rows must be a list of "method probe", got {given!r}')
-    methods = PROBE_METHODS if judge == "probe" else EVERY_METHOD
+        raise RecipeError(f'study {path}: rows must be a list of "method classifier", got {given!r}')
     rows = []
     for row in given:
-        method, _, probe = row.partition(" ")
-        if method not in methods or not probe or (judge == "probe" and probe not in PROBES):
+        method, _, classifier = row.partition(" ")
+        known = METHODS[method].classifiers if method in METHODS else (CHOSEN,) * (method in DERIVED)
+        if not known:
             raise RecipeError(
-                f"study {path}: {row!r} is no row that {judge} judges; methods are {', '.join(methods)}"
-                + (f", probes {', '.join(PROBES)}" if judge == "probe" else "")
+                f"study {path}: {row!r} has no known method; known are {', '.join((*METHODS, *DERIVED))}"
             )
-        rows.append((method, probe))
+        if classifier not in known:
+            raise RecipeError(
+                f"study {path}: {row!r} has no known classifier; {method} has {', '.join(known)}"
+            )
+        rows.append((method, classifier))
     return tuple(dict.fromkeys(rows))
 
 
-def _variants(path: Path, values: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Variant, ...]:
+def _with_classifiers(base: dict[str, Any], rows: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Name the classifiers that the curves need, unless the base names some or a curve is a choice among all."""
+    names = dict.fromkeys(name for _, name in (*rows, BASELINE))
+    evaluate = base.get("evaluate") or {}
+    if CHOSEN in names or not isinstance(evaluate, Mapping):
+        return base
+    return {**base, "evaluate": {"classifiers": list(names), **evaluate}}
+
+
+def _variants(
+    path: Path, values: Mapping[str, Any], settings: Mapping[str, Any], rows: Sequence[tuple[str, str]]
+) -> tuple[Variant, ...]:
     if ("vary" in values) == ("variants" in values):
         raise RecipeError(f"study {path}: give either vary or variants")
     key = "vary" if "vary" in values else "variants"
@@ -155,7 +165,7 @@ def _variants(path: Path, values: Mapping[str, Any], settings: Mapping[str, Any]
         if key in varied or (key == "data.source" and simulate is not None):
             does = "varies" if key in varied else "draws its own chips, so it sets"
             raise RecipeError(f"study {path} {does} {key}; drop --{key}, or edit the study")
-    base = with_settings(_base(path, values.get("base")), settings)
+    base = _with_classifiers(with_settings(_base(path, values.get("base")), settings), rows)
     return tuple(_variant(path, name, point, base, simulate) for name, point in named.items())
 
 

@@ -120,8 +120,25 @@ class RunDir:
         """Calibrated training features of a method."""
         return self.root / "calibration" / f"{method}.safetensors"
 
+    def classifiers(self, method: str) -> Path:
+        """Folder with the fitted classifiers of a method."""
+        return self.root / "classifiers" / method
+
+    def classifier(self, method: str, name: str) -> Path:
+        """Arrays of a fitted classifier; a JSON file of the same name lies beside them."""
+        return self.classifiers(method) / f"{name}.safetensors"
+
+    def fitted(self, method: str) -> Path:
+        """What the fitted classifiers of a method chose and predict."""
+        return self.root / "eval" / "fitted" / f"{method}.json"
+
+    @property
+    def weights_note(self) -> Path:
+        """Where the weights of the backbone lay when the run was made."""
+        return self.root / "adapters" / "weights.json"
+
     def evaluation(self, name: str) -> Path:
-        """A table of the probe stage."""
+        """A table of the evaluation."""
         return self.root / "eval" / name
 
     def report(self, name: str) -> Path:

@@ -32,6 +32,7 @@ class Stage:
         shared: True where all processes of a run work on it; the work then writes in the first one only. The first
             one runs all other stages, while the others wait.
         command: Command that runs it, where that is not its name.
+        method: Method that it trains, extracts or evaluates, where it serves no other.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     always_runs: bool = False
     shared: bool = False
     command: str = ""
+    method: str = ""
 
     @property
     def run_by(self) -> str:

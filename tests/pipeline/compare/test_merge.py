@@ -67,7 +67,7 @@ def write_run(root: Path, *, seed: int, dataset: str = "aid", **settings: Any) -
             "dataset": dataset,
             "backbone": "embedded",
             "method": method,
-            "probe": probe,
+            "classifier": probe,
             "metric": "macro_f1",
             "group": group,
             "value": value_of(method, probe, group, seed),
@@ -75,6 +75,8 @@ def write_run(root: Path, *, seed: int, dataset: str = "aid", **settings: Any) -
             "ci_upper": 1.0,
             "n_classes": 3,
             "n_test": 6,
+            "split": "test",
+            "n_trials": 8,
             "seed": seed,
         }
         for method, probe in METHODS
@@ -86,19 +88,19 @@ def write_run(root: Path, *, seed: int, dataset: str = "aid", **settings: Any) -
             for group in GROUPS if (method, probe) != baseline else ():
                 gain = value_of(method, probe, group, seed) - value_of(*baseline, group, seed)
                 ends = {"value": gain, "ci_lower": gain - 0.07, "ci_upper": gain + 0.07}
-                names = {"baseline": baseline[0], "baseline_probe": baseline[1], "group": group}
-                differences.append({"method": method, "probe": probe, **names, **ends})
+                names = {"baseline": baseline[0], "baseline_classifier": baseline[1], "group": group}
+                differences.append({"method": method, "classifier": probe, **names, **ends})
     predictions = [
-        {"id": f"{name}/{i}", "true": name, "method": method, "probe": probe, "predicted": "ship"}
+        {"id": f"{name}/{i}", "true": name, "method": method, "classifier": probe, "predicted": "ship"}
         for method, probe in METHODS
         for name in CLASSES
         for i in range(2)
     ]
     choices = [
-        {"method": method, "probe": probe, "choice": "l2", "value": 0.1 * (1 + seed)}
+        {"method": method, "classifier": probe, "choice": "l2", "value": 0.1 * (1 + seed)}
         for method, probe in METHODS
     ]
-    tables = {"results": results, "differences": differences, "predictions": predictions, "choices": choices}
+    tables = {"scores": results, "differences": differences, "predictions": predictions, "choices": choices}
     for name, rows in tables.items():
         (root / "eval" / f"{name}.csv").write_text(csv_text(rows))
     record(root)
@@ -109,7 +111,7 @@ def record(root: Path) -> None:
     """Note the files as finished by their stages."""
     stages = {
         "audit": ["audit/groups.json"],
-        "probe": [f"eval/{name}.csv" for name in ("results", "differences", "predictions", "choices")],
+        "scores": [f"eval/{name}.csv" for name in ("scores", "differences", "predictions", "choices")],
     }
     manifest = {
         stage: {"fingerprint": "f", "seconds": 1.0, "outputs": {n: file_sha256(root / n) for n in names}}
@@ -178,10 +180,10 @@ def test_the_summary_holds_paired_differences_and_wins(three: list[Path], tmp_pa
 
 def test_the_results_are_all_rows_one_below_the_other(three: list[Path], tmp_path: Path) -> None:
     merge_runs(three, tmp_path / "out")
-    apart = [row for run in three for row in rows_of(run / "eval" / "results.csv")]
+    apart = [row for run in three for row in rows_of(run / "eval" / "scores.csv")]
     together = rows_of(tmp_path / "out" / "results.csv")
     assert [float(row["value"]) for row in together] == [float(row["value"]) for row in apart]
-    assert [row["classifier"] for row in together] == [row["probe"] for row in apart]
+    assert [row["classifier"] for row in together] == [row["classifier"] for row in apart]
 
 
 def test_the_report_says_gains_losses_and_what_stays_open(three: list[Path], tmp_path: Path) -> None:
@@ -314,9 +316,9 @@ def test_groups_that_the_seed_draws_are_said(three: list[Path], tmp_path: Path, 
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("eval/results.csv", "deblora probe "),
-        ("eval/differences.csv", "deblora probe "),
-        ("eval/predictions.csv", "deblora probe "),
+        ("eval/scores.csv", "deblora evaluate "),
+        ("eval/differences.csv", "deblora evaluate "),
+        ("eval/predictions.csv", "deblora evaluate "),
         ("audit/groups.json", "deblora audit "),
         ("recipe.yaml", "deblora run RECIPE --out "),
     ],
@@ -353,7 +355,7 @@ def test_a_missing_or_damaged_file_is_named_with_the_command_that_makes_it(
 def test_scores_that_cannot_be_are_refused(
     three: list[Path], tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    path = three[1] / "eval" / "results.csv"
+    path = three[1] / "eval" / "scores.csv"
     path.write_text(path.read_text().replace(old, new, 1))
     record(three[1])
     with pytest.raises(ArtifactError, match=message):
@@ -361,9 +363,9 @@ def test_scores_that_cannot_be_are_refused(
 
 
 def test_a_file_changed_after_its_stage_is_refused(three: list[Path], tmp_path: Path) -> None:
-    path = three[2] / "eval" / "results.csv"
+    path = three[2] / "eval" / "scores.csv"
     path.write_text(path.read_text().replace("0.", "0.9", 1))
-    with pytest.raises(ArtifactError, match="it is not what probe wrote"):
+    with pytest.raises(ArtifactError, match="it is not what scores wrote"):
         merge_runs(three, tmp_path / "out")
 
 
@@ -384,9 +386,9 @@ def test_a_recipe_of_another_run_is_refused(three: list[Path], tmp_path: Path) -
 
 def test_a_run_without_a_finished_probe_is_refused(three: list[Path], tmp_path: Path) -> None:
     manifest = json.loads((three[1] / "run.json").read_text())
-    del manifest["stages"]["probe"]
+    del manifest["stages"]["scores"]
     (three[1] / "run.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match=f"the probe of {three[1]} is not finished.*--resume"):
+    with pytest.raises(ArtifactError, match=f"the evaluation of {three[1]} is not finished.*--resume"):
         merge_runs(three, tmp_path / "out")
 
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from deblora.cli.main import main
-from deblora.recipe.classify import ROWS
+from deblora.recipe.methods import TRAINED
 from deblora.run.artifacts import FeatureTable
 
 JOINT = ("lift", "reslt", "sade", "self-trained")
 
 
 def command(recipe: Path, out: Path, *rows: str) -> list[str]:
-    return ["compare", str(recipe), "--seeds", "1", "--skip-deblora", "--out", str(out), "--rows", *rows]
+    return ["compare", str(recipe), "--seeds", "1", "--skip-deblora", "--out", str(out), "--methods", *rows]
 
 
 @pytest.fixture(scope="module")
-def finished(cheap: pytest.MonkeyPatch, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rows") / "out"
-    assert main(command(recipe, out, *ROWS)) == 0
+    assert main(command(recipe, out, *TRAINED)) == 0
     return out
 
 
@@ -32,12 +32,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_row_has_the_probes_and_classifiers_their_own_logits(finished: Path) -> None:
-    found = {(row["method"], row["probe"]) for row in rows_of(finished / "results.csv")}
-    for name in ROWS:
+    found = {(row["method"], row["classifier"]) for row in rows_of(finished / "results.csv")}
+    for name in TRAINED:
         assert {(name, probe) for probe in ("cross_entropy", "balanced_softmax", "logit_adjustment")} <= found
     assert {method for method, probe in found if probe == "own_logits"} == set(JOINT)
     page = (finished / "index.html").read_text()
-    assert all(name in page for name in ROWS) and "own_logits" in page
+    assert all(name in page for name in TRAINED) and "own_logits" in page
 
 
 def test_what_is_trained_is_kept_in_open_formats(finished: Path) -> None:
@@ -65,8 +65,8 @@ def test_own_logits_are_those_of_the_kept_classifier(finished: Path) -> None:
     # and the predictions of the table are their largest
     predicted = {
         row["id"]: row["predicted"]
-        for row in rows_of(finished / "seed-0" / "eval" / "heads_predictions.csv")
-        if (row["method"], row["probe"]) == ("reslt", "own_logits")
+        for row in rows_of(finished / "seed-0" / "eval" / "predictions.csv")
+        if (row["method"], row["classifier"]) == ("reslt", "own_logits")
     }
     names = json.loads((finished / "seed-0" / "audit" / "groups.json").read_text())["class_names"]
     test = found.rows(tuple(predicted))
@@ -128,7 +128,7 @@ def test_missing_and_damaged_adapters_of_classes_are_named(finished: Path, tmp_p
 
 
 def test_a_finished_row_is_skipped_and_a_changed_setting_touches_its_row_only(
-    cheap: pytest.MonkeyPatch, finished: Path, recipe: Path, tmp_path: Path
+    finished: Path, recipe: Path, tmp_path: Path
 ) -> None:
     import yaml
 
@@ -140,17 +140,29 @@ def test_a_finished_row_is_skipped_and_a_changed_setting_touches_its_row_only(
     log = out / "seed-0" / "run.log"
     before = len(log.read_text())
     assert (
-        main(["compare", str(changed), "--seeds", "1", "--skip-deblora", "--out", str(out), "--rows", "lora"])
+        main(
+            [
+                "compare",
+                str(changed),
+                "--seeds",
+                "1",
+                "--skip-deblora",
+                "--out",
+                str(out),
+                "--methods",
+                "lora",
+            ]
+        )
         == 0
     )
     new = log.read_text()[before:]
-    assert "train-row-reslt: done" in new and "heads-reslt: done" in new
+    assert "train-row-reslt: done" in new and "evaluate-reslt: done" in new
     assert "train-row-lift: unchanged" in new and "train-lora: unchanged" in new
     assert "train-row-sade" not in new
 
 
 def test_a_killed_row_of_classes_keeps_those_it_finished(
-    cheap: pytest.MonkeyPatch, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from deblora.pipeline.compare.baselines import train as class_wise
 

@@ -1,15 +1,13 @@
 """Every study of the project runs, at toy size: simulated chips, one seed, two steps, its first and last variant."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import deblora.pipeline.classify.evaluate.heads as heads
-import deblora.pipeline.classify.evaluate.heads as probe
+import deblora.pipeline.classify.evaluate.fit as fit
 import deblora.pipeline.compare.study
 from conftest import REPOSITORY_ROOT
 from deblora.cli.main import main
@@ -25,19 +23,16 @@ TOY = {
     "cluster": {"n_clusters": 4, "n_init": 1},
     "deblora": {"max_train_steps": 2, "train_batch_size": 4},
     "shift": {"n_rounds": 1},
-    "probe": {"n_bootstrap": 100},
+    "evaluate": {"n_bootstrap": 100},
     "rows": {"max_train_steps": 2, "clora_max_train_steps": 1},
 }
 CHIPS = {"largest": 12, "imbalance_factor": 4, "n_val": 2, "n_test": 3, "chip_size": 32}
 
 
-NAMES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm", "crt", "ldam_drw")
-
-
-def toy_heads(samples: Samples, _: Any) -> Iterator[tuple[str, Chosen]]:
-    """Yield one quick fit under the name of every head that a study shows."""
+def toy_fits(samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, Chosen]]:
+    """Yield one quick fit under every name."""
     fitted = fit_linear(samples.x, samples.y, samples.n_classes, l2=1.0)
-    for name in NAMES:
+    for name in names:
         yield name, Chosen(fitted, {"macro_f1": 0.5, "n_trials": 1})
 
 
@@ -77,8 +72,7 @@ def shared_stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         return run_stage(stage, own, recipe, donors=[*donors, *(run for run in finished if run != own)])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "fit_classifiers", toy_heads)
-        patch.setattr(probe, "select_probe", partial(probe.select_probe, l2_grid=(1.0,)))
+        patch.setattr(fit, "fit_classifiers", toy_fits)
         patch.setattr(deblora.pipeline.compare.study, "run_stage", run)
         patch.setattr(deblora.pipeline.compare.study, "CHIPS", str(tmp_path_factory.mktemp("chips")))
         yield

@@ -10,7 +10,7 @@ from deblora.data.chips import ChipSet
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.registry import read_chips
 from deblora.errors import DataError
-from deblora.pipeline.audited import _samples, as_audited, class_names
+from deblora.pipeline.audited import as_audited, class_names, sample_rows
 from deblora.recipe.classify import DataRecipe, Recipe
 from deblora.run.run_dir import RunDir
 
@@ -50,7 +50,7 @@ def open_chips(run: RunDir, recipe: Recipe) -> ChipSet:
         DataError: If the source no longer holds a chip of the run.
     """
     chips = chips_of(recipe.data)
-    names, rows = class_names(run), _samples(run)
+    names, rows = class_names(run), sample_rows(run)
     position = {chip_id: i for i, chip_id in enumerate(chips.ids)}
     gone = [row["id"] for row in rows if row["id"] not in position]
     if gone:

@@ -3,7 +3,7 @@
 from deblora.debias.density import density_clusters
 from deblora.debias.kmeans.estimator import cluster_features
 from deblora.errors import DataError
-from deblora.pipeline.classify.chips import open_chips
+from deblora.pipeline.audited import read_audited
 from deblora.recipe.classify import ClusterRecipe, Recipe
 from deblora.run.artifacts import Clusters, FeatureTable
 from deblora.run.run_dir import RunDir
@@ -23,7 +23,7 @@ def check_n_clusters(settings: ClusterRecipe, n_chips: int) -> None:
 
 
 def _work(run: RunDir, recipe: Recipe) -> None:
-    ids = open_chips(run, recipe).split("train").ids
+    ids = read_audited(run).split("train").ids
     settings = recipe.cluster
     table = FeatureTable.load(run.features("lora"))
     if settings.method == "dbscan":

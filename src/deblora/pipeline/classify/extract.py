@@ -88,12 +88,21 @@ def _shared_features(
     return gather_rows(table.features, ranges)
 
 
-def open_adapted(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
-    """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips."""
-    if adapter == "base":
+def open_adapted(run: RunDir, recipe: Recipe, adapter: str, *, trained: bool = False) -> Backbone:
+    """Return the model with the adapters of ``base``, ``lora`` or ``deblora`` loaded, checked against the chips.
+
+    Args:
+        run: Where.
+        recipe: Its settings.
+        adapter: Which one.
+        trained: Whether ``base`` takes its statistics from the first adapter, which has those of the training chips.
+    """
+    if adapter == "base" and not trained:
         return open_for_chips(run, recipe, open_chips(run, recipe))
     backbone = open_checked(run, recipe)
     adopt_input(backbone, run.adapter("lora"))
+    if adapter == "base":
+        return backbone
     stacked = adapter == "deblora" and recipe.deblora.placement == "stack"
     for name in ["lora", "deblora"] if stacked else [adapter]:
         load_adapter(backbone, run.adapter(name), adapter_name=PEFT_NAMES[name])

@@ -1,4 +1,4 @@
-"""``deblora predict``: classes of new chips by a finished run, with the row and head that validation chose."""
+"""``deblora predict``: classes of new chips by a finished run, with the method and classifier that validation chose."""
 
 import csv
 import io
@@ -10,21 +10,20 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
 
 from deblora.data.chips import Pixels, SubsetPixels
-from deblora.data.longtail import class_counts
 from deblora.data.readers.unlabeled import OfKind, read_unlabeled, unreadable
 from deblora.errors import ArtifactError, DataError
+from deblora.evaluate.heads.files import load_classifier
 from deblora.evaluate.heads.head import Head
 from deblora.files import write_atomic
 from deblora.models.adapters.files import read_folder
-from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of
-from deblora.pipeline.classify.chips import open_chips, reading_of
+from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of, train_counts
+from deblora.pipeline.classify.chips import reading_of
 from deblora.pipeline.classify.evaluate.choose import read_choice
-from deblora.pipeline.classify.evaluate.heads import fitted_heads, kinds_of
 from deblora.pipeline.classify.extract import open_adapted
 from deblora.pipeline.classify.train_deblora import is_map, load_map
+from deblora.pipeline.open_model import find_noted_weights
 from deblora.recipe.classify import Recipe
 from deblora.report.overlays import data_uri, to_rgb
 from deblora.report.page import Picture, render_html
@@ -99,12 +98,12 @@ def predict(
     *,
     on_error: OnError = "stop",
     overwrite: bool = False,
+    weights: str | None = None,
 ) -> Predicted:
     """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
 
-    The head is fitted again on the features of the run with the settings that validation chooses, so nothing
-    but tables and adapters has to be kept. Probabilities are the softmax of its logits; they are not
-    calibrated.
+    Needed are the run folder and the weights of the backbone, and neither the chips of the training nor the folder it
+    ran in. Probabilities are the softmax of the logits of the classifier that was kept; they are not calibrated.
 
     Args:
         run: Finished, with a choice.
@@ -114,42 +113,51 @@ def predict(
         on_error: Chips that cannot be read, or that have other bands or types of values than the run knows:
             stop and name them, or leave them out, counted and named in table and page.
         overwrite: ``out`` may hold an earlier prediction, which is replaced once this one is complete.
+        weights: Where the weights of the backbone are, if neither where the recipe says nor where they were.
 
     Raises:
-        ArtifactError: If the run has no choice, or ``out`` holds something.
+        ArtifactError: If the run has no choice, its classifier is damaged, or ``out`` holds something.
         DataError: If chips cannot be read and ``on_error`` is stop, or none can be.
+        ModelError: If the weights of the backbone are not found or are others.
     """
     _check_out(out, source, overwrite=overwrite)
     choice = read_choice(run)
-    method, name = str(choice["method"]), str(choice["probe"])
+    method, name = str(choice["method"]), str(choice["classifier"])
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
     ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
-    head = refit(run, recipe, method, name)
+    head, tables = load_chosen(run, method, name)
+    recipe = find_noted_weights(run, recipe, weights)
     seen = as_audited(run, pixels)
-    features = np.hstack(
-        [new_features(run, recipe, kind, ids, seen).features for kind in kinds_of(method, name)]
-    )
+    features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in tables])
     found = Predicted(ids, softmax(head.logits(features), axis=1), skipped)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "predictions.csv", _table(run, found))
     write_atomic(
-        out / "index.html",
-        render_html(found_page(_content(run, recipe, found, pixels, f"{method} + {name}"))),
+        out / "index.html", render_html(found_page(_content(run, found, pixels, f"{method} + {name}")))
     )
     return found
 
 
-def refit(run: RunDir, recipe: Recipe, method: str, name: str) -> Head:
-    """Fit the head of a row again, on the features on disk.
+def load_chosen(run: RunDir, method: str, name: str) -> tuple[Head, tuple[str, ...]]:
+    """Return a classifier of the run, and the feature tables it reads.
 
     Raises:
-        ArtifactError: If the row has no such head.
+        ArtifactError: If it is missing, damaged, or of another method or other classes.
     """
-    with threadpool_limits(limits=1, user_api="blas"):
-        for known, chosen, _ in fitted_heads(run, recipe, method):
-            if known == name:
-                return chosen.head
-    raise ArtifactError(f"the row {method} has no head {name}; choose again with: deblora heads {run.root}")
+    path = run.classifier(method, name)
+    head, notes = load_classifier(path)
+    found = (notes.get("method"), notes.get("classifier"), tuple(notes.get("class_names", ())))
+    tables = tuple(notes.get("tables", ()))
+    if (
+        found != (method, name, class_names(run))
+        or not set(tables) <= {"base", "lora", "deblora"}
+        or not tables
+    ):
+        raise ArtifactError(
+            f"{path} is not the classifier {name} of {method} for the classes of this run; fit it again with: "
+            f"deblora evaluate {run.root}"
+        )
+    return head, tables
 
 
 def new_features(
@@ -158,7 +166,7 @@ def new_features(
     """Return features of new chips through the model of a row."""
     placement = recipe.deblora.placement
     is_mapped = adapter == "deblora" and is_map(placement)
-    backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter).to(device())
+    backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter, trained=True).to(device())
     settings = recipe.extract
     table = extract_features(
         backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
@@ -196,9 +204,9 @@ def _table(run: RunDir, found: Predicted) -> str:
     return buffer.getvalue()
 
 
-def _content(run: RunDir, recipe: Recipe, found: Predicted, pixels: Pixels, row: str) -> Found:
+def _content(run: RunDir, found: Predicted, pixels: Pixels, row: str) -> Found:
     names = class_names(run)
-    n_train = class_counts(open_chips(run, recipe).split("train").labels, len(names))
+    n_train = train_counts(run)
     order = sorted(range(len(names)), key=lambda c: (int(n_train[c]), names[c]))
     return Found(
         title=f"{len(found.ids)} chips by {run.root.name}",

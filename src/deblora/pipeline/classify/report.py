@@ -10,18 +10,17 @@ import numpy as np
 import pandas as pd
 
 from deblora import __version__
-from deblora.data.chips import ChipSet
 from deblora.errors import ArtifactError
 from deblora.evaluate.bootstrap import judged_by_one
 from deblora.evaluate.features import tsne_2d
 from deblora.files import write_atomic
 from deblora.pipeline import tables as csv_tables
-from deblora.pipeline.audited import groups_of
-from deblora.pipeline.classify.chips import open_chips
+from deblora.pipeline.audited import Audited, groups_of, read_audited
 from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice
 from deblora.pipeline.compare.over_seeds import NAME, class_f1
 from deblora.pipeline.tables import only, read_table, say_judged_by_one
 from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import PLAIN, SAYS
 from deblora.report.page import render_html, render_markdown
 from deblora.report.sections import RUN, Report, report_page
 from deblora.run.artifacts import Centers, Clusters, FeatureTable, Targets
@@ -48,7 +47,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
 
 
 def _report(run: RunDir, recipe: Recipe) -> Report:
-    chips, frozen = open_chips(run, recipe), json.loads(run.groups.read_text(encoding="utf-8"))
+    chips, frozen = read_audited(run), json.loads(run.groups.read_text(encoding="utf-8"))
     classes = _classes(run, frozen)
     counts = classes["train"]
     present = counts[counts > 0]
@@ -65,7 +64,7 @@ def _report(run: RunDir, recipe: Recipe) -> Report:
             "Seed": str(recipe.seed),
         },
         tables={
-            "scores": _read(run, "results.csv", csv_tables.SCORES),
+            "scores": _read(run, "scores.csv", csv_tables.SCORES),
             "differences": _read(run, "differences.csv", csv_tables.DIFFERENCES),
             "classes": classes,
             **_of_predictions(run, classes),
@@ -79,7 +78,8 @@ def _report(run: RunDir, recipe: Recipe) -> Report:
         },
         recipe_yaml=run.recipe.read_text(encoding="utf-8") if run.recipe.is_file() else "",
         provenance=_provenance(run, frozen),
-        choice=choice and {**choice, "classifier": choice["probe"], "candidates": _candidates(choice)},
+        choice=choice,
+        says=SAYS,
         notes=(
             f"Groups by {frozen['rule']}, fixed in the audit.",
             "Group F1 is the mean of per-class F1, each computed on all predictions.",
@@ -92,12 +92,8 @@ def _report(run: RunDir, recipe: Recipe) -> Report:
     )
 
 
-def _candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{**row, "classifier": row["probe"]} for row in choice["candidates"]]
-
-
 def _read(run: RunDir, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    return read_table(run.evaluation(name), columns, command=f"deblora probe {run.root}")
+    return read_table(run.evaluation(name), columns, command=f"deblora evaluate {run.root}")
 
 
 def _classes(run: RunDir, frozen: dict[str, Any]) -> pd.DataFrame:
@@ -120,14 +116,16 @@ def _of_predictions(run: RunDir, classes: pd.DataFrame) -> dict[str, pd.DataFram
     odd = set(found["true"]) | set(found["predicted"])
     if odd - set(names):
         raise csv_tables.damaged(
-            path, f"no class is called {min(odd - set(names))}", f"deblora probe {run.root}"
+            path, f"no class is called {min(odd - set(names))}", f"deblora evaluate {run.root}"
         )
     parts = []
     for method, classifier in SHOWN:
         own = only(found, method=method, classifier=classifier)
+        if own.empty and (method, classifier) != PLAIN:
+            continue  # it was not asked for
         if own.empty:
             why = f"it has no rows of {method} + {classifier}"
-            raise csv_tables.damaged(path, why, f"deblora probe {run.root}")
+            raise csv_tables.damaged(path, why, f"deblora evaluate {run.root}")
         values = {"class": names, "value": class_f1(own, names)}
         parts.append(pd.DataFrame({"method": method, "classifier": classifier, **values}))
     matrices = pd.concat([only(found, method=method, classifier=name) for method, name in CONFUSED])
@@ -172,7 +170,7 @@ def _history(run: RunDir) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "step", "loss"])
 
 
-def _composition(run: RunDir, chips: ChipSet) -> pd.DataFrame:
+def _composition(run: RunDir, chips: Audited) -> pd.DataFrame:
     """Return the share of each class in each cluster."""
     clusters, train = Clusters.load(run.clusters), chips.split("train")
     counts = np.zeros((chips.n_classes, len(clusters.centers)))
@@ -181,7 +179,7 @@ def _composition(run: RunDir, chips: ChipSet) -> pd.DataFrame:
     return pd.DataFrame(shares, index=list(chips.class_names))
 
 
-def _projections(run: RunDir, chips: ChipSet, seed: int) -> pd.DataFrame:
+def _projections(run: RunDir, chips: Audited, seed: int) -> pd.DataFrame:
     """Lay out train and test before and after together with class means and centers."""
     train, test = chips.split("train"), chips.split("test")
     rng = np.random.default_rng(seed)
@@ -262,7 +260,7 @@ STAGE = Stage(
         run.centers("deblora"),
         run.features("lora"),
         run.features("deblora"),
-        run.evaluation("results.csv"),
+        run.evaluation("scores.csv"),
         run.evaluation("differences.csv"),
         run.evaluation("predictions.csv"),
         run.evaluation("separation.csv"),

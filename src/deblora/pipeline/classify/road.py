@@ -1,44 +1,74 @@
-"""The road: the stages in the order they run."""
+"""The pipeline: its stages in the order they run, and the ways to run them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
-from deblora.errors import RecipeError
+from deblora.errors import ModelError, RecipeError
 from deblora.files import write_atomic
 from deblora.pipeline.adapter import check_loss
-from deblora.pipeline.classify import audit, calibrate, center, cluster, report, train_deblora, train_lora
+from deblora.pipeline.classify import audit, cluster, report, train_deblora, train_lora
 from deblora.pipeline.classify.audit import choose_groups, select_chips
+from deblora.pipeline.classify.calibrate import CALIBRATE, CENTER, check_groups
 from deblora.pipeline.classify.chips import read_source
-from deblora.pipeline.classify.evaluate import heads
-from deblora.pipeline.classify.evaluate import heads as probe
-from deblora.pipeline.classify.evaluate.choose import SHORT_LIST
+from deblora.pipeline.classify.evaluate import choose, fit, scores
 from deblora.pipeline.classify.evaluate.costs import write_costs
-from deblora.pipeline.classify.evaluate.samples import SEMI_SUPERVISED
 from deblora.pipeline.classify.extract import stage_for
-from deblora.pipeline.open_model import model_settings
+from deblora.pipeline.open_model import model_settings, note_weights
 from deblora.recipe.classify import Recipe, to_yaml
+from deblora.recipe.methods import METHODS, PLAIN, check_methods, default_list, short_list
 from deblora.run.log import start_log
 from deblora.run.processes import device, on_first, world_size
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, check_current, run_stage
 from deblora.train.extract import check_precision
 
-ROAD: tuple[Stage, ...] = (
-    audit.STAGE,
-    train_lora.STAGE,
-    stage_for("base"),
-    stage_for("lora"),
-    cluster.STAGE,
-    center.STAGE,
-    calibrate.STAGE,
-    train_deblora.STAGE,
-    stage_for("deblora"),
-    heads.stage_for(SEMI_SUPERVISED),
-    probe.STAGE,
-    report.STAGE,
-)
+log = logging.getLogger("deblora")
+FIRST = (audit.STAGE, train_lora.STAGE, stage_for("base"), stage_for("lora"))
+CALIBRATION = (cluster.STAGE, CENTER, CALIBRATE)
+SECOND = (train_deblora.STAGE, stage_for("deblora"))
+
+
+def pipeline_of(
+    recipe: Recipe, methods: Collection[str] | None = None, *, trained: Sequence[Stage] = ()
+) -> tuple[Stage, ...]:
+    """Return the stages in order: audit, features, calibration, second adapter, evaluation, choice, report.
+
+    Args:
+        recipe: Settings; its classifiers decide which methods have any to fit.
+        methods: Methods to evaluate, those of the short list if None; ``lora`` always is. What none of them needs is
+            left out.
+        trained: Stages of methods with a training of their own.
+
+    Raises:
+        RecipeError: If a method is unknown.
+    """
+    names = _chosen(recipe, short_list() if methods is None else methods)
+    reads = {table for name in names for table in METHODS[name].reads}
+    is_calibrated = "deblora" in reads or any(METHODS[name].targets for name in names)
+    second = SECOND if "deblora" in reads else ()
+    page = (report.STAGE,) if "deblora" in reads else ()
+    return (
+        *FIRST,
+        *(CALIBRATION if is_calibrated else ()),
+        *second,
+        *trained,
+        *evaluation_of(names),
+        *page,
+    )
+
+
+def _chosen(recipe: Recipe, methods: Collection[str]) -> tuple[str, ...]:
+    check_methods(methods)
+    return tuple(
+        name for name in METHODS if name == PLAIN[0] or (name in methods and fit.can_fit(recipe, name))
+    )
+
+
+def evaluation_of(methods: Sequence[str]) -> tuple[Stage, ...]:
+    """Return the stages that evaluate methods: one for each, the tables over all of them, and the choice."""
+    return (*map(fit.stage_for, methods), scores.stage_for(methods), choose.stage_for(methods))
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -51,7 +81,7 @@ def check_inputs(recipe: Recipe) -> None:
     """
     read_source.cache_clear()
     chips = select_chips(recipe.data, recipe.seed)
-    center.check_groups(choose_groups(chips, recipe.data), recipe)
+    check_groups(choose_groups(chips, recipe.data), recipe)
     cluster.check_n_clusters(recipe.cluster, len(chips.split("train")))
     model_settings(recipe.backbone)
     check_loss(recipe)
@@ -64,44 +94,59 @@ def check_inputs(recipe: Recipe) -> None:
             )
 
 
-def run_all(
-    run: RunDir,
-    recipe: Recipe,
-    *,
-    before_report: Callable[[RunDir, Recipe], None] | None = None,
-    note: str = "",
-) -> None:
-    """Run every stage that is not finished, in order.
+def run_all(run: RunDir, recipe: Recipe, *, note: str = "") -> None:
+    """Run every stage that is not finished, in order; methods that were evaluated before stay in the tables.
 
     Args:
         run: Where.
         recipe: Its settings.
-        before_report: Makes what else the page is to show, after the probe.
         note: For the log, before anything else.
     """
     start_log(run)
     if note:
-        logging.getLogger("deblora").warning("%s", note)
+        log.warning("%s", note)
     on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
-    for stage in ROAD:
-        if stage is report.STAGE and before_report is not None:
-            before_report(run, recipe)
+    for stage in pipeline_of(recipe):
+        if stage.run_by not in ("evaluate", report.STAGE.name):
+            run_stage(stage, run, recipe)
+    on_first(lambda: note_weights(run, recipe))
+    _evaluate(run, recipe, short_list())
+    run_stage(report.STAGE, run, recipe)
+    on_first(lambda: write_costs(run, recipe))
+
+
+def _evaluate(run: RunDir, recipe: Recipe, methods: Collection[str]) -> None:
+    for stage in evaluation_of(on_first(lambda: list(fit.with_current(run, recipe, methods)))):
         run_stage(stage, run, recipe)
-    write_costs(run, recipe)
 
 
 def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
-    """Run the stages of one command on a run folder (``extract`` has one per adapter that exists)."""
+    """Run the stages of one command on a run folder.
+
+    ``extract`` has one stage per adapter that exists. ``evaluate`` fits every method of the default list, and those
+    with their own training, whose features are there, and makes the page anew if there is one.
+    """
     start_log(run)
     read_source.cache_clear()
     if command != "extract":
         on_first(lambda: _check_before(command, run, recipe))
-    for stage in ROAD:
+    if command == "evaluate":
+        _evaluate(run, recipe, on_first(lambda: _present(run)))
+        if run.record(report.STAGE.name):
+            run_stage(report.STAGE, run, recipe)
+        return
+    for stage in pipeline_of(recipe):
         if stage.run_by == command:
             if command != "extract" or on_first(partial(_has_inputs, stage, run)):
                 run_stage(stage, run, recipe)
             else:
-                logging.getLogger("deblora").info("%s: its adapter is not trained yet", stage.name)
+                log.info("%s: its adapter is not trained yet", stage.name)
+    on_first(lambda: note_weights(run, recipe))
+
+
+def _present(run: RunDir) -> list[str]:
+    wanted = [name for name, method in METHODS.items() if name in default_list() or method.trains]
+    return [name for name in wanted if name == PLAIN[0] or fit.has_inputs(run, name)]
 
 
 def _has_inputs(stage: Stage, run: RunDir) -> bool:
@@ -111,11 +156,16 @@ def _has_inputs(stage: Stage, run: RunDir) -> bool:
 def _check_before(command: str, run: RunDir, recipe: Recipe) -> None:
     """Check that the stages before a command are current, up to the first one with a damaged file."""
     intact = True
-    for stage in ROAD:
+    for stage in pipeline_of(recipe, fit.with_current(run, recipe, short_list())):
         if stage.run_by == command:
             return
         if intact:
-            check_current(stage, run, recipe)
+            try:
+                check_current(stage, run, recipe)
+            except (
+                ModelError
+            ) as error:  # the weights are elsewhere; what lies in the run folder can be used all the same
+                log.warning("%s: not known whether it is up to date (%s)", stage.name, error)
             intact = run.is_intact(stage.name)  # of a damaged file the stage that reads it tells more
 
 
@@ -138,10 +188,3 @@ def fit_to_data(recipe: Recipe) -> tuple[Recipe, str]:
         return recipe, ""
     note = f"cluster.n_clusters lowered from its default {asked} to {most} for {n_train} training chips"
     return replace(recipe, cluster=replace(recipe.cluster, n_clusters=most)), note
-
-
-def judge_short_list(run: RunDir, recipe: Recipe) -> None:
-    """Fit the heads of the short list on the features of a run, and choose one of them."""
-    from deblora.pipeline.compare.seeds import judge_rows
-
-    judge_rows(run, recipe, SHORT_LIST)

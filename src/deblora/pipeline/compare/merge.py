@@ -21,7 +21,7 @@ from deblora.errors import ArtifactError, RecipeError
 from deblora.files import file_sha256, write_atomic
 from deblora.pipeline import tables as csv_tables
 from deblora.pipeline.classify.evaluate.costs import costs_of
-from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, MISMATCH_COLUMNS, SEPARATION
+from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION
 from deblora.pipeline.compare.over_seeds import (
     BALANCED,
     NAME,
@@ -45,14 +45,11 @@ FILES = ("index.html", "report.md", "results.csv", "summary.csv", "results.json"
 GAINS = (
     (("deblora", "cross_entropy"), PLAIN),
     (("deblora", "balanced_softmax"), BALANCED),
-    (("shift-kernel", "balanced_softmax"), BALANCED),
+    (("shift", "balanced_softmax"), BALANCED),
 )
 """Methods whose gain is drawn class by class: debLoRA with both probes, and the shift."""
-EVALUATION = {
-    "probe": ("results.csv", "differences.csv", "predictions.csv", "choices.csv"),
-    "heads": ("heads.csv", "heads_differences.csv", "heads_predictions.csv", "heads_choices.csv"),
-}
-"""Stage -> its tables of scores, differences, predictions and choices."""
+EVALUATION = ("scores.csv", "differences.csv", "predictions.csv", "choices.csv")
+"""Tables of scores, differences, predictions and choices."""
 
 
 @dataclass(frozen=True)
@@ -171,29 +168,28 @@ def _names(roots: Sequence[Path]) -> list[str]:
     ]
 
 
-def read_run(root: Path, name: str, *, stage: str = "probe") -> FinishedRun:
+def read_run(root: Path, name: str) -> FinishedRun:
     """Read what the report needs of a run; every file is checked, and a message names what makes it again.
 
     Args:
         root: Folder of the run.
         name: How the report calls it.
-        stage: Stage that wrote the tables.
 
     Raises:
         ArtifactError: If the folder is no run, its evaluation is not finished, or a file is missing, damaged
             or changed.
     """
     run = RunDir.open(root)
-    if not run.record(stage):
+    if not run.record("scores"):
         again = f"deblora run RECIPE --out {root} --resume"
-        raise ArtifactError(f"the {stage} of {root} is not finished; finish the run with: {again}")
+        raise ArtifactError(f"the evaluation of {root} is not finished; finish the run with: {again}")
     recipe, frozen = _recipe(run), _frozen(run)
     schemas = (csv_tables.SCORES, csv_tables.DIFFERENCES, csv_tables.PREDICTIONS, csv_tables.CHOICES)
-    paths = [run.evaluation(file) for file in EVALUATION[stage]]
-    command = f"deblora {stage} {root}"
+    paths = [run.evaluation(file) for file in EVALUATION]
+    command = f"deblora evaluate {root}"
     found = []
     for path, columns in zip(paths, schemas, strict=True):
-        _check_unchanged(run, path, stage, command)
+        _check_unchanged(run, path, "scores", command)
         text = ["value"] if columns is csv_tables.CHOICES else []
         found.append(read_table(path, columns, command=command, text=text))
     finished = FinishedRun(run, name, recipe, frozen, *found)
@@ -422,13 +418,13 @@ def _details(runs: Sequence[FinishedRun]) -> dict[str, pd.DataFrame]:
 
 
 def _read(run: FinishedRun, file: str, columns: Sequence[str]) -> pd.DataFrame:
-    return read_table(run.run.evaluation(file), columns, command=f"deblora heads {run.run.root}")
+    return read_table(run.run.evaluation(file), columns, command=f"deblora evaluate {run.run.root}")
 
 
 def _mismatch(runs: Sequence[FinishedRun]) -> pd.DataFrame:
     parts = []
     for run in runs:
-        found = _read(run, MISMATCH, MISMATCH_COLUMNS)
+        found = _read(run, MISMATCH, csv_tables.MISMATCH)
         parts.append(found.merge(run.classes()[["class", "rank"]], on="class").sort_values("rank"))
     found = by_rank(parts, ["method"])
     numbers = ["gap", "chance", "train_scatter", "test_scatter"]

@@ -13,7 +13,7 @@ from deblora.data.simulate.chip_folder import Simulation, draw_chips
 from deblora.errors import ArtifactError
 from deblora.files import write_atomic
 from deblora.pipeline.classify.chips import read_source
-from deblora.pipeline.classify.road import ROAD, check_inputs
+from deblora.pipeline.classify.road import check_inputs
 from deblora.pipeline.compare.merge import FILES, FinishedRun, machine, mean_costs, read_run, shared_settings
 from deblora.pipeline.compare.over_seeds import (
     BALANCED,
@@ -22,8 +22,7 @@ from deblora.pipeline.compare.over_seeds import (
     mean_scores,
     paired_differences,
 )
-from deblora.pipeline.compare.seeds import check_out, is_finished, short_road
-from deblora.pipeline.compare.seeds import stages_of as rows_and_heads
+from deblora.pipeline.compare.seeds import check_out, is_finished, stages_of
 from deblora.pipeline.tables import only
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.study import Study, read_study, with_seed
@@ -32,7 +31,7 @@ from deblora.report.sections import STUDY, Report, Varied, report_page
 from deblora.run.log import start_log
 from deblora.run.parallel import Call, in_parallel
 from deblora.run.run_dir import RunDir
-from deblora.run.stage import Stage, run_stage
+from deblora.run.stage import run_stage
 
 __all__ = ["Study", "read_study", "run_study"]
 
@@ -200,23 +199,23 @@ def run_study(study: Study, out: Path, *, n_jobs: int = 1) -> Path:
     if first.simulation is None:
         for variant in study.variants:
             check_inputs(variant.recipe)
-    calls = [Call(run_variants, (own, out / CHIPS, study.judge, study.methods)) for own in tasks]
+    calls = [Call(run_variants, (own, out / CHIPS, study.methods)) for own in tasks]
     in_parallel(calls, n_jobs=n_jobs)
     runs = {
-        variant.name: [read_run(own[i].root, own[i].root.name, stage=study.judge) for own in tasks]
+        variant.name: [read_run(own[i].root, own[i].root.name) for own in tasks]
         for i, variant in enumerate(study.variants)
     }
     write_study(study, runs, out)
     return out / "index.html"
 
 
-def run_variants(tasks: Sequence[Task], chips: Path, judge: str, methods: Sequence[str]) -> None:
+def run_variants(tasks: Sequence[Task], chips: Path, methods: Sequence[str]) -> None:
     """Run the variants of one seed; each may take over what the ones before it have finished."""
-    stages = stages_of(judge, methods)
     donors: list[RunDir] = []
     for task in tasks:
         if task.simulation is not None:
             draw_chips(chips, task.simulation, seed=task.recipe.seed)
+        stages = stages_of(task.recipe, methods)
         if not is_finished(task.root, task.recipe, stages):
             run = RunDir.create(task.root, resume=True, overwrite=False)
             start_log(run, name="/".join(task.root.parts[-2:]))
@@ -225,14 +224,6 @@ def run_variants(tasks: Sequence[Task], chips: Path, judge: str, methods: Sequen
             for stage in stages:
                 run_stage(stage, run, task.recipe, donors=donors)
         donors.append(RunDir.open(task.root))
-
-
-def stages_of(judge: str, methods: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of a study: the road to the probe, or the short one to the heads."""
-    to_probe = ROAD[: [stage.name for stage in ROAD].index("probe") + 1]
-    if judge == "probe":
-        return to_probe
-    return rows_and_heads(to_probe if "deblora" in methods else short_road(), methods)
 
 
 def _root(out: Path, variant: str, seed: int) -> Path:

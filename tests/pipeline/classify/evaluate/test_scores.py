@@ -5,17 +5,16 @@ import pytest
 
 from deblora.data.longtail import Groups
 from deblora.pipeline.classify.evaluate.scores import (
-    FAIR,
-    OURS,
-    SEMI,
-    STRONG,
-    TRANSDUCTIVE,
     Judged,
     prior_accuracies,
     score_tables,
     with_chosen,
 )
+from deblora.recipe.methods import CHOSEN, GUARDED
+from deblora.recipe.methods import STRONG as STRONG_NAME
 
+STRONG, FAIR = (STRONG_NAME, CHOSEN), (GUARDED, CHOSEN)
+SEMI, TRANSDUCTIVE = ("semi-supervised", CHOSEN), ("transductive", CHOSEN)
 GROUPS = Groups((0,), (1,), (2,))
 Y = np.repeat([0, 1, 2], 20)
 COUNTS = np.array([100, 20, 4])
@@ -33,20 +32,15 @@ def rows() -> dict[tuple[str, str], Judged]:
         ("lora", "balanced_softmax"): judged(Y, 0.7),
         ("lora", "sade"): judged(always, 0.8),
         ("zero-shot", "sade"): judged(Y, 0.95),
-        ("shift-kernel", "logit_adjustment"): judged(Y, 0.6),
-        ("shift-global-mean", "logit_adjustment"): judged(always, 0.6),
+        ("shift", "logit_adjustment"): judged(Y, 0.6),
     }
 
 
 def test_validation_chooses_among_strong_heads_on_lora_features(rows: dict[tuple[str, str], Judged]) -> None:
     every, behind = with_chosen(rows)
-    assert behind == {STRONG: ("lora", "sade"), OURS: ("shift-kernel", "logit_adjustment")}
-    assert every[STRONG] is rows["lora", "sade"]
-
-
-def test_without_shifted_rows_there_is_no_row_of_ours(rows: dict[tuple[str, str], Judged]) -> None:
-    every, _ = with_chosen({name: row for name, row in rows.items() if name[0] == "lora"})
-    assert STRONG in every and OURS not in every
+    assert behind == {STRONG: ("lora", "sade")}
+    assert every[STRONG].predicted is rows["lora", "sade"].predicted
+    assert every[STRONG].n_trials == 2  # of the two it was chosen among
 
 
 def test_rows_with_unlabeled_features_have_choices_of_their_own(rows: dict[tuple[str, str], Judged]) -> None:
@@ -58,16 +52,16 @@ def test_rows_with_unlabeled_features_have_choices_of_their_own(rows: dict[tuple
     _, behind = with_chosen({**rows, **more})
     assert behind[SEMI] == ("semi-supervised", "gaussians_lora")
     assert behind[TRANSDUCTIVE] == ("transductive", "gaussians_both")
-    assert behind[STRONG] == ("lora", "sade") and behind[OURS][0] == "shift-kernel"
+    assert behind[STRONG] == ("lora", "sade")
     assert FAIR not in behind  # nobody knows how they do on chips they did not see
 
 
 @pytest.mark.parametrize(("held_out", "winner"), [(0.7, ("lora", "sade")), (0.85, ("semi-supervised", "g"))])
-def test_ours_is_the_better_one_on_chips_it_did_not_see(
+def test_guarded_is_the_better_one_on_chips_it_did_not_see(
     rows: dict[tuple[str, str], Judged], held_out: float, winner: tuple[str, str]
 ) -> None:
-    every, behind = with_chosen({**rows, ("semi-supervised", "g"): Judged(Y, 0.99, held_out)})
-    assert behind[FAIR] == winner and every[FAIR] is every[winner]
+    every, behind = with_chosen({**rows, ("semi-supervised", "g"): Judged(Y.copy(), 0.99, held_out)})
+    assert behind[FAIR] == winner and every[FAIR].predicted is every[winner].predicted
 
 
 def test_accuracy_under_other_priors() -> None:
@@ -87,7 +81,7 @@ def test_scores_and_differences(rows: dict[tuple[str, str], Judged]) -> None:
     results, differences = score_tables(
         every, Y, GROUPS, COUNTS, names={"dataset": "d", "backbone": "b"}, n_draws=100, seed=3
     )
-    values = {(r["method"], r["probe"], r["metric"], r["group"]): r["value"] for r in results}
+    values = {(r["method"], r["classifier"], r["metric"], r["group"]): r["value"] for r in results}
     assert values["lora", "balanced_softmax", "macro_f1", "all"] == 1
     assert values["lora", "cross_entropy", "macro_f1", "tail"] == 0
     assert values["lora", "sade", "accuracy_uniform", "all"] == pytest.approx(1 / 3)
@@ -95,7 +89,7 @@ def test_scores_and_differences(rows: dict[tuple[str, str], Judged]) -> None:
     one = next(
         d
         for d in differences
-        if (d["method"], d["baseline_probe"], d["group"]) == ("shift-kernel", "cross_entropy", "tail")
+        if (d["method"], d["baseline_classifier"], d["group"]) == ("shift", "cross_entropy", "tail")
     )
     assert one["value"] == one["ci_lower"] == one["ci_upper"] == 1
     y = np.append(np.repeat([0, 1], 20), 2)
@@ -105,4 +99,6 @@ def test_scores_and_differences(rows: dict[tuple[str, str], Judged]) -> None:
         unknown = {row["group"] for row in scored if row["ci_lower"] == row["ci_upper"] == ""}
         assert unknown == {"tail", "all"} and all(np.isfinite(row["value"]) for row in scored)
         assert all(row["ci_lower"] <= row["ci_upper"] for row in scored if row["group"] not in unknown)
-    assert not any((d["method"], d["probe"]) == (d["baseline"], d["baseline_probe"]) for d in differences)
+    assert not any(
+        (d["method"], d["classifier"]) == (d["baseline"], d["baseline_classifier"]) for d in differences
+    )

@@ -13,7 +13,8 @@ from deblora.models.adapters.files import WEIGHTS as ADAPTER_WEIGHTS
 from deblora.models.adapters.kinds import SHARED
 from deblora.pipeline.classify.train_deblora import RESIDUAL, is_map
 from deblora.pipeline.tables import table
-from deblora.recipe.classify import ROWS, Recipe
+from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import TRAINED
 from deblora.run.run_dir import ADAPTER, ADAPTERS, FACTS, HEAD, WEIGHTS, RunDir
 
 COSTS = "costs.csv"
@@ -72,7 +73,7 @@ def costs_of(run: RunDir, recipe: Recipe) -> list[dict[str, object]]:
             n_chips,
         ),
     ]
-    for name in ROWS:
+    for name in TRAINED:
         facts, folder = _facts(run, name), run.row(name)
         kept = tuple(folder / file for file in (ADAPTER, ADAPTERS, WEIGHTS, HEAD))
         trained = (f"train-row-{name}",)

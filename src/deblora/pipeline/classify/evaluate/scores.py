@@ -1,7 +1,12 @@
-"""Tables of the heads: group F1 with intervals, accuracy under other test priors, paired differences."""
+"""Stage ``scores``: group F1 with intervals, accuracy under other test priors, paired differences; all tidy tables.
 
+Every number that is shown anywhere, on the terminal, on pages and in Markdown, is read from these tables.
+"""
+
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
@@ -9,66 +14,167 @@ from jaxtyping import Int
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
 from deblora.evaluate.bootstrap import bootstrap_scores, judged_by_one, stratified_draws, without_interval
-from deblora.evaluate.metrics import group_scores, per_class_f1
+from deblora.evaluate.metrics import filtered_group_f1, group_scores, per_class_f1
 from deblora.evaluate.priors import Prior, resampled_indices
-from deblora.pipeline.tables import interval_cells
+from deblora.files import write_atomic
+from deblora.pipeline.audited import Audited, read_audited
+from deblora.pipeline.classify.evaluate.fit import features_path, read_fitted
+from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION, describes, feature_tables
+from deblora.pipeline.tables import interval_cells, say_judged_by_one, table
+from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, PLAIN, STRONG
+from deblora.run.run_dir import RunDir
+from deblora.run.stage import Stage
 
+log = logging.getLogger("deblora")
 PRIORS: tuple[Prior, ...] = ("forward", "uniform", "backward")
 N_SETS = 20
 """Test sets per prior (ours)."""
-CHOSEN = "chosen_on_validation"
-STRONG = ("lora", CHOSEN)
-"""The best head on the features of the first adapter, chosen on validation."""
-OURS = ("shift", CHOSEN)
-"""The best shifted row and head, chosen on validation."""
-SEMI = ("semi-supervised", CHOSEN)
-"""The head, chosen on validation, that also sees validation features without labels."""
-TRANSDUCTIVE = ("transductive", CHOSEN)
-"""The same head once it also sees the test features without labels: a row of its own, never pooled with others."""
-FAIR = ("ours", CHOSEN)
-"""The best strong head or the semi-supervised one, whichever is better on validation chips it did not see."""
-BASELINES = (("lora", "cross_entropy"), ("lora", "balanced_softmax"), STRONG)
+BASELINES = (PLAIN, ("lora", "balanced_softmax"), (STRONG, CHOSEN))
+"""Methods and classifiers that all others are compared with; absent ones are left out."""
+TABLES = ("scores.csv", "differences.csv", "predictions.csv", "choices.csv", SEPARATION, MISMATCH)
 
 Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Predicted test classes of a method and head, and its macro F1 on validation, in [0, 1].
+    """Predicted test classes of a method and classifier, and how it did on validation.
 
-    ``held_out`` is the same on validation chips whose features the head was not fitted to, where it sees any.
+    Attributes:
+        predicted: Class of every test chip.
+        validation: Macro F1 on validation, in [0, 1].
+        held_out: The same on validation chips whose features the classifier was not fitted to, where it sees any.
+        n_trials: Settings that were tried on validation.
     """
 
     predicted: Int[np.ndarray, " m"]
     validation: float
     held_out: float | None = None
+    n_trials: int = 1
+
+    @property
+    def unseen(self) -> float:
+        """Macro F1 on validation chips that the classifier did not see."""
+        return self.validation if self.held_out is None else self.held_out
+
+
+def stage_for(methods: Sequence[str]) -> Stage:
+    """Return the stage that writes the tables over these methods."""
+
+    def work(run: RunDir, recipe: Recipe) -> None:
+        _work(run, recipe, methods)
+
+    def inputs(run: RunDir) -> list[Path]:
+        described = [METHODS[name] for name in methods if describes(name)]
+        features = [features_path(run, table) for method in described for table in method.reads]
+        targets = [run.targets(method.targets) for method in described if method.targets]
+        return [run.samples, run.groups, *map(run.fitted, methods), *dict.fromkeys(features), *targets]
+
+    return Stage(
+        name="scores",
+        settings=lambda recipe: [
+            list(methods),
+            recipe.evaluate.n_bootstrap,
+            recipe.evaluate.group_f1,
+            recipe.data.source,
+            recipe.backbone.name,
+        ],
+        inputs=inputs,
+        outputs=lambda run: [run.evaluation(name) for name in TABLES],
+        work=work,
+        command="evaluate",
+    )
+
+
+def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
+    audited = read_audited(run)
+    train, test = audited.split("train"), audited.split("test")
+    fitted = {
+        (method, name): own for method in methods for name, own in read_fitted(run, method, audited).items()
+    }
+    judged = {
+        name: Judged(
+            own.test,
+            own.choice["macro_f1"],
+            own.choice.get("held_out_macro_f1") if METHODS[name[0]].unlabeled == "val" else None,
+            own.choice["n_trials"],
+        )
+        for name, own in fitted.items()
+    }
+    every, behind = with_chosen(judged)
+    hidden = judged_by_one(test.counts, audited.groups)
+    if hidden:
+        log.warning("scores: %s", say_judged_by_one(hidden))
+    scores, differences = score_tables(
+        every,
+        test.labels,
+        audited.groups,
+        train.counts,
+        names={"dataset": Path(recipe.data.source).name, "backbone": recipe.backbone.name},
+        n_draws=recipe.evaluate.n_bootstrap,
+        seed=recipe.seed,
+        filtered=recipe.evaluate.group_f1 == "filtered",
+    )
+    choices: list[dict[str, object]] = [
+        {"method": method, "classifier": name, "choice": key, "value": value}
+        for (method, name), own in fitted.items()
+        for key, value in own.choice.items()
+    ]
+    choices += [
+        {"method": method, "classifier": name, "choice": "chosen", "value": " ".join(chosen)}
+        for (method, name), chosen in behind.items()
+    ]
+    gaps, distances = feature_tables(run, recipe, audited, list(methods))
+    tables = (scores, differences, _predictions(judged, test), choices, distances, gaps)
+    for file, rows in zip(TABLES, tables, strict=True):
+        write_atomic(run.evaluation(file), table(rows))
+
+
+def _predictions(judged: Mapping[Name, Judged], test: Audited) -> list[dict[str, object]]:
+    names = test.class_names
+    return [
+        {
+            "id": chip_id,
+            "true": names[label],
+            "method": method,
+            "classifier": classifier,
+            "predicted": names[guess],
+        }
+        for (method, classifier), own in judged.items()
+        for chip_id, label, guess in zip(test.ids, test.labels, own.predicted, strict=True)
+    ]
 
 
 def with_chosen(judged: Mapping[Name, Judged]) -> tuple[dict[Name, Judged], dict[Name, Name]]:
-    """Add the rows that validation chooses: the strong head on LoRA features, and one of each kind of ours.
+    """Add what validation chooses: ``strong``, ``guarded``, and the best classifier of methods with unlabeled features.
 
-    The plain probe is no strong head. The first row wins ties.
+    The plain probe is no strong classifier. The first one wins ties. The trials of a choice are those of all it chose
+    among.
 
     Returns:
-        All rows, and which row stands behind each added one.
+        All methods and classifiers, and which one stands behind each added one.
     """
     pools = {
-        STRONG: [name for name in judged if name[0] == "lora" and name[1] != "cross_entropy"],
-        OURS: [name for name in judged if name[0].startswith("shift-")],
-        SEMI: [name for name in judged if name[0] == SEMI[0]],
-        TRANSDUCTIVE: [name for name in judged if name[0] == TRANSDUCTIVE[0]],
+        (STRONG, CHOSEN): [name for name in judged if name[0] == PLAIN[0] and name != PLAIN],
+        **{
+            (name, CHOSEN): [own for own in judged if own[0] == name]
+            for name, method in METHODS.items()
+            if method.unlabeled
+        },
     }
     behind = {
         chosen: max(pool, key=lambda name: judged[name].validation) for chosen, pool in pools.items() if pool
     }
-    semi = [name for name in pools[SEMI] if judged[name].held_out is not None]
-    if semi and STRONG in behind:
-        behind[FAIR] = max([behind[STRONG], *semi], key=lambda name: _fair(judged[name]))
-    return {**judged, **{chosen: judged[name] for chosen, name in behind.items()}}, behind
-
-
-def _fair(row: Judged) -> float:
-    return row.validation if row.held_out is None else row.held_out
+    semi = [name for name in judged if judged[name].held_out is not None]
+    if semi and (STRONG, CHOSEN) in behind:
+        pools[GUARDED, CHOSEN] = [*pools[STRONG, CHOSEN], *semi]
+        behind[GUARDED, CHOSEN] = max([behind[STRONG, CHOSEN], *semi], key=lambda name: judged[name].unseen)
+    added = {
+        chosen: replace(judged[name], n_trials=sum(judged[own].n_trials for own in pools[chosen]))
+        for chosen, name in behind.items()
+    }
+    return {**judged, **added}, behind
 
 
 def prior_accuracies(
@@ -120,49 +226,67 @@ def score_tables(
     names: Mapping[str, object],
     n_draws: int,
     seed: int,
+    filtered: bool = False,
     baselines: Sequence[Name] = BASELINES,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """Return results in the columns of ``results.csv`` and paired differences in those of ``differences.csv``.
+    """Return the lines of ``scores.csv`` and the paired differences of ``differences.csv``.
 
     Args:
-        judged: Predictions by method and head.
+        judged: Predictions by method and classifier.
         y: True test classes.
         groups: Head, middle and tail classes.
         train_counts: Training chips per class.
         names: Data set and backbone, the first columns.
-        n_draws: Draws of the bootstrap over test chips, one set for all rows.
+        n_draws: Draws of the bootstrap over test chips, one set for all methods.
         seed: Of the draws; the last column.
-        baselines: Rows that others are compared with; absent ones are left out.
+        filtered: Whether the authors' definition of group F1 is added, without intervals.
+        baselines: What others are compared with; absent ones are left out.
     """
     n_classes = len(train_counts)
     draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=n_draws)
     hidden = judged_by_one(np.bincount(y, minlength=n_classes), groups)
     drawn = {
-        name: without_interval(bootstrap_scores(y, row.predicted, n_classes, groups, draws), hidden)
-        for name, row in judged.items()
-    }
-    points = {
-        name: group_scores(per_class_f1(y, row.predicted, n_classes), groups) for name, row in judged.items()
+        name: without_interval(bootstrap_scores(y, own.predicted, n_classes, groups, draws), hidden)
+        for name, own in judged.items()
     }
     sizes = {**{name: len(members) for name, members in groups.named().items()}, "all": n_classes}
-    last = {"n_test": len(y), "seed": seed}
-    results: list[dict[str, object]] = []
-    for (method, probe), row in judged.items():
-        first = {**names, "method": method, "probe": probe}
-        for group, value in points[method, probe].items():
-            ends = interval_cells(drawn[method, probe][group])
-            score = {"metric": "macro_f1", "group": group, "value": value, **ends}
-            results.append({**first, **score, "n_classes": sizes[group], **last})
-        for metric, value in prior_accuracies(y, row.predicted, train_counts, seed=seed).items():
-            ends = interval_cells(np.array([np.nan]))
-            score = {"metric": metric, "group": "all", "value": value, **ends}
-            results.append({**first, **score, "n_classes": n_classes, **last})
+    unknown = interval_cells(np.array([np.nan]))
+    points: dict[Name, dict[str, float]] = {}
+    scores: list[dict[str, object]] = []
+    for name, own in judged.items():
+        points[name] = group_scores(per_class_f1(y, own.predicted, n_classes), groups)
+        found = [
+            ("macro_f1", group, value, interval_cells(drawn[name][group]))
+            for group, value in points[name].items()
+        ]
+        if filtered:
+            other = filtered_group_f1(y, own.predicted, groups, n_classes)
+            found += [("macro_f1_filtered", group, value, unknown) for group, value in other.items()]
+        accuracies = prior_accuracies(y, own.predicted, train_counts, seed=seed)
+        found += [(metric, "all", value, unknown) for metric, value in accuracies.items()]
+        scores += [
+            {
+                **names,
+                "method": name[0],
+                "classifier": name[1],
+                "metric": metric,
+                "group": group,
+                "value": value,
+                **ends,
+                "n_classes": sizes[group],
+                "n_test": len(y),
+                "split": "test",
+                "n_trials": own.n_trials,
+                "seed": seed,
+            }
+            for metric, group, value, ends in found
+        ]
     differences: list[dict[str, object]] = [
         {
             "method": name[0],
-            "probe": name[1],
+            "classifier": name[1],
             "baseline": baseline[0],
-            "baseline_probe": baseline[1],
+            "baseline_classifier": baseline[1],
             "group": group,
             "value": points[name][group] - points[baseline][group],
             **interval_cells(drawn[name][group] - drawn[baseline][group]),
@@ -172,4 +296,4 @@ def score_tables(
         if baseline in judged and baseline != name
         for group in points[name]
     ]
-    return results, differences
+    return scores, differences

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 from deblora.errors import RecipeError
 from deblora.pipeline.compare.baselines import extract, self_train, train
-from deblora.pipeline.compare.baselines import train as class_wise
-from deblora.pipeline.compare.baselines.settings import SELF_TRAINED
-from deblora.recipe.classify import ROWS
+from deblora.recipe.methods import TRAINED
 from deblora.run.stage import Stage
 
-OWN_STAGE = {"clora": class_wise.STAGE, SELF_TRAINED: self_train.STAGE}
+OWN_STAGE = {"clora": train.STAGE, "self-trained": self_train.STAGE}
 """Rows that are not trained as the others are."""
 
 
@@ -19,11 +17,11 @@ def row_stages(names: Sequence[str]) -> tuple[Stage, ...]:
     Raises:
         RecipeError: If a name is unknown.
     """
-    unknown = [name for name in names if name not in ROWS]
+    unknown = [name for name in names if name not in TRAINED]
     if unknown:
-        raise RecipeError(f"{unknown[0]} is no row with its own training; known are {', '.join(ROWS)}")
+        raise RecipeError(f"{unknown[0]} is no row with its own training; known are {', '.join(TRAINED)}")
     stages: list[Stage] = []
-    for name in ROWS:
+    for name in TRAINED:
         if name in names:
             stages += [
                 OWN_STAGE.get(name) or train.stage_for(name),

@@ -17,9 +17,10 @@ from deblora.models.backbone import Backbone
 from deblora.models.whole import load_whole
 from deblora.pipeline.adapter import PEFT_NAMES
 from deblora.pipeline.classify.chips import open_chips
-from deblora.pipeline.compare.baselines.settings import JOINT, WHOLE, classifier_of
+from deblora.pipeline.compare.baselines.settings import classifier_of
 from deblora.pipeline.open_model import adopt_input, model_settings, open_checked, open_for_chips
 from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import METHODS
 from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import ADAPTER, ADAPTERS, FEATURES, HEAD, LOGITS, WEIGHTS, RunDir
 from deblora.run.stage import Stage
@@ -33,7 +34,7 @@ def stage_for(name: str) -> Stage:
         _extract(run, recipe, name)
 
     def settings(recipe: Recipe) -> object:
-        own = [recipe.rows.lift_scale, recipe.rows.reslt_beta] if name in JOINT else []
+        own = [recipe.rows.lift_scale, recipe.rows.reslt_beta] if METHODS[name].own_logits else []
         return [model_settings(recipe.backbone), *own]
 
     return Stage(
@@ -41,19 +42,20 @@ def stage_for(name: str) -> Stage:
         settings=settings,
         inputs=lambda run: [run.samples, run.groups, *_trained(run, name)],
         outputs=lambda run: [
-            run.row(name) / file for file in (FEATURES, *([LOGITS] if name in JOINT else []))
+            run.row(name) / file for file in (FEATURES, *([LOGITS] if METHODS[name].own_logits else []))
         ],
         work=work,
+        method=name,
     )
 
 
 def _trained(run: RunDir, name: str) -> list[Path]:
     folder = run.row(name)
-    if name in WHOLE:
+    if METHODS[name].trains == "all":
         return [folder / WEIGHTS]
     if name == "clora":
         return [folder / ADAPTERS, *_class_folders(folder)]
-    joint = [folder / HEAD] if name in JOINT else []
+    joint = [folder / HEAD] if METHODS[name].own_logits else []
     return [folder / ADAPTER, *joint, *([run.features("base")] if name == "lift" else [])]
 
 
@@ -66,7 +68,7 @@ def _extract(run: RunDir, recipe: Recipe, name: str) -> None:
     if name == "clora":
         table = _mean_over_classes(run, recipe, chips)
     else:
-        if name in WHOLE:  # whole weights come without the statistics of the training chips
+        if METHODS[name].trains == "all":  # whole weights come without the statistics of the training chips
             backbone = open_for_chips(run, recipe, chips)
             load_whole(backbone, run.row(name) / WEIGHTS)
         else:
@@ -74,7 +76,7 @@ def _extract(run: RunDir, recipe: Recipe, name: str) -> None:
         table = _features(backbone, chips, recipe, f"extract {name}")
     table = FeatureTable(table.ids, table.features, {"row": name})
     table.save(run.row(name) / FEATURES)
-    if name in JOINT:
+    if METHODS[name].own_logits:
         _own_logits(run, recipe, name, chips, table).save(run.row(name) / LOGITS)
 
 

@@ -13,7 +13,7 @@ from deblora.evaluate.heads import semi_supervised
 from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.pipeline.adapter import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.pipeline.classify.chips import open_chips
-from deblora.pipeline.classify.evaluate.samples import side_by_side
+from deblora.pipeline.classify.evaluate.fit import side_by_side
 from deblora.pipeline.compare.baselines.settings import (
     SELF_TRAINED,
     n_steps_of,
@@ -100,4 +100,5 @@ STAGE = Stage(
         run.row(SELF_TRAINED) / file for file in (ADAPTER, HEAD, SOFT_LABELS, HISTORY, FACTS)
     ],
     work=_work,
+    method=SELF_TRAINED,
 )

@@ -16,6 +16,7 @@ from deblora.pipeline.adapter import adapter_settings
 from deblora.pipeline.audited import groups_of
 from deblora.pipeline.open_model import model_settings
 from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import METHODS
 from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import FACTS, HEAD, HISTORY, RunDir
 from deblora.train.classifiers import (
@@ -27,17 +28,8 @@ from deblora.train.classifiers import (
     branch_members,
 )
 
-WHOLE = ("scratch", "fine-tune")
-"""Rows of which all weights are trained; the others train adapters."""
-
 SELF_TRAINED = "self-trained"
-"""The row whose adapter also learns from soft labels of validation chips."""
-
-JOINT = ("lift", "reslt", "sade", SELF_TRAINED)
-"""Rows that are classifiers themselves: their own logits are scored as well."""
-
-OWN = "own_logits"
-"""Head under which the logits of a row's own classifier are scored."""
+"""The method whose adapter also learns from soft labels of validation chips."""
 
 CLASSIFICATION = ("cross_entropy", "balanced_softmax")
 
@@ -85,14 +77,14 @@ def row_settings(name: str, recipe: Recipe) -> list[object]:
         lora,
         n_steps_of(name, recipe),
         learning_rate_of(name, recipe),
-        "" if name in (*JOINT, "clora") else loss_of(name, recipe),
+        "" if METHODS[name].own_logits or name == "clora" else loss_of(name, recipe),
         own.get(name),
         recipe.mixed_precision,
     ]
 
 
 def classifier_of(name: str, run: RunDir, recipe: Recipe, train: ChipSet, feature_size: int) -> Classifier:
-    """Return the fresh classifier of a row of :data:`JOINT`; labels of training chips are read only."""
+    """Return the fresh classifier of a method that is one itself; labels of training chips are read only."""
     prior = _float(log_prior(train.labels, train.n_classes))
     if name == SELF_TRAINED:  # its own prior, which only training needs, is stored with its weights
         return SoftLabelClassifier(feature_size, log_prior=prior, seed=recipe.seed)

@@ -32,8 +32,6 @@ from deblora.pipeline.adapter import (
 from deblora.pipeline.classify.chips import open_chips
 from deblora.pipeline.compare.baselines.settings import (
     CLASSIFICATION,
-    JOINT,
-    WHOLE,
     classifier_of,
     learning_rate_of,
     loss_of,
@@ -45,6 +43,7 @@ from deblora.pipeline.compare.baselines.settings import (
 from deblora.pipeline.open_model import open_checked, open_for_chips
 from deblora.progress import titled
 from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import METHODS
 from deblora.run.run_dir import ADAPTER, ADAPTERS, FACTS, HEAD, HISTORY, WEIGHTS, RunDir
 from deblora.run.stage import Stage
 from deblora.train.classifiers import OneVsRest, Supervised, alternating_order
@@ -62,14 +61,15 @@ def stage_for(name: str) -> Stage:
     def work(run: RunDir, recipe: Recipe) -> None:
         _train(run, recipe, name)
 
-    trained = [WEIGHTS] if name in WHOLE else [ADAPTER]
-    kept = [HEAD] if name in JOINT else []
+    trained = [WEIGHTS] if METHODS[name].trains == "all" else [ADAPTER]
+    kept = [HEAD] if METHODS[name].own_logits else []
     return Stage(
         name=f"train-row-{name}",
         settings=lambda recipe: row_settings(name, recipe),
         inputs=lambda run: [run.samples, run.groups, *([run.features("base")] if name == "lift" else [])],
         outputs=lambda run: [run.row(name) / file for file in (*trained, *kept, HISTORY, FACTS)],
         work=work,
+        method=name,
     )
 
 
@@ -79,7 +79,7 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
     n_steps = n_steps_of(name, recipe)
     n_trained = _prepare(backbone, recipe, name, n_steps)
     objective: nn.Module
-    if name in JOINT:
+    if METHODS[name].own_logits:
         objective = Supervised(backbone, classifier_of(name, run, recipe, chips, backbone.feature_size))
     else:
         objective = first_objective(recipe, backbone, chips, loss=loss_of(name, recipe))
@@ -100,7 +100,7 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
     )
     if name == "scratch":
         _statistics(backbone, chips, recipe)
-    if name in WHOLE:
+    if METHODS[name].trains == "all":
         save_whole(backbone, run.row(name) / WEIGHTS)
     else:
         record = chips_sidecar(run, recipe, name, backbone)
@@ -113,7 +113,7 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
 
 def _prepare(backbone: Backbone, recipe: Recipe, name: str, n_steps: int) -> int:
     """Make trainable what the row trains, and return how many numbers that are."""
-    if name not in WHOLE:
+    if METHODS[name].trains != "all":
         attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
         return n_trainable(backbone)
     if name == "scratch":
@@ -217,4 +217,5 @@ STAGE = Stage(
     inputs=lambda run: [run.samples, run.groups],
     outputs=lambda run: [run.row(NAME) / name for name in (ADAPTERS, HISTORY, FACTS)],
     work=_work,
+    method=NAME,
 )
