@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format lint types arch clean
+.PHONY: demo test check format lint types arch map counts clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
@@ -23,6 +23,12 @@ types: .venv/.installed
 
 arch: .venv/.installed
 	$(BIN)/lint-imports
+
+map:  ## every module with what it is for
+	$(PYTHON) scripts/house.py
+
+counts:  ## modules, lines, tests beside their modules
+	$(PYTHON) scripts/house.py --counts
 
 check: lint types arch test  ## what CI runs
 

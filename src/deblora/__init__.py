@@ -1,8 +1,9 @@
 """De-biased LoRA adapters for long-tailed remote-sensing imagery.
 
-Packages, in the order data flows through them: ``data`` (chips, readers, long tail, scenes), ``models``
-(backbones, LoRA), ``train`` (adapter training, extraction), ``debias`` (clusters, centers, calibration),
-``evaluate`` (probe, metrics), ``report``; the shell is ``config``, ``run_dir``, ``stages``, ``pipeline``, ``cli``.
+Rooms, from the ground up: ``data`` (chips, readers, long tail, simulator), ``models`` (backbones, adapters), ``train``
+(loop, objectives, extraction), ``debias`` (clusters, centers, calibration), ``evaluate`` (classifiers, metrics),
+``detect`` (oriented detection); then the shell: ``recipe`` (settings), ``run`` (run folders, stages), ``report``
+(pages), ``pipeline`` (the stages in order), ``cli``.
 """
 
 __version__ = "0.1.0"
