@@ -1,9 +1,10 @@
 """Shared fixtures: a seeded generator and the locator of real data beside the checkout."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -41,3 +42,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = recipe_values(write_chips(root / "toy"), write_vit(root / "vit"))
     values["lora"]["max_train_steps"] = 2
     return write_recipe(root / "recipe.yaml", values)
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """For tests of memory: the checks hold on to arguments and results."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -63,6 +63,7 @@ def test_moments_are_those_of_numpy(
     np.testing.assert_allclose(found.spread, x.std(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("space", SPACES)
 def test_memory_stays_far_below_the_table(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, space: Space

@@ -9,7 +9,7 @@ error of the sample, then on the samples near a boundary between clusters, of wh
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 # Ours: blocks of the table that stay in a core's cache.
 SCAN_SAMPLES = 4096
@@ -81,7 +81,7 @@ BLOCK_SAMPLES, PRODUCT_SAMPLES = 2048, 128
 def soft_prices(
     reduced: Float[np.ndarray, "k m"],
     base: Float[np.ndarray, " k"],
-    settled: Float[np.ndarray, " k"],
+    settled: Real[np.ndarray, " k"],
     floor: float,
     prices: Float[np.ndarray, " k"],
     temperature: float,
