@@ -53,14 +53,6 @@ def test_the_document_of_settings_is_what_the_recipes_say() -> None:
     assert (REPOSITORY_ROOT / "docs" / "settings.md").read_text() == settings_document()
 
 
-def test_architecture_names_every_module() -> None:
-    text = (REPOSITORY_ROOT / "ARCHITECTURE.md").read_text()
-    source = REPOSITORY_ROOT / "src" / "deblora"
-    modules = [path for path in source.rglob("*.py") if path.name != "__init__.py"]
-    missing = [str(path.relative_to(source)) for path in modules if path.name not in text]
-    assert not missing
-
-
 def test_the_document_of_results_is_what_the_files_say() -> None:
     script = REPOSITORY_ROOT / "scripts" / "render_results.py"
     done = subprocess.run(

@@ -186,14 +186,14 @@ def values_from(source: str | None, settings: Mapping[str, Any]) -> dict[str, An
 
     if source is None:
         return with_settings({}, settings)
+    if not Path(source).exists() and settings.get("data.format") != "hub":
+        raise RecipeError(
+            f"{source} does not exist; give a recipe (YAML), or the folder or file of your chips"
+        )
     if not is_recipe(source):
         if "data.source" in settings:
             raise RecipeError(f"the data are given twice, as {source} and by --data.source; give one of them")
         return with_settings({"data": {"source": source}}, settings)
-    if not Path(source).exists():
-        raise RecipeError(
-            f"{source} does not exist; give a recipe (YAML), or the folder or file of your chips"
-        )
     return with_settings(read_recipe(Path(source)), settings)
 
 
