@@ -14,9 +14,9 @@ import numpy as np
 from machine import describe_machine
 
 from deblora.data.readers.registry import read_chips
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import LinearFits
-from deblora.evaluate.heads.search import select
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import LinearFits
+from deblora.evaluate.classifiers.search import select
 from deblora.models.backbone import load_backbone
 from deblora.train.extract import extract_features
 
@@ -67,7 +67,7 @@ def accuracy(case: Case, data: Path, weights: Path, seed: int) -> dict[str, floa
     fits = LinearFits.of(x[~is_val], train.labels[~is_val], train.n_classes, standardizer=standardizer).warm()
     trials = (({"l2": l2}, fits(l2)) for l2 in PENALTIES)
     chosen = select(trials, x[is_val], train.labels[is_val])
-    found = float((chosen.head.logits(x_test).argmax(axis=1) == test.labels).mean())
+    found = float((chosen.classifier.logits(x_test).argmax(axis=1) == test.labels).mean())
     return {"accuracy": round(found, 4), "l2": chosen.record["l2"], "n_train": len(x), "n_test": len(x_test)}
 
 

@@ -22,8 +22,8 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from deblora.data.pixels import to_batch
 from deblora.data.simulate.chips import CLASS_NAMES, Sensor, simulated_chips
-from deblora.evaluate.heads.linear import LinearFits
-from deblora.evaluate.heads.search import select
+from deblora.evaluate.classifiers.linear import LinearFits
+from deblora.evaluate.classifiers.search import select
 from deblora.models.backbones.vision import load
 
 FOLDER = Path(__file__).resolve().parent.parent / "src/deblora/models/backbones/embedded"
@@ -237,7 +237,7 @@ def probe(folder: Path, *, sensor: Sensor, seed: int) -> float:
     y, n_classes = chips.labels, len(CLASS_NAMES)
     fits = LinearFits.of(x[fit], y[fit], n_classes).warm()
     chosen = select((({"l2": l2}, fits(l2)) for l2 in (3e-2, 3e-3)), x[val], y[val])
-    return float((chosen.head.logits(x[test]).argmax(axis=1) == y[test]).mean())
+    return float((chosen.classifier.logits(x[test]).argmax(axis=1) == y[test]).mean())
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from deblora.data.longtail import Groups, exponential_counts
 from deblora.debias.kmeans.estimator import cluster_features
 from deblora.debias.variants import moved_features
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import LinearFits, log_prior
-from deblora.evaluate.heads.search import select
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import LinearFits, log_prior
+from deblora.evaluate.classifiers.search import select
 from deblora.evaluate.metrics import group_scores, per_class_f1
 
 N_CLASSES, N_DIMENSIONS, N_ATTRIBUTES = 15, 32, 8
@@ -98,7 +98,7 @@ def scores(seed: int, coverage: float) -> Iterator[dict[str, object]]:
         for loss, tau in (("cross_entropy", 0.0), ("balanced_softmax", 1.0)):
             prior = tau * log_prior(train.y, N_CLASSES)
             trials = (({"l2": l2}, fits(l2).adjusted(prior)) for l2 in PENALTIES)
-            best = select(trials, val.x, val.y).head
+            best = select(trials, val.x, val.y).classifier
             f1 = per_class_f1(test.y, best.logits(test.x).argmax(axis=1), N_CLASSES)
             groups = {name: round(100 * value, 3) for name, value in group_scores(f1, GROUPS).items()}
             yield {"seed": seed, "coverage": coverage, "features": row, "classifier": loss, **groups}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.search import Samples
+from deblora.evaluate.classifiers.search import Samples
 
 COUNTS = (40, 20, 10, 6, 3, 2)
 GROUPS = Groups((0, 1), (2, 3), (4, 5))

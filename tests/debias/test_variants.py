@@ -9,7 +9,7 @@ from deblora.debias import alpha_from_imbalance, contract, debiased_centers
 from deblora.debias.kmeans.estimator import cluster_features
 from deblora.debias.spaces import unit_rows
 from deblora.debias.variants import VARIANTS, Moved, centers_of, moved_classes, moved_features
-from deblora.evaluate.heads.search import Samples
+from deblora.evaluate.classifiers.search import Samples
 
 CONTRACTED = tuple(name for name, variant in VARIANTS.items() if variant.mode == "contract")
 Move = Callable[[str], Moved]

@@ -14,7 +14,7 @@ from builders import write_chips
 from deblora.cli.main import main
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.unlabeled import read_unlabeled
-from deblora.evaluate.heads.files import load_classifier
+from deblora.evaluate.classifiers.files import load_classifier
 
 
 @pytest.fixture

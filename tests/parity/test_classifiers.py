@@ -3,8 +3,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
 
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import fit_linear
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import fit_linear
 from deblora.evaluate.metrics import confusion, macro_f1, per_class_f1
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax
 from torch import nn
 
-from deblora.evaluate.heads.linear import inverse_log_prior
+from deblora.evaluate.classifiers.linear import inverse_log_prior
 from deblora.models.backbone import Backbone, InputSpec
 from deblora.train.classifiers import (
     Classifier,

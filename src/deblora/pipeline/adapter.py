@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from deblora.data.chips import ChipSet
-from deblora.evaluate.heads.linear import log_prior
+from deblora.evaluate.classifiers.linear import log_prior
 from deblora.files import write_atomic
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone

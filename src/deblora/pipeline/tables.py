@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.bootstrap import interval
+from deblora.evaluate.intervals import interval
 
 NUMBERS = frozenset(
     {
@@ -82,7 +82,7 @@ def _cell(end: float) -> float | str:
     return end if math.isfinite(end) else ""
 
 
-def say_judged_by_one(groups: Sequence[str]) -> str:
+def say_single_sample(groups: Sequence[str]) -> str:
     """Say why groups have no interval."""
     return f"No interval (-) for {', '.join(groups)}: a class there has a single test chip, which every draw holds."
 

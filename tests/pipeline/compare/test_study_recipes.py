@@ -11,8 +11,8 @@ import deblora.pipeline.classify.evaluate.fit as fit
 import deblora.pipeline.compare.study
 from conftest import REPOSITORY_ROOT
 from deblora.cli.main import main
-from deblora.evaluate.heads.linear import fit_linear
-from deblora.evaluate.heads.search import Chosen, Samples
+from deblora.evaluate.classifiers.linear import fit_linear
+from deblora.evaluate.classifiers.search import Chosen, Samples
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import run_stage
 

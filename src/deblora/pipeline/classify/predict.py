@@ -14,8 +14,8 @@ from scipy.special import softmax
 from deblora.data.chips import Pixels, SubsetPixels
 from deblora.data.readers.unlabeled import OfKind, read_unlabeled, unreadable
 from deblora.errors import ArtifactError, DataError
-from deblora.evaluate.heads.files import load_classifier
-from deblora.evaluate.heads.head import Head
+from deblora.evaluate.classifiers.classifier import Classifier
+from deblora.evaluate.classifiers.files import load_classifier
 from deblora.files import write_atomic
 from deblora.models.adapters.files import read_folder
 from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of, train_counts
@@ -138,7 +138,7 @@ def predict(
     return found
 
 
-def load_chosen(run: RunDir, method: str, name: str) -> tuple[Head, tuple[str, ...]]:
+def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[str, ...]]:
     """Return a classifier of the run, and the feature tables it reads.
 
     Raises:

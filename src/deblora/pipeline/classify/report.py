@@ -11,14 +11,14 @@ import pandas as pd
 
 from deblora import __version__
 from deblora.errors import ArtifactError
-from deblora.evaluate.bootstrap import judged_by_one
 from deblora.evaluate.features import tsne_2d
+from deblora.evaluate.intervals import single_sample_groups
 from deblora.files import write_atomic
 from deblora.pipeline import tables as csv_tables
 from deblora.pipeline.audited import Audited, groups_of, read_audited
 from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice
 from deblora.pipeline.compare.over_seeds import NAME, class_f1
-from deblora.pipeline.tables import only, read_table, say_judged_by_one
+from deblora.pipeline.tables import only, read_table, say_single_sample
 from deblora.recipe.classify import Recipe
 from deblora.recipe.methods import PLAIN, SAYS
 from deblora.report.page import render_html, render_markdown
@@ -149,9 +149,9 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
         )
     if Targets.load(run.targets("shift")).moved_nothing:
         found.append("The shift moved no class (all alpha are 1), so its rows repeat those of lora.")
-    hidden = judged_by_one(np.array(frozen["counts"]["test"]), groups_of(run))
+    hidden = single_sample_groups(np.array(frozen["counts"]["test"]), groups_of(run))
     if hidden:
-        found.append(say_judged_by_one(hidden))
+        found.append(say_single_sample(hidden))
     fewest = min(frozen["counts"]["test"])
     if fewest < FEW_TEST_CHIPS:
         found.append(

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deblora.evaluate.intervals import DIFFERENCES as DIFFERENCE_RANGE
+from deblora.evaluate.intervals import spread
 from deblora.evaluate.metrics import per_class_f1
-from deblora.evaluate.seeds import DIFFERENCES as DIFFERENCE_RANGE
-from deblora.evaluate.seeds import spread
 from deblora.pipeline.tables import only
 
 NAME = ["method", "classifier"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.choice import Choice, choose
+from deblora.evaluate.intervals import Choice, choose
 from deblora.files import write_atomic
 from deblora.pipeline.audited import read_audited
 from deblora.pipeline.classify.evaluate.fit import read_fitted

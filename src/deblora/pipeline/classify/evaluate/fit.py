@@ -19,19 +19,19 @@ from threadpoolctl import threadpool_limits
 
 from deblora.debias.variants import VARIANTS, moved_features
 from deblora.errors import ArtifactError, ModelError
-from deblora.evaluate.heads.cosine import ProjectedCosine
-from deblora.evaluate.heads.files import save_classifier
-from deblora.evaluate.heads.search import Chosen, Samples
-from deblora.evaluate.heads.semi_supervised import (
+from deblora.evaluate.classifiers.cosine import ProjectedCosine
+from deblora.evaluate.classifiers.files import save_classifier
+from deblora.evaluate.classifiers.search import Chosen, Samples
+from deblora.evaluate.classifiers.semi_supervised import (
     ENOUGH,
     N_FOLDS,
     fit_pseudo_labeled,
+    fit_semi_supervised,
+    fit_transductive,
     held_out_predictions,
     n_short,
-    semi_supervised_head,
-    transductive_head,
 )
-from deblora.evaluate.heads.trials import CLASSIFIERS, ON_REQUEST, fit_classifiers
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST, fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 from deblora.files import write_atomic
 from deblora.pipeline.audited import Audited, read_audited
@@ -227,17 +227,17 @@ def _fits(data: _Data, names: tuple[str, ...]) -> Iterator[tuple[str, Chosen, In
 
 
 def _predicted(chosen: Chosen, features: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
-    return np.asarray(chosen.head.logits(features).argmax(axis=1))
+    return np.asarray(chosen.classifier.logits(features).argmax(axis=1))
 
 
 def _with_unlabeled(data: _Data, *, tables: tuple[str, ...]) -> tuple[Chosen, Int[np.ndarray, " v"]]:
     """Fit Gaussians that also see the features of validation or test chips, without labels."""
     samples = data.samples(tables)
     sizes = [samples.x.shape[1] // len(tables)] * len(tables)
-    chosen = semi_supervised_head(samples, sizes=sizes)
+    chosen = fit_semi_supervised(samples, sizes=sizes)
     if data.method.unlabeled == "test":
         test = side_by_side(data.run, tables, data.audited.split("test").ids)
-        chosen = transductive_head(samples, chosen, test, sizes=sizes)
+        chosen = fit_transductive(samples, chosen, test, sizes=sizes)
         return chosen, _predicted(chosen, samples.x_val)
     unseen = held_out_predictions(
         samples,
@@ -296,7 +296,7 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
                 features[tables] = side_by_side(run, tables, test.ids)
             found[name] = Fitted(chosen.record, _predicted(chosen, features[tables]), on_val)
             save_classifier(
-                run.classifier(method.name, name), chosen.head, _notes(method, name, chosen, audited)
+                run.classifier(method.name, name), chosen.classifier, _notes(method, name, chosen, audited)
             )
     if OWN_LOGITS in names:
         found[OWN_LOGITS] = _own_logits(run, method, audited)

@@ -13,14 +13,18 @@ from jaxtyping import Int
 
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
-from deblora.evaluate.bootstrap import bootstrap_scores, judged_by_one, stratified_draws, without_interval
-from deblora.evaluate.metrics import filtered_group_f1, group_scores, per_class_f1
-from deblora.evaluate.priors import Prior, resampled_indices
+from deblora.evaluate.intervals import (
+    bootstrap_scores,
+    single_sample_groups,
+    stratified_draws,
+    without_interval,
+)
+from deblora.evaluate.metrics import Prior, filtered_group_f1, group_scores, per_class_f1, resampled_indices
 from deblora.files import write_atomic
 from deblora.pipeline.audited import Audited, read_audited
 from deblora.pipeline.classify.evaluate.fit import features_path, read_fitted
 from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION, describes, feature_tables
-from deblora.pipeline.tables import interval_cells, say_judged_by_one, table
+from deblora.pipeline.tables import interval_cells, say_single_sample, table
 from deblora.recipe.classify import Recipe
 from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, PLAIN, STRONG
 from deblora.run.run_dir import RunDir
@@ -103,9 +107,9 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         for name, own in fitted.items()
     }
     every, behind = with_chosen(judged)
-    hidden = judged_by_one(test.counts, audited.groups)
+    hidden = single_sample_groups(test.counts, audited.groups)
     if hidden:
-        log.warning("scores: %s", say_judged_by_one(hidden))
+        log.warning("scores: %s", say_single_sample(hidden))
     scores, differences = score_tables(
         every,
         test.labels,
@@ -244,7 +248,7 @@ def score_tables(
     """
     n_classes = len(train_counts)
     draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=n_draws)
-    hidden = judged_by_one(np.bincount(y, minlength=n_classes), groups)
+    hidden = single_sample_groups(np.bincount(y, minlength=n_classes), groups)
     drawn = {
         name: without_interval(bootstrap_scores(y, own.predicted, n_classes, groups, draws), hidden)
         for name, own in judged.items()

@@ -1,6 +1,6 @@
 """Stage ``train-row-self-trained``: an adapter learns from training chips and from soft labels of validation chips.
 
-The soft labels come from features alone (``heads.semi_supervised``) with fixed settings and equal shares of all
+The soft labels come from features alone (``classifiers.semi_supervised``) with fixed settings and equal shares of all
 classes: no label of a validation chip reaches the adapter. The chips themselves do, so validation scores of this row
 say nothing.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from deblora.data.chips import ChipSet
-from deblora.evaluate.heads import semi_supervised
+from deblora.evaluate.classifiers import semi_supervised
 from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.pipeline.adapter import PEFT_NAMES, attach_first, chips_sidecar, train_adapter
 from deblora.pipeline.classify.chips import open_chips

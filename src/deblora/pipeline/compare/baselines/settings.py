@@ -10,7 +10,7 @@ from torch import nn
 
 from deblora.data.chips import ChipSet
 from deblora.debias.centers import class_means
-from deblora.evaluate.heads.linear import inverse_log_prior, log_prior
+from deblora.evaluate.classifiers.linear import inverse_log_prior, log_prior
 from deblora.files import write_atomic
 from deblora.pipeline.adapter import adapter_settings
 from deblora.pipeline.audited import groups_of

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.heads.cosine import Cosine, ProjectedCosine
-from deblora.evaluate.heads.head import Head, Standardizer
-from deblora.evaluate.heads.linear import Linear
+from deblora.evaluate.classifiers.classifier import Classifier, Standardizer
+from deblora.evaluate.classifiers.cosine import Cosine, ProjectedCosine
+from deblora.evaluate.classifiers.linear import Linear
 from deblora.files import write_atomic
 
 VERSION = 1
@@ -38,7 +38,7 @@ PARTS: dict[str, type] = {
 """Name in the file -> classifier, or part of one."""
 
 
-def save_classifier(path: Path, head: Head, notes: dict[str, Any]) -> None:
+def save_classifier(path: Path, classifier: Classifier, notes: dict[str, Any]) -> None:
     """Write a classifier and what is known about it, each file atomically.
 
     The JSON file is written last and holds the hash of the arrays, so a kill in between leaves a pair that
@@ -46,7 +46,7 @@ def save_classifier(path: Path, head: Head, notes: dict[str, Any]) -> None:
 
     Args:
         path: File of the arrays, ``*.safetensors``; the JSON file has the same name and the suffix ``.json``.
-        head: Any fitted classifier of the package.
+        classifier: Any fitted classifier of the package.
         notes: What is to be kept with it, for instance the settings that validation chose; plain JSON values.
 
     Raises:
@@ -54,7 +54,7 @@ def save_classifier(path: Path, head: Head, notes: dict[str, Any]) -> None:
         ValueError: If a number of it is not finite.
     """
     arrays: dict[str, np.ndarray] = {}
-    described = _describe(head, "", arrays)
+    described = _describe(classifier, "", arrays)
     data = save(arrays)
     content = {
         "version": VERSION,
@@ -67,7 +67,7 @@ def save_classifier(path: Path, head: Head, notes: dict[str, Any]) -> None:
     write_atomic(path.with_suffix(".json"), text)
 
 
-def load_classifier(path: Path) -> tuple[Head, dict[str, Any]]:
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """Read a classifier and its notes; its logits are bit for bit those of the one that was saved.
 
     Args:
@@ -90,13 +90,13 @@ def load_classifier(path: Path) -> tuple[Head, dict[str, Any]]:
         if sha256(data).hexdigest() != content["sha256"]:
             raise ValueError(f"{path.name} is not the file that {beside.name} was written for")
         arrays = {name: np.array(array) for name, array in load(data).items()}
-        head = _build(content["classifier"], arrays)
-        if not isinstance(head, Head):
+        classifier = _build(content["classifier"], arrays)
+        if not isinstance(classifier, Classifier):
             raise ValueError(f"a {content['classifier']['kind']} alone is no classifier")
         if arrays:
             raise ValueError(f"array {min(arrays)} belongs to nothing")
-        _check_sizes(head)
-        return head, dict(content["notes"])
+        _check_sizes(classifier)
+        return classifier, dict(content["notes"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         raise ArtifactError(
             f"{path} or {beside.name} is damaged ({error}); delete both and fit the classifier again with: "
@@ -162,8 +162,8 @@ def _build(described: Any, arrays: dict[str, np.ndarray]) -> Any:
     return part(**values)
 
 
-def _check_sizes(head: Any) -> None:
+def _check_sizes(classifier: Any) -> None:
     """Classify one feature of zeros: refuses parts whose sizes do not fit each other."""
-    logits = head.logits(np.zeros((1, head.n_features)))
+    logits = classifier.logits(np.zeros((1, classifier.n_features)))
     if logits.ndim != 2 or not logits.shape[1] or not np.isfinite(logits).all():
         raise ValueError(f"it gives logits of shape {logits.shape} that are not all finite")

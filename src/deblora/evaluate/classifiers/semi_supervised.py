@@ -15,9 +15,9 @@ from scipy.special import log_softmax, logsumexp
 
 from deblora.debias.centers import class_means
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer, checked_counts
-from deblora.evaluate.heads.linear import Linear, LinearFits, fit_linear, log_prior
-from deblora.evaluate.heads.search import Chosen, Samples, try_two
+from deblora.evaluate.classifiers.classifier import Standardizer, checked_counts
+from deblora.evaluate.classifiers.linear import Linear, LinearFits, fit_linear, log_prior
+from deblora.evaluate.classifiers.search import Chosen, Samples, try_two
 from deblora.evaluate.metrics import macro_f1
 
 START_L2 = 1e-2
@@ -207,7 +207,7 @@ def n_short(y_val: Int[np.ndarray, " v"], n_classes: int) -> int:
     return int((np.bincount(y_val, minlength=n_classes) < ENOUGH).sum())
 
 
-def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None) -> Chosen:
+def fit_semi_supervised(samples: Samples, *, sizes: Sequence[int] | None = None) -> Chosen:
     """Fit with validation features as the unlabeled ones; their labels choose shrinkage and temperature.
 
     The shares of the classes are those of the validation set, which are known. No test feature is seen. ``macro_f1``
@@ -236,7 +236,7 @@ def semi_supervised_head(samples: Samples, *, sizes: Sequence[int] | None = None
         sizes=sizes,
     )
     score = macro_f1(samples.y_val, unseen, samples.n_classes)
-    return Chosen(chosen.head, {**chosen.record, "held_out_macro_f1": score})
+    return Chosen(chosen.classifier, {**chosen.record, "held_out_macro_f1": score})
 
 
 def held_out_predictions(
@@ -263,13 +263,13 @@ def held_out_predictions(
     fold = _folds(y_val, min(N_FOLDS, len(y_val)), np.random.default_rng(samples.seed))
     for kept in (fold == k for k in range(fold.max() + 1)):
         start = Start.of(samples.x, samples.y, samples.n_classes, samples.x_val[~kept], sizes=sizes)
-        head = fit_shared_gaussians(
+        classifier = fit_shared_gaussians(
             start,
             shares=_shares(y_val[~kept], samples.n_classes),
             shrinkage=shrinkage,
             temperature=temperature,
         )
-        predicted[kept] = head.logits(samples.x_val[kept]).argmax(axis=1)
+        predicted[kept] = classifier.logits(samples.x_val[kept]).argmax(axis=1)
     return predicted
 
 
@@ -288,7 +288,7 @@ def _shares(y: Int[np.ndarray, " m"], n_classes: int) -> Float[np.ndarray, " c"]
     return np.asarray(seen / seen.sum())
 
 
-def transductive_head(
+def fit_transductive(
     samples: Samples,
     chosen: Chosen,
     unlabeled: Float[np.ndarray, "m d"],
@@ -299,7 +299,7 @@ def transductive_head(
 
     Args:
         samples: What to fit on.
-        chosen: Result of :func:`semi_supervised_head`, whose settings are taken over.
+        chosen: Result of :func:`fit_semi_supervised`, whose settings are taken over.
         unlabeled: Test features; their labels are not known here.
         sizes: As there.
 
@@ -308,12 +308,12 @@ def transductive_head(
         ValueError: If shapes or labels do not fit.
     """
     start = Start.of(samples.x, samples.y, samples.n_classes, unlabeled, sizes=sizes)
-    head = fit_shared_gaussians(
+    classifier = fit_shared_gaussians(
         start,
         shrinkage=float(chosen.record["shrinkage"]),
         temperature=float(chosen.record["temperature"]),
     )
-    return Chosen(head, chosen.record)
+    return Chosen(classifier, chosen.record)
 
 
 TEACHER_SHRINKAGE, TEACHER_TEMPERATURE, SHARPENING = 0.1, 4.0, 2.0
@@ -350,8 +350,8 @@ def soft_labels(
     logits = np.zeros((len(unlabeled), n_classes))
     for width, own in ((adapted_size, sizes[:1]), (x.shape[1], sizes)):
         start = Start.of(x[:, :width], y, n_classes, unlabeled[:, :width], sizes=own)
-        head = fit_shared_gaussians(start, shrinkage=TEACHER_SHRINKAGE, temperature=TEACHER_TEMPERATURE)
-        logits += head.logits(unlabeled[:, :width]) / 2
+        classifier = fit_shared_gaussians(start, shrinkage=TEACHER_SHRINKAGE, temperature=TEACHER_TEMPERATURE)
+        logits += classifier.logits(unlabeled[:, :width]) / 2
     return scaled_to_shares(log_softmax(SHARPENING * logits, axis=1), np.full(n_classes, 1.0 / n_classes))
 
 

@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import (
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import (
     Linear,
     LinearFits,
     effective_number_weights,
@@ -108,7 +108,7 @@ def test_a_warm_start_reaches_the_same_optimum_and_fits_once(rng: np.random.Gene
 
 def test_too_few_iterations_are_logged(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
     fits = LinearFits.of(*draw(rng, (30, 20, 10)), 3)
-    with caplog.at_level(logging.DEBUG, logger="deblora.evaluate.heads.linear"):
+    with caplog.at_level(logging.DEBUG, logger="deblora.evaluate.classifiers.linear"):
         fits.fit(1e-4, max_iter=2)
     assert "l2=0.0001" in caplog.text
     assert "before it converged" in caplog.text

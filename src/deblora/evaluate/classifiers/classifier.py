@@ -17,7 +17,7 @@ MEAN_SQUARED_NORM = 50.0
 
 
 @runtime_checkable
-class Head(Protocol):
+class Classifier(Protocol):
     """A fitted classifier on features. The class with the largest logit is the prediction."""
 
     def logits(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:

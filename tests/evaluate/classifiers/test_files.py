@@ -11,34 +11,34 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.heads.cosine import Cosine, ProjectedCosine
-from deblora.evaluate.heads.files import PARTS, load_classifier, save_classifier
-from deblora.evaluate.heads.head import Head, Standardizer
-from deblora.evaluate.heads.linear import Linear, fit_linear, log_prior
-from deblora.evaluate.heads.search import Samples
-from deblora.evaluate.heads.semi_supervised import (
+from deblora.evaluate.classifiers.classifier import Classifier, Standardizer
+from deblora.evaluate.classifiers.cosine import Cosine, ProjectedCosine
+from deblora.evaluate.classifiers.files import PARTS, load_classifier, save_classifier
+from deblora.evaluate.classifiers.linear import Linear, fit_linear, log_prior
+from deblora.evaluate.classifiers.search import Samples
+from deblora.evaluate.classifiers.semi_supervised import (
     Start,
     fit_pseudo_labeled,
+    fit_semi_supervised,
     fit_shared_gaussians,
-    semi_supervised_head,
+    fit_transductive,
     soft_labels,
-    transductive_head,
 )
-from deblora.evaluate.heads.trials import CLASSIFIERS, fit_classifiers
-from deblora.evaluate.sgd_probe import fit_sgd_probe
+from deblora.evaluate.classifiers.sgd_probe import fit_sgd_probe
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, fit_classifiers
 
 
-def every_classifier(samples: Samples) -> dict[str, Head]:
+def every_classifier(samples: Samples) -> dict[str, Classifier]:
     x, y, n_classes, x_val = samples.x, samples.y, samples.n_classes, samples.x_val
     soft = soft_labels(x, y, n_classes, x_val, adapted_size=60)
-    semi = semi_supervised_head(samples, sizes=[60, 60])
+    semi = fit_semi_supervised(samples, sizes=[60, 60])
     rng = np.random.default_rng(5)
     texts = rng.normal(size=(n_classes, 9)).astype(np.float32)
     return {
-        **{name: chosen.head for name, chosen in fit_classifiers(samples, CLASSIFIERS)},
+        **{name: chosen.classifier for name, chosen in fit_classifiers(samples, CLASSIFIERS)},
         "fewer_dimensions": fit_linear(x[:, :20], y, n_classes, l2=0.1).adjusted(log_prior(y, n_classes)),
-        "semi-supervised": semi.head,
-        "transductive": transductive_head(samples, semi, x_val, sizes=[60, 60]).head,
+        "semi-supervised": semi.classifier,
+        "transductive": fit_transductive(samples, semi, x_val, sizes=[60, 60]).classifier,
         "sgd_probe": fit_sgd_probe(x, y, x_val, samples.y_val, n_classes, n_epochs=1)[0],
         "pseudo_labeled": fit_pseudo_labeled(x, y, n_classes, x_val, soft),
         "text": ProjectedCosine(rng.normal(size=(120, 9)).astype(np.float32), texts, 14.3),

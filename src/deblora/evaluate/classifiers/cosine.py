@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from deblora.debias.centers import class_means
 from deblora.debias.spaces import unit_rows
-from deblora.evaluate.heads.head import Standardizer, checked_counts
-from deblora.evaluate.heads.linear import (
+from deblora.evaluate.classifiers.classifier import Standardizer, checked_counts
+from deblora.evaluate.classifiers.linear import (
     EFFECTIVE_NUMBER_BETA,
     Linear,
     effective_number_weights,
@@ -148,7 +148,7 @@ def fit_ldam_drw(
         scale: Logits per unit of cosine, > 0.
         max_margin: Margin of the rarest class, see :func:`ldam_margins`.
         beta: Of the weights in the second part, see
-            :func:`~deblora.evaluate.heads.linear.effective_number_weights`.
+            :func:`~deblora.evaluate.classifiers.linear.effective_number_weights`.
         n_iterations: Iterations of both parts together, >= 1.
         deferred: Share of them in the first part, in [0, 1]; 1 is LDAM alone.
 

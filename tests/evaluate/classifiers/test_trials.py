@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import fit_linear, log_prior
-from deblora.evaluate.heads.search import COARSE_PENALTIES, Samples
-from deblora.evaluate.heads.trials import CLASSIFIERS, N_TRIALS, PENALTIES, fit_classifiers
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import fit_linear, log_prior
+from deblora.evaluate.classifiers.search import COARSE_PENALTIES, Samples
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, N_TRIALS, PENALTIES, fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 
 WITHOUT_SETTINGS = ("nearest_mean_cosine", "nearest_mean_euclidean")
@@ -20,7 +20,7 @@ def test_every_classifier_has_the_same_number_of_trials(samples: Samples) -> Non
     assert tuple(found) == CLASSIFIERS and len(found) == 13
     for name, chosen in found.items():
         assert chosen.record["n_trials"] == (1 if name in WITHOUT_SETTINGS else N_TRIALS), name
-        predicted = chosen.head.logits(samples.x_val).argmax(axis=1)
+        predicted = chosen.classifier.logits(samples.x_val).argmax(axis=1)
         assert chosen.record["macro_f1"] == pytest.approx(
             macro_f1(samples.y_val, predicted, samples.n_classes)
         )
@@ -38,7 +38,7 @@ def test_the_shared_fit_is_the_classifier_fitted_alone(samples: Samples) -> None
     }
     for name, chosen in found.items():
         expected = alone[name].logits(samples.x_val)
-        difference = chosen.head.logits(samples.x_val) - expected
+        difference = chosen.classifier.logits(samples.x_val) - expected
         assert np.abs(difference).max() < 1e-3 * np.ptp(expected)
 
 
@@ -55,7 +55,7 @@ def test_only_what_is_named_is_fitted(samples: Samples) -> None:
 def test_moved_features_are_standardized_as_they_were_before(samples: Samples) -> None:
     moved = replace(samples, x=0.5 * samples.x + 0.5 * samples.x.mean(axis=0))
     for name in ("cross_entropy", "crt"):
-        standardizer = dict(fit_classifiers(moved, [name]))[name].head.standardizer
+        standardizer = dict(fit_classifiers(moved, [name]))[name].classifier.standardizer
         expected = Standardizer.fit(samples.x)
         np.testing.assert_array_equal(standardizer.mean, expected.mean)
         np.testing.assert_array_equal(standardizer.scale, expected.scale)

@@ -9,23 +9,23 @@ from sklearn.metrics import f1_score
 
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import fit_linear, log_prior
-from deblora.evaluate.heads.search import Samples
-from deblora.evaluate.heads.semi_supervised import (
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import fit_linear, log_prior
+from deblora.evaluate.classifiers.search import Samples
+from deblora.evaluate.classifiers.semi_supervised import (
     SHARPENING,
     TEACHER_SHRINKAGE,
     TEACHER_TEMPERATURE,
     Start,
     _principal,
     fit_pseudo_labeled,
+    fit_semi_supervised,
     fit_shared_gaussians,
+    fit_transductive,
     held_out_predictions,
     n_short,
     scaled_to_shares,
-    semi_supervised_head,
     soft_labels,
-    transductive_head,
 )
 
 Blobs = tuple[np.ndarray, np.ndarray]
@@ -136,16 +136,16 @@ def samples(blobs: Blobs, others: Blobs) -> Samples:
 
 
 def test_the_chosen_settings_carry_over_to_the_test_features(samples: Samples, others: Blobs) -> None:
-    chosen = semi_supervised_head(samples)
+    chosen = fit_semi_supervised(samples)
     assert chosen.record["n_trials"] == 8
-    moved = transductive_head(samples, chosen, others[0][::2])
+    moved = fit_transductive(samples, chosen, others[0][::2])
     assert moved.record == chosen.record
     expected = fit_shared_gaussians(
         Start.of(samples.x, samples.y, N_CLASSES, others[0][::2]),
         shrinkage=float(chosen.record["shrinkage"]),
         temperature=float(chosen.record["temperature"]),
     )
-    np.testing.assert_array_equal(moved.head.logits(samples.x), expected.logits(samples.x))
+    np.testing.assert_array_equal(moved.classifier.logits(samples.x), expected.logits(samples.x))
 
 
 def test_the_held_out_score_is_that_of_five_folds_fitted_apart(samples: Samples) -> None:
@@ -177,7 +177,7 @@ def test_few_validation_chips_make_as_many_folds(samples: Samples, n: int) -> No
 def test_a_class_that_validation_lacks_keeps_a_small_share(samples: Samples) -> None:
     kept = samples.y_val != 3
     short = replace(samples, x_val=samples.x_val[kept], y_val=samples.y_val[kept])
-    assert np.isfinite(semi_supervised_head(short).head.logits(samples.x)).all()
+    assert np.isfinite(fit_semi_supervised(short).classifier.logits(samples.x)).all()
     assert (n_short(short.y_val, 4), n_short(samples.y_val, 4)) == (1, 0)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.head import Standardizer, checked_counts
-from deblora.evaluate.heads.linear import Linear, check_penalty, lbfgs, weighted_cross_entropy
+from deblora.evaluate.classifiers.classifier import Standardizer, checked_counts
+from deblora.evaluate.classifiers.linear import Linear, check_penalty, lbfgs, weighted_cross_entropy
 
 BETA = 0.5
 """Weight of the branch loss (ours; the authors' code has no default)."""

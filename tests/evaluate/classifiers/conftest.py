@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.search import Samples
+from deblora.evaluate.classifiers.search import Samples
 
 COUNTS = (60, 30, 15, 8)
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.distribution import SPREAD, Calibration, distribution_fits
-from deblora.evaluate.heads.head import tukey
-from deblora.evaluate.heads.linear import LinearFits, fit_linear
+from deblora.evaluate.classifiers.classifier import tukey
+from deblora.evaluate.classifiers.distribution import SPREAD, Calibration, distribution_fits
+from deblora.evaluate.classifiers.linear import LinearFits, fit_linear
 
 
 def test_tukey_by_hand() -> None:
@@ -72,7 +72,7 @@ def test_rare_classes_are_filled_to_the_largest(
             seen.update(x=x, y=y)
             return LinearFits.of(x, y, n_classes, **settings)
 
-    monkeypatch.setattr("deblora.evaluate.heads.distribution.LinearFits", Recorded)
+    monkeypatch.setattr("deblora.evaluate.classifiers.distribution.LinearFits", Recorded)
     x, y = blobs
     fits = distribution_fits(x, y, 4, rng=np.random.default_rng(0))
     assert np.bincount(seen["y"]).tolist() == [60, 30, 60, 60]

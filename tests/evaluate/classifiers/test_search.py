@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.search import COARSE_PENALTIES, Samples, select, try_two
+from deblora.evaluate.classifiers.search import COARSE_PENALTIES, Samples, select, try_two
 
 
 class Fixed:
@@ -23,7 +23,7 @@ def test_selection_keeps_the_best_and_counts_trials() -> None:
     x, y = np.zeros((4, 1)), np.array([0, 0, 1, 1])
     candidates = [({"l2": 1.0}, Fixed([0, 0, 0, 0])), ({"l2": 2.0}, Fixed([0, 0, 1, 1]))]
     chosen = select(candidates, x, y)
-    assert chosen.head is candidates[1][1]
+    assert chosen.classifier is candidates[1][1]
     assert chosen.record == {"l2": 2.0, "macro_f1": 1.0, "n_trials": 2}
 
 

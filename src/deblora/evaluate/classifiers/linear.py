@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from deblora.evaluate.heads.head import Standardizer, checked_counts
+from deblora.evaluate.classifiers.classifier import Standardizer, checked_counts
 from deblora.evaluate.metrics import check_labels
 
 _LOG = logging.getLogger(__name__)

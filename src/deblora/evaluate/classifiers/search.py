@@ -9,15 +9,15 @@ from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Head
-from deblora.evaluate.heads.linear import log_prior
+from deblora.evaluate.classifiers.classifier import Classifier
+from deblora.evaluate.classifiers.linear import log_prior
 from deblora.evaluate.metrics import macro_f1
 
 COARSE_PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
 """Of classifiers with two settings, tried first, with the second setting at its default (ours)."""
 
 Setting = float | int | str
-Pair = Callable[[float, float], Head]
+Pair = Callable[[float, float], Classifier]
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Samples:
 class Chosen:
     """The classifier that validation chose, and its settings with ``macro_f1`` on validation and ``n_trials``."""
 
-    head: Head
+    classifier: Classifier
     record: Mapping[str, Setting]
 
 
 def select(
-    candidates: Iterable[tuple[Mapping[str, Setting], Head]],
+    candidates: Iterable[tuple[Mapping[str, Setting], Classifier]],
     x_val: Float[np.ndarray, "v d"],
     y_val: Int[np.ndarray, " v"],
 ) -> Chosen:
@@ -82,20 +82,22 @@ def select(
         raise DataError(
             "the validation set is empty, so no classifier can be chosen; give it at least one chip"
         )
-    best: tuple[float, Head, Mapping[str, Setting]] | None = None
+    best: tuple[float, Classifier, Mapping[str, Setting]] | None = None
     n_trials = 0
-    for settings, head in candidates:
-        logits = head.logits(x_val)
+    for settings, classifier in candidates:
+        logits = classifier.logits(x_val)
         score = macro_f1(y_val, logits.argmax(axis=1), logits.shape[1])
         if best is None or score > best[0]:
-            best = (score, head, settings)
+            best = (score, classifier, settings)
         n_trials += 1
     if best is None:
         raise ValueError("there is no candidate to choose from")
     return Chosen(best[1], {**best[2], "macro_f1": best[0], "n_trials": n_trials})
 
 
-def try_one(samples: Samples, name: str, values: Sequence[float], fit: Callable[[float], Head]) -> Chosen:
+def try_one(
+    samples: Samples, name: str, values: Sequence[float], fit: Callable[[float], Classifier]
+) -> Chosen:
     """Try every value of one setting; the first one wins ties.
 
     Args:
@@ -135,8 +137,10 @@ def try_two(
     default, *others = values
     coarse = try_one(samples, first[0], first[1], lambda value: fit(value, default))
     value = float(coarse.record[first[0]])
-    candidates = [(default, coarse.head), *((other, fit(value, other)) for other in others)]
+    candidates = [(default, coarse.classifier), *((other, fit(value, other)) for other in others)]
     fine = select(
-        (({first[0]: value, name: own}, head) for own, head in candidates), samples.x_val, samples.y_val
+        (({first[0]: value, name: own}, classifier) for own, classifier in candidates),
+        samples.x_val,
+        samples.y_val,
     )
-    return Chosen(fine.head, {**fine.record, "n_trials": len(first[1]) + len(others)})
+    return Chosen(fine.classifier, {**fine.record, "n_trials": len(first[1]) + len(others)})

@@ -4,8 +4,8 @@ import torch
 from torch.nn import functional
 
 from deblora.data.longtail import Groups
-from deblora.evaluate.heads.linear import fit_linear
-from deblora.evaluate.heads.reslt import branch_weights, fit_branches, fit_reslt
+from deblora.evaluate.classifiers.linear import fit_linear
+from deblora.evaluate.classifiers.reslt import branch_weights, fit_branches, fit_reslt
 
 GROUPS = Groups((0,), (1, 2), (3,))
 

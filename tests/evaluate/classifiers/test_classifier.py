@@ -8,30 +8,30 @@ import pytest
 
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
-from deblora.evaluate.heads.cosine import (
+from deblora.evaluate.classifiers.classifier import Classifier, Standardizer, checked_counts
+from deblora.evaluate.classifiers.cosine import (
     fit_ldam_drw,
     fit_lift,
     fit_nearest_mean_cosine,
     fit_nearest_mean_euclidean,
 )
-from deblora.evaluate.heads.distribution import distribution_fits
-from deblora.evaluate.heads.head import Head, Standardizer, checked_counts
-from deblora.evaluate.heads.linear import fit_linear
-from deblora.evaluate.heads.reslt import fit_reslt
+from deblora.evaluate.classifiers.distribution import distribution_fits
+from deblora.evaluate.classifiers.linear import fit_linear
+from deblora.evaluate.classifiers.reslt import fit_reslt
 
 Blobs = tuple[np.ndarray, np.ndarray]
 
 
-def distribution(x: np.ndarray, y: np.ndarray, n_classes: int, *, l2: float) -> Head:
+def distribution(x: np.ndarray, y: np.ndarray, n_classes: int, *, l2: float) -> Classifier:
     return distribution_fits(x, y, n_classes, rng=np.random.default_rng(0)).fit(l2)
 
 
-def reslt(x: np.ndarray, y: np.ndarray, n_classes: int, *, l2: float) -> Head:
+def reslt(x: np.ndarray, y: np.ndarray, n_classes: int, *, l2: float) -> Classifier:
     groups = Groups((0,), tuple(range(1, n_classes - 1)), (n_classes - 1,))
     return fit_reslt(x, y, n_classes, groups=groups, l2=l2)
 
 
-FITS: list[tuple[Callable[..., Head], dict[str, Any]]] = [
+FITS: list[tuple[Callable[..., Classifier], dict[str, Any]]] = [
     (fit_linear, {"l2": 0.01}),
     (distribution, {"l2": 0.01}),
     (reslt, {"l2": 0.01}),
@@ -84,12 +84,12 @@ def test_statistics_need_features() -> None:
 
 @every_fit
 def test_every_classifier_separates_classes_that_are_apart(
-    fit: Callable[..., Head], settings: dict[str, Any], rng: np.random.Generator
+    fit: Callable[..., Classifier], settings: dict[str, Any], rng: np.random.Generator
 ) -> None:
     y = np.repeat([0, 1, 2], [40, 20, 6])
     x = (5 * np.eye(3, 8)[y] + rng.normal(scale=0.3, size=(66, 8))).astype(np.float32)
     head = fit(x, y, 3, **settings)
-    assert isinstance(head, Head)
+    assert isinstance(head, Classifier)
     assert head.logits(x).shape == (66, 3)
     assert (head.logits(x).argmax(axis=1) == y).all()
     assert head.logits(x[:0]).shape == (0, 3)
@@ -98,7 +98,7 @@ def test_every_classifier_separates_classes_that_are_apart(
 
 @every_fit
 def test_bad_input_is_refused_with_one_message(
-    fit: Callable[..., Head], settings: dict[str, Any], blobs: Blobs
+    fit: Callable[..., Classifier], settings: dict[str, Any], blobs: Blobs
 ) -> None:
     x, y = blobs
     with pytest.raises(ValueError, match="labels"):

@@ -5,8 +5,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestCentroid
 from torch.nn import functional
 
-from deblora.evaluate.heads import cosine
-from deblora.evaluate.heads.cosine import (
+from deblora.evaluate.classifiers import cosine
+from deblora.evaluate.classifiers.cosine import (
     Cosine,
     ProjectedCosine,
     fit_ldam_drw,
@@ -15,7 +15,7 @@ from deblora.evaluate.heads.cosine import (
     fit_nearest_mean_euclidean,
     ldam_margins,
 )
-from deblora.evaluate.heads.linear import effective_number_weights
+from deblora.evaluate.classifiers.linear import effective_number_weights
 
 
 def test_margins_by_hand() -> None:

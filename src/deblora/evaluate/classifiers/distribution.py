@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from deblora.debias.centers import class_means
 from deblora.debias.spaces import unit_rows
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer, checked_counts, tukey
-from deblora.evaluate.heads.linear import LinearFits
+from deblora.evaluate.classifiers.classifier import Standardizer, checked_counts, tukey
+from deblora.evaluate.classifiers.linear import LinearFits
 
 POWER = 0.5
 """Exponent of Tukey's transform (Yang et al. 2021)."""
@@ -110,7 +110,7 @@ def distribution_fits(
         y: Their classes.
         n_classes: Number of classes.
         rng: Of the draws.
-        power: Of :func:`~deblora.evaluate.heads.head.tukey`, > 0.
+        power: Of :func:`~deblora.evaluate.classifiers.classifier.tukey`, > 0.
 
     Raises:
         DataError: If a class has no sample, none is frequent, or features are not finite or all the same.

@@ -5,15 +5,15 @@ from functools import cache
 
 import numpy as np
 
-from deblora.evaluate.heads.cosine import (
+from deblora.evaluate.classifiers.classifier import Classifier, Standardizer, checked_counts
+from deblora.evaluate.classifiers.cosine import (
     fit_ldam_drw,
     fit_lift,
     fit_nearest_mean_cosine,
     fit_nearest_mean_euclidean,
 )
-from deblora.evaluate.heads.distribution import POWER, distribution_fits
-from deblora.evaluate.heads.head import Head, Standardizer, checked_counts
-from deblora.evaluate.heads.linear import (
+from deblora.evaluate.classifiers.distribution import POWER, distribution_fits
+from deblora.evaluate.classifiers.linear import (
     EFFECTIVE_NUMBER_BETA,
     SADE_TAU,
     Linear,
@@ -22,9 +22,9 @@ from deblora.evaluate.heads.linear import (
     inverse_frequency_weights,
     sade_prior,
 )
-from deblora.evaluate.heads.reslt import BETA, fit_reslt
-from deblora.evaluate.heads.search import Chosen, Samples, select, try_one, try_two
-from deblora.evaluate.sgd_probe import N_EPOCHS, fit_sgd_probe
+from deblora.evaluate.classifiers.reslt import BETA, fit_reslt
+from deblora.evaluate.classifiers.search import Chosen, Samples, select, try_one, try_two
+from deblora.evaluate.classifiers.sgd_probe import N_EPOCHS, fit_sgd_probe
 
 N_TRIALS = 8
 """Settings that a classifier may try on validation (ours); the nearest means have nothing to try."""
@@ -105,10 +105,10 @@ def _linear_trials(samples: Samples) -> dict[str, Callable[[], Chosen]]:
         fits = LinearFits.of(x, y, n_classes, class_weights=weights, standardizer=standardizer())
         return fits.warm()
 
-    def adjusted(l2: float, tau: float) -> Head:
+    def adjusted(l2: float, tau: float) -> Classifier:
         return plain()(l2).adjusted(samples.prior, tau)
 
-    def sade(l2: float, tau: float) -> Head:
+    def sade(l2: float, tau: float) -> Classifier:
         return plain()(l2).adjusted(sade_prior(y, n_classes, tau=tau))
 
     return {
@@ -130,7 +130,7 @@ def _other_trials(samples: Samples) -> dict[str, Callable[[], Chosen]]:
     """Return the trials of the cosine, nearest-mean, ResLT, distribution-calibrated and SGD classifiers."""
     x, y, n_classes = samples.x, samples.y, samples.n_classes
 
-    def of_scales(fit: Callable[..., Head]) -> Callable[[], Chosen]:
+    def of_scales(fit: Callable[..., Classifier]) -> Callable[[], Chosen]:
         return lambda: try_two(
             samples,
             "n_iterations",
@@ -139,10 +139,10 @@ def _other_trials(samples: Samples) -> dict[str, Callable[[], Chosen]]:
             first=("scale", SCALES),
         )
 
-    def of_means(fit: Callable[..., Head]) -> Callable[[], Chosen]:
+    def of_means(fit: Callable[..., Classifier]) -> Callable[[], Chosen]:
         return lambda: select([({}, fit(x, y, n_classes))], samples.x_val, samples.y_val)
 
-    def reslt(l2: float, beta: float) -> Head:
+    def reslt(l2: float, beta: float) -> Classifier:
         return fit_reslt(x, y, n_classes, groups=samples.groups, l2=l2, beta=beta)
 
     @cache

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.errors import DataError
-from deblora.evaluate.heads.head import Standardizer
-from deblora.evaluate.heads.linear import Linear, log_prior
+from deblora.evaluate.classifiers.classifier import Standardizer
+from deblora.evaluate.classifiers.linear import Linear
 from deblora.evaluate.metrics import macro_f1
 
 N_EPOCHS = 30
@@ -19,7 +19,6 @@ def fit_sgd_probe(
     y_val: Int[np.ndarray, " v"],
     n_classes: int,
     *,
-    loss: str = "cross_entropy",
     learning_rate: float = 1e-3,
     momentum: float = 0.9,
     batch_size: int = 512,
@@ -36,7 +35,6 @@ def fit_sgd_probe(
         x_val: Validation features.
         y_val: Their classes.
         n_classes: Number of classes.
-        loss: ``cross_entropy`` (authors) or ``balanced_softmax``.
         learning_rate: Constant step size, > 0.
         momentum: In [0, 1).
         batch_size: Samples per step, >= 1.
@@ -58,9 +56,6 @@ def fit_sgd_probe(
         raise DataError("the validation set is empty, so no epoch can be chosen; give it at least one chip")
     generator = torch.Generator().manual_seed(seed)
     features, labels = torch.from_numpy(np.asarray(x, dtype=np.float32)), torch.from_numpy(y.astype(np.int64))
-    offset = torch.zeros(n_classes)
-    if loss == "balanced_softmax":
-        offset = torch.from_numpy(log_prior(y, n_classes).astype(np.float32))
     bound = 1.0 / float(np.sqrt(x.shape[1]))  # torch's own start of a linear layer
     weights = (torch.rand(n_classes, x.shape[1], generator=generator) * 2 - 1) * bound
     bias = (torch.rand(n_classes, generator=generator) * 2 - 1) * bound
@@ -71,7 +66,7 @@ def fit_sgd_probe(
     for epoch in range(1, n_epochs + 1):
         for rows in torch.split(torch.randperm(len(labels), generator=generator), batch_size):
             optimizer.zero_grad()
-            scores = functional.linear(features[rows], weights, bias) + offset
+            scores = functional.linear(features[rows], weights, bias)
             torch.autograd.backward(functional.cross_entropy(scores, labels[rows]))
             optimizer.step()
         probe = Linear(
