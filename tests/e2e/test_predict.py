@@ -14,7 +14,10 @@ from builders import write_chips
 from deblora.cli.main import main
 from deblora.data.readers.reading import Reading
 from deblora.data.readers.unlabeled import read_unlabeled
+from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.files import load_classifier
+from deblora.pipeline.classify.predict import load_chosen
+from deblora.run.run_dir import RunDir
 
 
 @pytest.fixture
@@ -278,12 +281,11 @@ def test_a_run_without_a_choice_says_how_to_make_one(
     assert "deblora evaluate" in capsys.readouterr().err
 
 
-def test_a_classifier_of_other_classes_is_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_classifier_of_other_classes_is_refused(run: Path) -> None:
     choice = json.loads((run / "eval" / "choice.json").read_text())
     path = run / "classifiers" / choice["method"] / f"{choice['classifier']}.json"
     path.write_text(path.read_text().replace('"slope"', '"slop"'))
-    new = write_chips(tmp_path / "new", counts={"checks": 1})
-    assert main(["predict", str(run), str(new), "--out", str(tmp_path / "found")]) == 2
-    assert "for the classes of this run; fit it again with: deblora evaluate" in capsys.readouterr().err
+    with pytest.raises(
+        ArtifactError, match="for the classes of this run; fit it again with: deblora evaluate"
+    ):
+        load_chosen(RunDir.open(run), choice["method"], choice["classifier"])

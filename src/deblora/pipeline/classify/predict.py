@@ -116,13 +116,14 @@ def predict(
         weights: Where the weights of the backbone are, if neither where the recipe says nor where they were.
 
     Raises:
-        ArtifactError: If the run has no choice, its classifier is damaged, or ``out`` holds something.
+        ArtifactError: If the run has no choice, its files are stale or damaged, or ``out`` holds something.
         DataError: If chips cannot be read and ``on_error`` is stop, or none can be.
         ModelError: If the weights of the backbone are not found or are others.
     """
     _check_out(out, source, overwrite=overwrite)
     choice = read_choice(run)
     method, name = str(choice["method"]), str(choice["classifier"])
+    check_model_files(run, method, name)
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
     ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
     head, tables = load_chosen(run, method, name)
@@ -136,6 +137,19 @@ def predict(
         out / "index.html", render_html(found_page(_content(run, found, pixels, f"{method} + {name}")))
     )
     return found
+
+
+def check_model_files(run: RunDir, method: str, name: str) -> None:
+    """Check that choice, classifier and adapters belong together: none was changed or made anew since the choice.
+
+    Raises:
+        ArtifactError: Says what is stale and what to run.
+    """
+    arrays = run.classifier(method, name)
+    adapters = [run.adapter(own) for own in ("lora", "deblora") if run.adapter(own).is_dir()]
+    trained = [run.row(method)] if run.row(method).is_dir() else []
+    for path in (run.evaluation("choice.json"), arrays, arrays.with_suffix(".json"), *adapters, *trained):
+        run.check_fresh(path, again=f"deblora run --out {run.root} --resume")
 
 
 def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[str, ...]]:

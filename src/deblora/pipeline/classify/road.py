@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -19,7 +20,7 @@ from deblora.pipeline.open_model import model_settings, note_weights
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.methods import METHODS, PLAIN, check_methods, default_list, short_list
 from deblora.run.log import start_log
-from deblora.run.processes import device, on_first, world_size
+from deblora.run.processes import device, is_first, on_first, world_size
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, check_current, run_stage
 from deblora.train.extract import check_precision
@@ -72,7 +73,7 @@ def evaluation_of(methods: Sequence[str]) -> tuple[Stage, ...]:
 
 
 def check_inputs(recipe: Recipe) -> None:
-    """Find what would stop the road later, before anything is written: chips, splits, groups, clusters, weights.
+    """Find what would stop the pipeline later, before anything is written: chips, splits, groups, clusters, weights.
 
     No image is decoded and no model is loaded.
 
@@ -102,17 +103,23 @@ def run_all(run: RunDir, recipe: Recipe, *, note: str = "") -> None:
         recipe: Its settings.
         note: For the log, before anything else.
     """
-    start_log(run)
-    if note:
-        log.warning("%s", note)
-    on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
-    for stage in pipeline_of(recipe):
-        if stage.run_by not in ("evaluate", report.STAGE.name):
-            run_stage(stage, run, recipe)
-    on_first(lambda: note_weights(run, recipe))
-    _evaluate(run, recipe, short_list())
-    run_stage(report.STAGE, run, recipe)
-    on_first(lambda: write_costs(run, recipe))
+    with _held(run):
+        start_log(run)
+        if note:
+            log.warning("%s", note)
+        on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
+        for stage in pipeline_of(recipe):
+            if stage.run_by not in ("evaluate", report.STAGE.name):
+                run_stage(stage, run, recipe)
+        on_first(lambda: note_weights(run, recipe))
+        _evaluate(run, recipe, short_list())
+        run_stage(report.STAGE, run, recipe)
+        on_first(lambda: write_costs(run, recipe))
+
+
+def _held(run: RunDir) -> AbstractContextManager[None]:
+    """Keep other commands out of the run folder; processes that share one run are let in by the first of them."""
+    return run.hold() if is_first() else nullcontext()
 
 
 def _evaluate(run: RunDir, recipe: Recipe, methods: Collection[str]) -> None:
@@ -126,22 +133,23 @@ def run_named(command: str, run: RunDir, recipe: Recipe) -> None:
     ``extract`` has one stage per adapter that exists. ``evaluate`` fits every method of the default list, and those
     with their own training, whose features are there, and makes the page anew if there is one.
     """
-    start_log(run)
-    read_source.cache_clear()
-    if command != "extract":
-        on_first(lambda: _check_before(command, run, recipe))
-    if command == "evaluate":
-        _evaluate(run, recipe, on_first(lambda: _present(run)))
-        if run.record(report.STAGE.name):
-            run_stage(report.STAGE, run, recipe)
-        return
-    for stage in pipeline_of(recipe):
-        if stage.run_by == command:
-            if command != "extract" or on_first(partial(_has_inputs, stage, run)):
-                run_stage(stage, run, recipe)
-            else:
-                log.info("%s: its adapter is not trained yet", stage.name)
-    on_first(lambda: note_weights(run, recipe))
+    with _held(run):
+        start_log(run)
+        read_source.cache_clear()
+        if command != "extract":
+            on_first(lambda: _check_before(command, run, recipe))
+        if command == "evaluate":
+            _evaluate(run, recipe, on_first(lambda: _present(run)))
+            if run.record(report.STAGE.name):
+                run_stage(report.STAGE, run, recipe)
+            return
+        for stage in pipeline_of(recipe):
+            if stage.run_by == command:
+                if command != "extract" or on_first(partial(_has_inputs, stage, run)):
+                    run_stage(stage, run, recipe)
+                else:
+                    log.info("%s: its adapter is not trained yet", stage.name)
+        on_first(lambda: note_weights(run, recipe))
 
 
 def _present(run: RunDir) -> list[str]:
