@@ -23,8 +23,8 @@ from machine import describe_machine
 
 from deblora.debias import SizeConstrainedKMeans
 from deblora.debias.kmeans.lloyd import greedy_start
-from deblora.debias.kmeans.matmul import torch_products
-from deblora.debias.kmeans.rows import centered_rows
+from deblora.debias.matmul import torch_products
+from deblora.debias.rows import centered_rows
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "k-means-constrained", "ortools", "torch")
 FLOORS = (0.25, 0.5, 1.0)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from conftest import REPOSITORY_ROOT
 from deblora.cli.main import main
 from deblora.detect.files.task1 import read_task1
-from deblora.pipeline.classify.road import ROAD
+from deblora.pipeline.classify.road import pipeline_of
 from deblora.recipe.classify import recipe_from
 from deblora.recipe.detect import METHODS
 from deblora.run.run_dir import RunDir
@@ -62,7 +62,8 @@ def chip_run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "deblora": {"max_train_steps": 2, "train_batch_size": 2},
     }
     run, chip_recipe = RunDir.create(root / "run", resume=False, overwrite=False), recipe_from(values)
-    for stage in ROAD[: [stage.name for stage in ROAD].index("train-deblora") + 1]:
+    stages = pipeline_of(chip_recipe)
+    for stage in stages[: [stage.name for stage in stages].index("train-deblora") + 1]:
         run_stage(stage, run, chip_recipe)
     return run.root
 

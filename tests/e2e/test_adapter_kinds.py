@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from deblora.pipeline.classify.evaluate.costs import costs_of
-from deblora.pipeline.classify.road import ROAD
+from deblora.pipeline.classify.road import pipeline_of
 from deblora.recipe.classify import read_recipe, recipe_from
 from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import run_stage
-
-STAGES = ROAD[: [stage.name for stage in ROAD].index("extract-deblora") + 1]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +24,8 @@ def test_both_adapters_of_a_kind_move_features(
     values["deblora"]["placement"] = placement
     recipe = recipe_from(values)
     run = RunDir.create(tmp_path / "run", resume=False, overwrite=False)
-    for stage in STAGES:
+    stages = pipeline_of(recipe)
+    for stage in stages[: [stage.name for stage in stages].index("extract-deblora") + 1]:
         run_stage(stage, run, recipe, donors=[RunDir.open(finished)])
     tables = [FeatureTable.load(run.features(name)) for name in ("base", "lora", "deblora")]
     features = [table.rows(tables[0].ids) for table in tables]

@@ -12,7 +12,7 @@ from builders import recipe_values, write_chips, write_recipe
 from deblora.cli.main import main
 from deblora.errors import RecipeError
 from deblora.models.adapters.lora import CONFIG, SIDECAR
-from deblora.pipeline.classify.road import ROAD
+from deblora.pipeline.classify.road import pipeline_of
 from deblora.recipe.classify import recipe_from
 from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import RunDir
@@ -38,9 +38,9 @@ def test_stable_diffusion_from_chips_to_an_exported_adapter(chips: Path, tmp_pat
     backbone = {"name": "stable-diffusion", "path": str(model), "draws": 2}
     recipe = recipe_from(short(chips, backbone, loss="denoise", alpha=4))
     run = RunDir.create(tmp_path / "run", resume=False, overwrite=False)
-    for stage in ROAD[:-1]:
+    for stage in pipeline_of(recipe)[:-1]:
         assert run_stage(stage, run, recipe)
-    for stage in ROAD[1:-1]:  # the audit always runs
+    for stage in pipeline_of(recipe)[1:-1]:  # the audit always runs
         assert not run_stage(stage, run, recipe)
     for name in ("lora", "deblora"):
         record = json.loads((run.adapter(name) / SIDECAR).read_text())

@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 
 from deblora.debias import constrained_assignment, minimum_size
 from deblora.debias.kmeans.lloyd import greedy_start, lloyd
-from deblora.debias.kmeans.rows import Rows, row_squares
+from deblora.debias.rows import Rows, row_squares
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float
 
-from deblora.debias.kmeans.row_blocks import RowBlocks
-from deblora.debias.kmeans.rows import disk_to_space
+from deblora.debias.row_blocks import RowBlocks
+from deblora.debias.rows import disk_to_space
 from deblora.errors import DataError
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from deblora.errors import ArtifactError
 from deblora.evaluate.intervals import interval
+from deblora.evaluate.metrics import per_class_f1
 
+NAME = ["method", "classifier"]
 NUMBERS = frozenset(
     {
         *(
@@ -143,3 +146,11 @@ def only(frame: Any, **wanted: object) -> Any:
     for column, value in wanted.items():
         kept &= (frame[column] == value).to_numpy()
     return frame[kept]
+
+
+def class_f1(predictions: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """Return F1 by class of one method and classifier, in the order of ``names``."""
+    true, guessed = (
+        pd.Categorical(predictions[key], categories=list(names)).codes for key in ("true", "predicted")
+    )
+    return per_class_f1(true.astype(np.int64), guessed.astype(np.int64), len(names))

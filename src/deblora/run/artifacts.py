@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from deblora.debias.kmeans.row_blocks import MappedRows, RowBlocks, SelectedRows, Shard
+from deblora.debias.row_blocks import MappedRows, RowBlocks, SelectedRows, Shard
 from deblora.errors import ArtifactError
 from deblora.files import file_sha256, write_atomic
 

@@ -7,14 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.debias import SizeConstrainedKMeans, cluster_features, minimum_size
+from deblora.debias import SizeConstrainedKMeans, cluster_features, matmul, minimum_size
+from deblora.debias import rows as lloyd_rows
 from deblora.debias.kmeans import lloyd as lloyd_module
 from deblora.debias.kmeans import lloyd as lloyd_start
-from deblora.debias.kmeans import matmul
-from deblora.debias.kmeans import rows as lloyd_rows
 from deblora.debias.kmeans.lloyd import lloyd
 from deblora.debias.kmeans.nearest_centers import NearestCenters
-from deblora.debias.kmeans.rows import Rows, centered_rows, row_squares
+from deblora.debias.rows import Rows, centered_rows, row_squares
 from deblora.errors import DataError
 
 

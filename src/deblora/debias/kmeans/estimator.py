@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.debias.kmeans.lloyd import greedy_start, lloyd, nearest
-from deblora.debias.kmeans.row_blocks import RowBlocks
-from deblora.debias.kmeans.rows import blocks, centered_rows, cluster_sums
+from deblora.debias.row_blocks import RowBlocks
+from deblora.debias.rows import blocks, centered_rows, cluster_sums
 from deblora.debias.spaces import Space, as_matrix, to_space
 from deblora.errors import DataError
 

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.debias.kmeans.assignment import constrained_assignment
-from deblora.debias.kmeans.matmul import Product, product_for
 from deblora.debias.kmeans.nearest_centers import NearestCenters, partial_costs
-from deblora.debias.kmeans.rows import Rows, blocks, row_squares
+from deblora.debias.matmul import Product, product_for
+from deblora.debias.rows import Rows, blocks, row_squares
 from deblora.errors import DataError
 
 

@@ -8,8 +8,8 @@ k-Means", 2003). Bounds leave room for rounding, so the result is that of the fu
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deblora.debias.kmeans.matmul import Product
-from deblora.debias.kmeans.rows import Rows
+from deblora.debias.matmul import Product
+from deblora.debias.rows import Rows
 
 # Ours: gathering scattered rows costs about half as much as their products.
 MOST_GATHERED = 0.6

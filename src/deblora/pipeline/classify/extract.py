@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deblora.data.chips import ChipSet, SubsetPixels
-from deblora.debias.kmeans.row_blocks import blocks_of_rows
+from deblora.debias.row_blocks import blocks_of_rows
 from deblora.models.adapters.lora import load_adapter
 from deblora.models.backbone import Backbone
 from deblora.pipeline.adapter import PEFT_NAMES

@@ -17,8 +17,7 @@ from deblora.files import write_atomic
 from deblora.pipeline import tables as csv_tables
 from deblora.pipeline.audited import Audited, groups_of, read_audited
 from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice
-from deblora.pipeline.compare.over_seeds import NAME, class_f1
-from deblora.pipeline.tables import only, read_table, say_single_sample
+from deblora.pipeline.tables import NAME, class_f1, only, read_table, say_single_sample
 from deblora.recipe.classify import Recipe
 from deblora.recipe.methods import PLAIN, SAYS
 from deblora.report.page import render_html, render_markdown

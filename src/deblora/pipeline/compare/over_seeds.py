@@ -8,10 +8,8 @@ import pandas as pd
 
 from deblora.evaluate.intervals import DIFFERENCES as DIFFERENCE_RANGE
 from deblora.evaluate.intervals import spread
-from deblora.evaluate.metrics import per_class_f1
-from deblora.pipeline.tables import only
+from deblora.pipeline.tables import NAME, class_f1, only
 
-NAME = ["method", "classifier"]
 STUDY = ["dataset", "backbone"]
 ENTRY = ["metric", "group"]
 PLAIN, BALANCED = ("lora", "cross_entropy"), ("lora", "balanced_softmax")
@@ -187,14 +185,6 @@ def class_gains(
         if own in f1 and baseline in f1
     ]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def class_f1(predictions: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
-    """Return F1 by class of one method and classifier, in the order of ``names``."""
-    true, guessed = (
-        pd.Categorical(predictions[key], categories=list(names)).codes for key in ("true", "predicted")
-    )
-    return per_class_f1(true.astype(np.int64), guessed.astype(np.int64), len(names))
 
 
 def by_rank(parts: Sequence[pd.DataFrame], keys: Sequence[str]) -> pd.DataFrame:

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 
 from deblora.data.longtail import Groups
-from deblora.pipeline.classify.evaluate.scores import (
-    Judged,
-    prior_accuracies,
-    score_tables,
-    with_chosen,
-)
+from deblora.pipeline.classify.evaluate.scores import Judged, prior_accuracies, score_tables, with_chosen
 from deblora.recipe.methods import CHOSEN, GUARDED
 from deblora.recipe.methods import STRONG as STRONG_NAME
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblora.debias.kmeans import rows as lloyd_rows
+from deblora.debias import rows as lloyd_rows
 from deblora.debias.kmeans.estimator import cluster_features
-from deblora.debias.kmeans.rows import moments
+from deblora.debias.rows import moments
 from deblora.debias.spaces import Space
 from deblora.errors import DataError
 from deblora.run.artifacts import FeatureTable, save_index

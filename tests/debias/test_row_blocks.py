@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deblora.debias.kmeans.row_blocks import RowBlocks, blocks_of_rows
+from deblora.debias.row_blocks import RowBlocks, blocks_of_rows
 from deblora.errors import ArtifactError
 from deblora.run.artifacts import FeatureTable, save_index
 

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deblora.debias.kmeans.matmul import take_rows
-from deblora.debias.kmeans.row_blocks import Chosen, RowBlocks
+from deblora.debias.matmul import take_rows
+from deblora.debias.row_blocks import Chosen, RowBlocks
 from deblora.errors import DataError
 
 BLOCK_ELEMENTS = 1 << 22
