@@ -59,8 +59,8 @@ def accuracy(case: Case, data: Path, weights: Path, seed: int) -> dict[str, floa
     backbone = load_backbone(
         case.backbone, path=weights / case.folder, image_size=case.image_size, sensor=case.sensor
     )
-    x = extract_features(backbone, train.pixels, train.ids, title=f"{case.data} train").features
-    x_test = extract_features(backbone, test.pixels, test.ids, title=f"{case.data} test").features
+    x = extract_features(backbone, train.pixels, train.ids, title=f"{case.data} train")
+    x_test = extract_features(backbone, test.pixels, test.ids, title=f"{case.data} test")
     is_val = np.zeros(len(x), dtype=bool)
     is_val[rng.permutation(len(x))[: int(VAL_SHARE * len(x))]] = True
     standardizer = Standardizer.fit(x[~is_val], ())

@@ -10,6 +10,7 @@ from builders import write_vit
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, load_backbone
+from deblora.run.artifacts import FeatureTable
 from deblora.train import extract
 from deblora.train.extract import extract_features, read_batch
 
@@ -35,9 +36,8 @@ def chips(rng: np.random.Generator) -> ChipSet:
 def test_batch_size_does_not_change_features(model: Backbone, chips: ChipSet, batch_size: int) -> None:
     expected = extract_features(model, chips.pixels, chips.ids, batch_size=N_CHIPS)
     found = extract_features(model, chips.pixels, chips.ids, batch_size=batch_size)
-    assert found.ids == expected.ids == chips.ids
-    assert found.features.shape == (N_CHIPS, 16) and found.features.dtype == np.float32
-    np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-5)
+    assert found.shape == (N_CHIPS, 16) and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_threads", [2, 5, 40])
@@ -47,7 +47,7 @@ def test_threads_that_read_parts_of_a_batch_keep_the_order(
     expected = extract_features(model, chips.pixels, chips.ids, batch_size=6)
     monkeypatch.setattr(extract, "n_readers", lambda _device: n_threads)
     found = extract_features(model, chips.pixels, chips.ids, batch_size=6)
-    assert np.array_equal(found.features, expected.features)
+    assert np.array_equal(found, expected)
 
 
 def test_no_parameter_can_carry_a_label() -> None:
@@ -59,7 +59,7 @@ def test_permuted_labels_change_no_feature(model: Backbone, chips: ChipSet, rng:
     other = ChipSet(chips.ids, rng.permutation(chips.labels), chips.splits, chips.class_names, chips.pixels)
     assert not np.array_equal(other.labels, chips.labels)
     first, second = (extract_features(model, c.pixels, c.ids, batch_size=4) for c in (chips, other))
-    assert np.array_equal(first.features, second.features)
+    assert np.array_equal(first, second)
 
 
 def test_order_and_ids_carry_no_information(
@@ -68,9 +68,9 @@ def test_order_and_ids_carry_no_information(
     expected = extract_features(model, chips.pixels, chips.ids, batch_size=4)
     shuffled = chips.subset(rng.permutation(N_CHIPS))
     found = extract_features(model, shuffled.pixels, shuffled.ids, batch_size=4)
-    np.testing.assert_allclose(found.rows(chips.ids), expected.features, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(FeatureTable(shuffled.ids, found).rows(chips.ids), expected, rtol=0, atol=1e-5)
     renamed = extract_features(model, chips.pixels, tuple(reversed(chips.ids)), batch_size=4)
-    assert np.array_equal(renamed.features, expected.features)
+    assert np.array_equal(renamed, expected)
 
 
 def test_features_are_those_of_the_model_in_evaluation_mode(model: Backbone, chips: ChipSet) -> None:
@@ -79,7 +79,7 @@ def test_features_are_those_of_the_model_in_evaluation_mode(model: Backbone, chi
     assert not model.training
     with torch.no_grad():
         expected = model(read_batch(chips.pixels, range(N_CHIPS), model.spec))
-    np.testing.assert_allclose(found.features, expected.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
 
 
 def test_a_chip_that_cannot_be_read_is_named(model: Backbone) -> None:
@@ -112,11 +112,11 @@ def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
 
 def test_bfloat16_stays_near_float32(model: Backbone, chips: ChipSet) -> None:
     """Eight binary digits: a product is off by at most 2 ** -8, a feature of two layers by about as much."""
-    exact = extract_features(model, chips.pixels, chips.ids).features
-    found = extract_features(model, chips.pixels, chips.ids, precision="bf16").features
+    exact = extract_features(model, chips.pixels, chips.ids)
+    found = extract_features(model, chips.pixels, chips.ids, precision="bf16")
     assert found.dtype == np.float32
     assert 1e-5 < relative_error(found, exact) < 2e-2
-    again = extract_features(model, chips.pixels, chips.ids).features
+    again = extract_features(model, chips.pixels, chips.ids)
     assert np.array_equal(again, exact)  # the precision ends with the call
 
 
@@ -130,10 +130,10 @@ def test_half_precision_needs_a_gpu(model: Backbone, chips: ChipSet) -> None:
 def test_features_of_a_gpu_are_near_those_of_a_cpu(
     model: Backbone, chips: ChipSet, precision: str, most: float
 ) -> None:
-    exact = extract_features(model, chips.pixels, chips.ids).features
+    exact = extract_features(model, chips.pixels, chips.ids)
     try:
         model.to("cuda")
-        found = extract_features(model, chips.pixels, chips.ids, precision=precision).features
+        found = extract_features(model, chips.pixels, chips.ids, precision=precision)
     finally:
         model.to("cpu")
     assert relative_error(found, exact) < most

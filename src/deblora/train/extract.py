@@ -18,7 +18,6 @@ from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec
 from deblora.progress import titled
-from deblora.run.artifacts import FeatureTable
 
 MOST_READERS = 8
 READER_NICENESS = 5
@@ -112,7 +111,7 @@ def extract_features(
     batch_size: int = 64,
     precision: str = "no",
     title: str | None = "extract",
-) -> FeatureTable:
+) -> Float[np.ndarray, "n d"]:
     """Return one pooled feature per chip, in evaluation mode and without augmentation.
 
     The next batch is decoded while the model works on the current one, by several threads where that is a GPU.
@@ -120,14 +119,14 @@ def extract_features(
     Args:
         backbone: Frozen model, with any adapters already loaded; it is run on the device that it is on.
         pixels: Chips without labels.
-        ids: Stable id of each chip; carried along, never shown to the model.
+        ids: Stable id of each chip, for messages; never shown to the model.
         batch_size: Chips per forward pass; does not change the features beyond float rounding.
         precision: ``no`` (float32), ``bf16`` or ``fp16`` for matrix products and convolutions; weights and features
             stay float32.
         title: Name on the progress bar; ``None`` shows none.
 
     Returns:
-        The feature table, one row per id.
+        One row per chip, in the order of ``ids``; float32.
 
     Raises:
         DataError: If a chip cannot be read or a feature is not finite.
@@ -153,7 +152,7 @@ def extract_features(
             f"{len(bad)} chips give features that are not finite, first: {ids[bad[0]]}; check its "
             "pixels and the weights, and train with a lower learning rate"
         )
-    return FeatureTable(ids, features)
+    return features
 
 
 def _products_in(precision: str, device: torch.device) -> AbstractContextManager[object]:

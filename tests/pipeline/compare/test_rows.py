@@ -104,7 +104,7 @@ def test_class_wise_features_are_means_that_know_no_class(finished: Path) -> Non
     for folder in sorted((run.row("clora") / "adapters").iterdir()):
         backbone = open_backbone(recipe.backbone, seed=recipe.seed)
         load_adapter(backbone, folder, adapter_name="stage0")
-        tables.append(extract_features(backbone, chips.pixels, chips.ids).features)
+        tables.append(extract_features(backbone, chips.pixels, chips.ids))
     found = FeatureTable.load(run.row("clora") / "features.safetensors").rows(chips.ids)
     np.testing.assert_allclose(found, np.mean(tables, axis=0), atol=1e-5)
     assert np.abs(tables[0] - tables[1]).max() > 1e-5

@@ -77,7 +77,7 @@ def _shared_features(
     n_rows = rows.stop - rows.start
     ranges = shares(n_rows, world_size(), batch_size=settings.batch_size)
     own = tuple(rows.start + i for i in ranges[rank()])
-    table = extract_features(
+    features = extract_features(
         backbone,
         SubsetPixels(chips.pixels, own),
         tuple(chips.ids[i] for i in own),
@@ -85,7 +85,7 @@ def _shared_features(
         precision=settings.precision,
         title=title if is_first() else None,
     )
-    return gather_rows(table.features, ranges)
+    return gather_rows(features, ranges)
 
 
 def open_adapted(run: RunDir, recipe: Recipe, adapter: str, *, trained: bool = False) -> Backbone:

@@ -177,17 +177,17 @@ def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[
 def new_features(
     run: RunDir, recipe: Recipe, adapter: str, ids: tuple[str, ...], pixels: Pixels
 ) -> FeatureTable:
-    """Return features of new chips through the model of a row."""
+    """Return features of new chips through the model of a method."""
     placement = recipe.deblora.placement
     is_mapped = adapter == "deblora" and is_map(placement)
     backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter, trained=True).to(device())
     settings = recipe.extract
-    table = extract_features(
+    features = extract_features(
         backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
     )
-    if not is_mapped:
-        return table
-    return FeatureTable(ids, load_map(run, placement, table.features.shape[1])(table.features))
+    if is_mapped:
+        features = load_map(run, placement, features.shape[1])(features)
+    return FeatureTable(ids, features)
 
 
 def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:

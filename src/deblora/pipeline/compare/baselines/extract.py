@@ -88,9 +88,9 @@ def _adapted(run: RunDir, recipe: Recipe, folder: Path) -> Backbone:
 
 
 def _features(backbone: Backbone, chips: ChipSet, recipe: Recipe, title: str) -> FeatureTable:
-    return extract_features(
-        backbone, chips.pixels, chips.ids, batch_size=recipe.extract.batch_size, title=title
-    )
+    size = recipe.extract.batch_size
+    features = extract_features(backbone, chips.pixels, chips.ids, batch_size=size, title=title)
+    return FeatureTable(chips.ids, features)
 
 
 def _mean_over_classes(run: RunDir, recipe: Recipe, chips: ChipSet) -> FeatureTable:
