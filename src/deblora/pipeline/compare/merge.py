@@ -24,7 +24,6 @@ from deblora.pipeline.classify.evaluate.costs import costs_of
 from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION
 from deblora.pipeline.compare.over_seeds import (
     BALANCED,
-    NAME,
     PLAIN,
     STUDY,
     baselines_in,
@@ -34,7 +33,7 @@ from deblora.pipeline.compare.over_seeds import (
     paired_differences,
     summary_table,
 )
-from deblora.pipeline.tables import damaged, only, read_table
+from deblora.pipeline.tables import NAME, damaged, only, read_table
 from deblora.recipe.classify import Recipe, read_recipe, recipe_from, tables
 from deblora.report.page import render_html, render_markdown
 from deblora.report.sections import FOCUS, SEEDS, Report, report_page

@@ -17,13 +17,12 @@ from deblora.pipeline.classify.road import check_inputs
 from deblora.pipeline.compare.merge import FILES, FinishedRun, machine, mean_costs, read_run, shared_settings
 from deblora.pipeline.compare.over_seeds import (
     BALANCED,
-    NAME,
     differences_to_first,
     mean_scores,
     paired_differences,
 )
 from deblora.pipeline.compare.seeds import check_out, is_finished, stages_of
-from deblora.pipeline.tables import only
+from deblora.pipeline.tables import NAME, only
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.study import Study, read_study, with_seed
 from deblora.report.page import render_html, render_markdown
