@@ -35,6 +35,7 @@ from deblora.pipeline.compare.over_seeds import (
 )
 from deblora.pipeline.tables import NAME, damaged, only, read_table
 from deblora.recipe.classify import Recipe, read_recipe, recipe_from, tables
+from deblora.recipe.methods import SAYS
 from deblora.report.page import render_html, render_markdown
 from deblora.report.sections import FOCUS, SEEDS, Report, report_page
 from deblora.report.tables import PAIR, WORDS, verdict
@@ -364,6 +365,7 @@ def _report(
         recipe_yaml="\n".join(recipes),
         provenance=machine(),
         notes=_notes(runs),
+        says=SAYS,
     )
 
 
@@ -499,7 +501,10 @@ def _origin(runs: Sequence[FinishedRun], report: Report) -> dict[str, Any]:
 
 def _derived(choices: pd.DataFrame) -> list[dict[str, str]]:
     """Return what stands behind the methods that validation derives from others, by seed."""
-    return list(choices[choices["method"].isin(FOCUS)].to_dict("records")) if len(choices) else []
+    if not len(choices):
+        return []
+    behind = choices["method"].isin(FOCUS) & (choices["choice"] == "chosen")
+    return list(choices[behind].to_dict("records"))
 
 
 def _notes(runs: Sequence[FinishedRun]) -> list[str]:

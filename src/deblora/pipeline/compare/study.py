@@ -24,6 +24,7 @@ from deblora.pipeline.compare.over_seeds import (
 from deblora.pipeline.compare.seeds import check_out, is_finished, stages_of
 from deblora.pipeline.tables import NAME, only
 from deblora.recipe.classify import Recipe, to_yaml
+from deblora.recipe.methods import SAYS
 from deblora.recipe.study import Study, read_study, with_seed
 from deblora.report.page import render_html, render_markdown
 from deblora.report.sections import STUDY, Report, Varied, report_page
@@ -107,6 +108,7 @@ def _report(
             "The settings shown are those of the first variant.",
             "A study shows how scores depend on a setting on the test chips; choose a setting on validation.",
         ),
+        says=SAYS,
     )
 
 
