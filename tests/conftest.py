@@ -8,6 +8,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
+# Before anything of the package is imported: shapes in its signatures are checked while tests run.
+jaxtyping.install_import_hook("deblora", "shape_checks.check_arrays")
+
 from builders import recipe_values, write_chips, write_recipe, write_vit
 from process_state import logger_as_before, one_thread  # noqa: F401 - fixtures
 from toy_features import samples  # noqa: F401 - a fixture

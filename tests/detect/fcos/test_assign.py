@@ -20,7 +20,7 @@ def on_grid(boxes: list[list[float]], labels: list[int], **options: object) -> T
     return assign(
         [grid_points(8, 8, 8)],
         [8],
-        torch.tensor(boxes).reshape(-1, 5),
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5),
         torch.tensor(labels, dtype=torch.int64),
         n_classes=3,
         **{"ranges": ALL, **options},  # type: ignore[arg-type]

@@ -25,8 +25,8 @@ def grid_points(
 
 
 def to_box_frame(
-    points: Float[torch.Tensor, "*n 2"], boxes: Float[torch.Tensor, "*n 5"]
-) -> Float[torch.Tensor, "*n 2"]:
+    points: Float[torch.Tensor, "*#n 2"], boxes: Float[torch.Tensor, "*#n 5"]
+) -> Float[torch.Tensor, "*#n 2"]:
     """Return points relative to the centers of boxes, turned by ``-theta``: ``R(theta)^T (point - center)``."""
     dx, dy = points[..., 0] - boxes[..., 0], points[..., 1] - boxes[..., 1]
     cos, sin = boxes[..., 4].cos(), boxes[..., 4].sin()
@@ -34,7 +34,7 @@ def to_box_frame(
 
 
 def sides_from_boxes(
-    points: Float[torch.Tensor, "*n 2"], boxes: Float[torch.Tensor, "*n 5"]
+    points: Float[torch.Tensor, "*#n 2"], boxes: Float[torch.Tensor, "*#n 5"]
 ) -> Float[torch.Tensor, "*n 4"]:
     """Return the distances of points to the sides of boxes, all positive if and only if the point is inside.
 
@@ -120,7 +120,7 @@ def theta_from_raw(channel: Float[torch.Tensor, "*n 1"]) -> Float[torch.Tensor, 
 
 
 def encode(
-    points: Float[torch.Tensor, "*n 2"], boxes: Float[torch.Tensor, "*n 5"], coding: AngleCoding
+    points: Float[torch.Tensor, "*#n 2"], boxes: Float[torch.Tensor, "*#n 5"], coding: AngleCoding
 ) -> tuple[Float[torch.Tensor, "*n 4"], Float[torch.Tensor, "*n a"]]:
     """Return the four lengths and the angle channels by which each point writes its box.
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 from deblora.data.scenes.dota import Labels
 from deblora.detect.boxes.convert import untangle_quads
@@ -121,7 +121,7 @@ def owned(centers: Float[np.ndarray, "n 2"], window: Window) -> Bool[np.ndarray,
 
 
 def to_scene(
-    quads: Float[np.ndarray, "n 4 2"], x: float, y: float, *, rate: float = 1.0
+    quads: Real[np.ndarray, "n 4 2"], x: float, y: float, *, rate: float = 1.0
 ) -> Float[np.ndarray, "n 4 2"]:
     """Move quads from tile to scene pixels: ``(quad + (x, y)) / rate``, rate being the zoom before tiling."""
     return (quads + np.array([x, y], dtype=np.float64)) / rate
