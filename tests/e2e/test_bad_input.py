@@ -232,7 +232,7 @@ def damaged_parquet(folder: Path) -> Path:
 
 
 SOURCES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
-    "nowhere": (lambda folder: folder, ("chips does not exist", "give a recipe (YAML), or the folder")),
+    "nowhere": (lambda folder: folder, ("chips does not exist",)),
     "unknown format": (bytes_at("chips.xlsx", b"x"), ("chips.xlsx: unknown format", "give a folder")),
     "empty folder": (lambda folder: folder.mkdir() or folder, ("no class folders",)),  # type: ignore[func-returns-value]
     "folders without chips": (folder_of(a=0, b=0), ("no images", ".png")),
