@@ -86,7 +86,7 @@ def read_chips(source: Path, *, format: str = "auto", reading: Reading | None = 
     if format not in ("auto", *READERS):
         raise ValueError(f"format must be auto, {', '.join(READERS)}, got {format!r}")
     if format != "hub" and not source.exists():
-        raise DataError(f"{source} does not exist; check the path of the data")
+        raise DataError(f"{source} does not exist; give a recipe (YAML), or the folder or file of your chips")
     kind = _detect(source) if format == "auto" else format
     reader = READERS[kind]
     if (reader.takes == "folder" and not source.is_dir()) or (
