@@ -327,7 +327,7 @@ def test_a_source_that_disappears(run: Path, tmp_path: Path, capsys: Capture) ->
         ["extract", str(run)],
         ["run", str(run / "recipe.yaml"), "--out", str(run), "--resume"],
     ):
-        refused(capsys, arguments, "toy does not exist", "check the path")
+        refused(capsys, arguments, "toy does not exist", "the folder or file of your chips")
     assert files_of(run) == before
 
 
