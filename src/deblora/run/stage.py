@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from deblora import __version__
 from deblora.errors import ArtifactError
@@ -18,8 +20,20 @@ from deblora.run.run_dir import RunDir, fingerprint
 log = logging.getLogger("deblora")
 
 
+class Seeded(Protocol):
+    """Settings of a run, of whatever task."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that is drawn."""
+        ...
+
+
+R = TypeVar("R", bound=Seeded, default=Recipe)
+
+
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[R]):
     """A step of the road.
 
     Args:
@@ -36,10 +50,10 @@ class Stage:
     """
 
     name: str
-    settings: Callable[[Recipe], Any]
+    settings: Callable[[R], Any]
     inputs: Callable[[RunDir], Sequence[Path]]
     outputs: Callable[[RunDir], Sequence[Path]]
-    work: Callable[[RunDir, Recipe], None]
+    work: Callable[[RunDir, R], None]
     always_runs: bool = False
     shared: bool = False
     command: str = ""
@@ -51,7 +65,7 @@ class Stage:
         return self.command or self.name
 
 
-def stage_key(stage: Stage, run: RunDir, recipe: Recipe, *, inputs: Mapping[str, str] | None = None) -> str:
+def stage_key(stage: Stage[R], run: RunDir, recipe: R, *, inputs: Mapping[str, str] | None = None) -> str:
     """Return the fingerprint of a stage: its settings, the seed, the package version and its input files.
 
     Args:
@@ -67,7 +81,7 @@ def stage_key(stage: Stage, run: RunDir, recipe: Recipe, *, inputs: Mapping[str,
     return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], known)
 
 
-def stage_inputs(stage: Stage, run: RunDir) -> dict[str, str]:
+def stage_inputs(stage: Stage[Any], run: RunDir) -> dict[str, str]:
     """Return the hash of every file that a stage reads.
 
     Raises:
@@ -81,7 +95,7 @@ def stage_inputs(stage: Stage, run: RunDir) -> dict[str, str]:
     return run.digests(stage.inputs(run))
 
 
-def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
+def check_current(stage: Stage[R], run: RunDir, recipe: R) -> None:
     """Refuse to go on from a stage whose settings or inputs have changed since it ran: what follows would be stale.
 
     Raises:
@@ -97,7 +111,7 @@ def check_current(stage: Stage, run: RunDir, recipe: Recipe) -> None:
         )
 
 
-def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[RunDir] = ()) -> bool:
+def run_stage(stage: Stage[R], run: RunDir, recipe: R, *, donors: Sequence[RunDir] = ()) -> bool:
     """Run a stage unless it is finished and nothing it depends on has changed.
 
     Args:
@@ -126,7 +140,7 @@ def run_stage(stage: Stage, run: RunDir, recipe: Recipe, *, donors: Sequence[Run
 
 
 def _begin(
-    stage: Stage, run: RunDir, recipe: Recipe, donors: Sequence[RunDir], inputs: Mapping[str, str]
+    stage: Stage[R], run: RunDir, recipe: R, donors: Sequence[RunDir], inputs: Mapping[str, str]
 ) -> str:
     """Make room for a stage that is to run and return its fingerprint; nothing if it need not run."""
     key = stage_key(stage, run, recipe, inputs=inputs)

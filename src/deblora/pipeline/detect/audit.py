@@ -34,7 +34,7 @@ from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.pipeline.audited import class_names, groups_of
 from deblora.pipeline.tables import table
-from deblora.recipe.detect import DetectionDataRecipe
+from deblora.recipe.detect import DetectionDataRecipe, DetectionRecipe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 
@@ -168,7 +168,7 @@ def _describe(found: DetectionSet, labels: dict[str, Labels], split: str) -> lis
     return rows
 
 
-STAGE = Stage(
+STAGE = Stage[DetectionRecipe](
     name="audit",
     settings=lambda recipe: recipe.data,
     inputs=lambda _: [],

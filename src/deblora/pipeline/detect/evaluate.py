@@ -20,11 +20,12 @@ from deblora.pipeline.detect.audit import open_split, train_counts
 from deblora.pipeline.detect.model import evaluation_path
 from deblora.pipeline.detect.predict import predictions_path
 from deblora.recipe.classify import read_recipe
+from deblora.recipe.detect import DetectionRecipe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 
 
-def stage_for(split: str) -> Stage:
+def stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that evaluates ``val`` or ``test``."""
 
     def work(run: RunDir, recipe: Any) -> None:
@@ -39,7 +40,7 @@ def stage_for(split: str) -> Stage:
         )
         write_atomic(evaluation_path(run, split), json.dumps({"split": split, **summary}, indent=1))
 
-    return Stage(
+    return Stage[DetectionRecipe](
         name=f"evaluate-{split}",
         settings=lambda recipe: recipe.data,
         inputs=lambda run: [run.samples, run.groups, predictions_path(run, split)],

@@ -268,7 +268,7 @@ def predictions_path(run: RunDir, split: str) -> Path:
     return run.root / "predictions" / split / "task1.zip"
 
 
-def stage_for(split: str) -> Stage:
+def stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that predicts ``val`` or ``test``."""
 
     def settings(recipe: Any) -> list[object]:
@@ -289,7 +289,7 @@ def stage_for(split: str) -> Stage:
         write_task1(path, as_quads(found, predictor.class_names), class_names=predictor.class_names)
         write_atomic(path.parent / "images.json", json.dumps(sorted(found)))
 
-    return Stage(
+    return Stage[DetectionRecipe](
         name=f"predict-{split}",
         settings=settings,
         inputs=lambda run: [run.samples, run.groups, model.weights_path(run)],

@@ -14,7 +14,7 @@ from deblora.pipeline.detect.audit import Split, open_split
 from deblora.pipeline.detect.model import evaluation_path, read_facts, shown_from
 from deblora.pipeline.detect.predict import group_of, predictions_path
 from deblora.pipeline.detect.train import NAME
-from deblora.recipe.detect import to_yaml
+from deblora.recipe.detect import DetectionRecipe, to_yaml
 from deblora.report.overlays import data_uri, overlay, thumbnail
 from deblora.report.page import Picture, render_html, render_markdown
 from deblora.report.pictures import Detections, detection_page, most_frequent_first
@@ -35,7 +35,7 @@ def report_path(run: RunDir, split: str, suffix: str) -> Any:
     return run.report(("index" if split == "val" else split) + suffix)
 
 
-def stage_for(split: str) -> Stage:
+def stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that reports ``val`` or ``test``."""
 
     def work(run: RunDir, recipe: Any) -> None:
@@ -59,7 +59,7 @@ def stage_for(split: str) -> Stage:
         write_atomic(report_path(run, split, ".html"), render_html(page))
         write_atomic(report_path(run, split, ".md"), render_markdown(page))
 
-    return Stage(
+    return Stage[DetectionRecipe](
         name=f"report-{split}",
         settings=lambda recipe: recipe,
         inputs=lambda run: [evaluation_path(run, split), predictions_path(run, split), model.facts_path(run)],

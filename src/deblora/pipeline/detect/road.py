@@ -9,14 +9,18 @@ from deblora.run.log import start_log
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, run_stage
 
-ROAD: tuple[Stage, ...] = (
+ROAD: tuple[Stage[DetectionRecipe], ...] = (
     audit.STAGE,
     train.STAGE,
     predict.stage_for("val"),
     evaluate.stage_for("val"),
     report.stage_for("val"),
 )
-TEST: tuple[Stage, ...] = (predict.stage_for("test"), evaluate.stage_for("test"), report.stage_for("test"))
+TEST: tuple[Stage[DetectionRecipe], ...] = (
+    predict.stage_for("test"),
+    evaluate.stage_for("test"),
+    report.stage_for("test"),
+)
 
 
 def train_detector(run: RunDir, recipe: DetectionRecipe) -> None:
@@ -25,7 +29,7 @@ def train_detector(run: RunDir, recipe: DetectionRecipe) -> None:
         start_log(run)
         write_atomic(run.recipe, to_yaml(recipe))
         for stage in ROAD:
-            run_stage(stage, run, recipe)  # type: ignore[arg-type]
+            run_stage(stage, run, recipe)
 
 
 def test_detector(run: RunDir, recipe: DetectionRecipe) -> None:
@@ -33,7 +37,7 @@ def test_detector(run: RunDir, recipe: DetectionRecipe) -> None:
     with run.hold():
         start_log(run)
         for stage in TEST:
-            if run_stage(stage, run, recipe) and stage.name == "predict-test":  # type: ignore[arg-type]
+            if run_stage(stage, run, recipe) and stage.name == "predict-test":
                 logging.getLogger("deblora").info(
                     "the test images were looked at: make no further choice by their scores"
                 )

@@ -196,7 +196,7 @@ def _that_change_weights(settings: DetectionTrainRecipe) -> dict[str, object]:
     return {**{key: value for key, value in settings.__dict__.items() if key != "workers"}, "map_cache": None}
 
 
-STAGE = Stage(
+STAGE = Stage[DetectionRecipe](
     name="train-detector",
     settings=_settings,
     inputs=lambda run: [run.samples, run.groups],
