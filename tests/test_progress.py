@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deblora.progress import name_bars, titled
-from deblora.run.log import start_log
+from deblora.run.processes import start_log
 from deblora.run.run_dir import RunDir
 
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 import yaml
 from pyarrow import parquet
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from builders import draw, recipe_values, write_chips, write_recipe, write_vit
 from deblora.cli.main import main
-from deblora.run.artifacts import load_arrays, save_arrays
+from deblora.run.artifacts import save_arrays
 
 Capture = pytest.CaptureFixture[str]
 
@@ -55,9 +56,11 @@ def arrays(name: str, change: Callable[[dict[str, np.ndarray], dict[str, str], l
 
     def damage(run: Path) -> None:
         path = run / name
-        content = load_arrays(path)
-        change(*content)
-        save_arrays(path, *content)
+        with safe_open(path, framework="np") as file:
+            arrays = {key: file.get_tensor(key) for key in list(file.keys())}
+            about = json.loads(file.metadata()["deblora"])
+        change(arrays, about["notes"], about["ids"])
+        save_arrays(path, arrays, about["notes"], about["ids"])
 
     return damage
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deblora.errors import ArtifactError
-from deblora.run.run_dir import RunDir, fingerprint
+from deblora.run.run_dir import RunDir, fingerprint, hold_all
 
 
 def test_a_new_folder_becomes_a_run(tmp_path: Path) -> None:
@@ -128,6 +128,16 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path: Path)
         assert first.stdout.readline() == "held\n"
         with pytest.raises(ArtifactError, match="another process works in"), run.hold():
             pass
+        with (
+            pytest.raises(ArtifactError, match="another process works in"),
+            hold_all([tmp_path / "b", run.root]),
+        ):
+            pass
+        assert not (tmp_path / "b").exists()  # what was only just begun is taken back
+        with pytest.raises(ArtifactError, match="another process works in"):
+            RunDir.create(run.root, resume=False, overwrite=True)
+        run.forget_start()  # the other process has begun it
+        assert run.manifest() == {"stages": {}}
     finally:
         first.kill()
         first.wait()
@@ -137,3 +147,19 @@ def test_a_second_process_is_refused_until_the_first_one_is_gone(tmp_path: Path)
         pass
     with run.hold():
         pass
+
+
+def test_a_comparison_keeps_other_processes_out_of_its_runs(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", resume=False, overwrite=False)
+    run.finish("audit", "key", [], 1.0)
+    with hold_all([run.root]), pytest.raises(ArtifactError, match="another process works in"), run.hold():
+        pass
+    with run.hold():
+        assert run.record("audit")["fingerprint"] == "key"
+
+
+def test_a_manifest_that_is_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", resume=False, overwrite=False)
+    (run.root / "run.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        run.manifest()

@@ -163,7 +163,7 @@ def _test(options: Any) -> None:
 def _predict(options: Any) -> None:
     from deblora.pipeline.detect.model import open_run
     from deblora.pipeline.detect.predict import predict_source
-    from deblora.run.log import start_log
+    from deblora.run.processes import start_log
 
     run, recipe = open_run(options.run_dir)
     start_log(run)

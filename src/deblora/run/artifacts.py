@@ -5,19 +5,27 @@ left to ``run_dir``.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from deblora.debias.row_blocks import MappedRows, RowBlocks, SelectedRows, Shard
 from deblora.errors import ArtifactError
 from deblora.files import file_sha256, write_atomic
+
+DAMAGE = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading a file that was cut, edited or made to do harm may raise."""
+
+
+def damaged(path: Path, why: object, again: str = "run its stage again") -> ArtifactError:
+    """Return the error that a file is damaged, and what to do after deleting it."""
+    return ArtifactError(f"{path} is damaged ({why}); delete it and {again}")
 
 
 @dataclass(frozen=True)
@@ -33,20 +41,13 @@ class FeatureTable:
     provenance: dict[str, str] = field(default_factory=dict)
 
     def rows(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
-        """Return the features of ``ids`` in that order.
-
-        Raises:
-            ArtifactError: If an id has no row.
-        """
+        """Return the features of ``ids`` in that order; raises an ArtifactError if an id has no row."""
         return np.asarray(self.features[_positions(self.ids, ids, "features", "extract")])
 
     def view(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
         """Return the features of ``ids`` as :meth:`rows` does, but leave on disk what is on disk.
 
         The result is then a ``row_blocks.RowBlocks``, which whoever works block by block takes for an array.
-
-        Raises:
-            ArtifactError: If an id has no row.
         """
         if not isinstance(self.features, RowBlocks):
             return self.rows(ids)
@@ -63,8 +64,8 @@ class FeatureTable:
         """Read from ``path``, a file or the index that :func:`save_index` wrote."""
         if path.suffix == ".json":
             return _open_shards(path)
-        arrays, provenance, ids = load_arrays(path)
-        return cls(tuple(ids), _taken(path, arrays, "features", "f", ids=ids), provenance)
+        arrays, provenance, ids = load_arrays(path, {"features": ("f", 2)}, by_chip=("features",))
+        return cls(tuple(ids), arrays["features"], provenance)
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,7 @@ class Clusters:
         return np.bincount(self.assignments, minlength=len(self.centers))
 
     def of(self, ids: tuple[str, ...]) -> Int[np.ndarray, " m"]:
-        """Return the clusters of ``ids`` in that order.
-
-        Raises:
-            ArtifactError: If an id has no cluster.
-        """
+        """Return the clusters of ``ids`` in that order; raises an ArtifactError if an id has no cluster."""
         return np.asarray(self.assignments[_positions(self.ids, ids, "cluster", "cluster")])
 
     def save(self, path: Path) -> None:
@@ -98,15 +95,15 @@ class Clusters:
     @classmethod
     def load(cls, path: Path) -> "Clusters":
         """Read from ``path``."""
-        arrays, notes, ids = load_arrays(path)
-        assignments = _taken(path, arrays, "assignments", "i", n_dims=1, ids=ids)
-        centers = _taken(path, arrays, "centers", "f")
+        schema = {"assignments": ("i", 1), "centers": ("f", 2)}
+        arrays, notes, ids = load_arrays(path, schema, by_chip=("assignments",))
+        assignments, centers = arrays["assignments"], arrays["centers"]
         try:
             min_size, inertia = int(notes["min_size"]), float(notes["inertia"])
         except (KeyError, ValueError) as error:
-            raise _damaged(path, f"its notes lack {error}") from error
+            raise damaged(path, f"its notes lack {error}") from error
         if len(assignments) and not 0 <= int(assignments.min()) <= int(assignments.max()) < len(centers):
-            raise _damaged(path, f"assignments name clusters beyond its {len(centers)}")
+            raise damaged(path, f"assignments name clusters beyond its {len(centers)}")
         return cls(tuple(ids), assignments, centers, min_size, inertia)
 
 
@@ -125,12 +122,10 @@ class Centers:
     @classmethod
     def load(cls, path: Path) -> "Centers":
         """Read from ``path``."""
-        arrays, _, _ = load_arrays(path)
-        classes = _taken(path, arrays, "classes", "i", n_dims=1)
-        centers, weights = (_taken(path, arrays, key, "f") for key in ("centers", "weights"))
-        if not len(classes) == len(centers) == len(weights):
-            raise _damaged(path, "classes, centers and weights differ in length")
-        return cls(classes, centers, weights)
+        arrays, _, _ = load_arrays(path, {"classes": ("i", 1), "centers": ("f", 2), "weights": ("f", 2)})
+        if len({len(array) for array in arrays.values()}) > 1:
+            raise damaged(path, "classes, centers and weights differ in length")
+        return cls(**arrays)
 
 
 @dataclass(frozen=True)
@@ -147,11 +142,7 @@ class Targets:
         return bool(np.all(self.alpha_per_class == 1.0))
 
     def rows(self, ids: tuple[str, ...]) -> Float[np.ndarray, "m d"]:
-        """Return the calibrated features of ``ids`` in that order.
-
-        Raises:
-            ArtifactError: If an id has none.
-        """
+        """Return the calibrated features of ``ids`` in that order; raises an ArtifactError if an id has none."""
         return np.asarray(self.features[_positions(self.ids, ids, "calibrated features", "calibrate")])
 
     def save(self, path: Path) -> None:
@@ -162,9 +153,9 @@ class Targets:
     @classmethod
     def load(cls, path: Path) -> "Targets":
         """Read from ``path``."""
-        arrays, _, ids = load_arrays(path)
-        features = _taken(path, arrays, "features", "f", ids=ids)
-        return cls(tuple(ids), features, _taken(path, arrays, "alpha_per_class", "f", n_dims=1))
+        schema = {"features": ("f", 2), "alpha_per_class": ("f", 1)}
+        arrays, _, ids = load_arrays(path, schema, by_chip=("features",))
+        return cls(tuple(ids), **arrays)
 
 
 def save_index(path: Path, shards: Sequence[Path]) -> None:
@@ -179,31 +170,24 @@ def save_index(path: Path, shards: Sequence[Path]) -> None:
 
 
 def _open_shards(path: Path) -> FeatureTable:
-    """Open the files that an index names, reading their ids and not their features.
-
-    Raises:
-        ArtifactError: If the index or a file is missing or damaged.
-    """
-    try:
-        names = [entry["file"] for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, str(error)) from error
+    """Open the files that an index names, reading their ids and not their features."""
     ids: list[str] = []
     provenance: dict[str, str] = {}
     shards: list[Shard] = []
-    for name in names:
-        file = path.parent / Path(name).name
-        try:
+    file = path
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8"))["shards"]:
+            file = path.parent / Path(entry["file"]).name
             shard = Shard.open(file, "features")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise _damaged(file, str(error)) from error
-        provenance, own = _notes(file)
-        if shard.n_rows != len(own) or (shards and shard.width != shards[0].width):
-            raise _damaged(file, f"features have {shard.n_rows} rows of {shard.width}, and {len(own)} ids")
-        shards.append(shard)
-        ids += own
+            provenance, own = _notes(file)
+            if shard.n_rows != len(own) or (shards and shard.width != shards[0].width):
+                raise ValueError(f"features have {shard.n_rows} rows of {shard.width}, and {len(own)} ids")
+            shards.append(shard)
+            ids += own
+    except DAMAGE as error:
+        raise damaged(file, error) from error
     if not shards:
-        raise _damaged(path, "it names no file")
+        raise damaged(path, "it names no file")
     return FeatureTable(tuple(ids), cast("np.ndarray", MappedRows(tuple(shards))), provenance)
 
 
@@ -223,66 +207,53 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], notes: dict[str, str]
     write_atomic(path, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}, metadata))
 
 
-def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
-    """Read what :func:`save_arrays` wrote.
+def load_arrays(
+    path: Path, schema: Mapping[str, tuple[str, int]], *, by_chip: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """Read what :func:`save_arrays` wrote, after checking that later stages can trust it.
+
+    Args:
+        path: The file.
+        schema: NumPy's letter for the type (``f`` or ``i``) and the number of dimensions of every array to read.
+        by_chip: Those with one row per id.
+
+    Returns:
+        Arrays in the order of the schema, notes and row ids.
 
     Raises:
-        ArtifactError: If the file is absent or damaged.
+        ArtifactError: If the file is absent or damaged, or an array is absent, of another shape or type, or holds a
+            value that is not finite.
     """
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run the stage that writes it")
     try:
-        arrays = load_file(path)
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    return arrays, *_notes(path)
+        notes, ids = _notes(path)
+        with safe_open(path, framework="np") as file:
+            found = {key: file.get_tensor(key) for key in schema if key in set(file.keys())}
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+    for key, (kind, n_dims) in schema.items():
+        fault = _fault(found.get(key), kind, n_dims, ids if key in by_chip else None)
+        if fault:
+            raise damaged(path, f"{key} {fault}")
+    return found, notes, ids
+
+
+def _fault(array: np.ndarray | None, kind: str, n_dims: int, ids: list[str] | None) -> str:
+    """Return why an array cannot be used, or nothing."""
+    if array is None:
+        return "is missing"
+    if array.ndim != n_dims or array.dtype.kind != kind or (ids is not None and len(array) != len(ids)):
+        return f"has shape {array.shape}, type {array.dtype} and {len(ids or [])} ids"
+    if kind == "f" and not np.isfinite(array).all():
+        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+        first = ids[rows[0]] if ids is not None else f"row {rows[0]}"
+        return f"holds NaN or infinite values in {len(rows)} rows, first: {first}"
+    return ""
 
 
 def _notes(path: Path) -> tuple[dict[str, str], list[str]]:
     """Return notes and row ids of a file."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = json.loads((file.metadata() or {}).get("deblora", "{}"))
-        return dict(metadata["notes"]), list(metadata["ids"])
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _taken(
-    path: Path,
-    arrays: dict[str, np.ndarray],
-    key: str,
-    kind: str,
-    *,
-    n_dims: int = 2,
-    ids: list[str] | None = None,
-) -> np.ndarray:
-    """Return one array of a file after checking that later stages can trust it.
-
-    Args:
-        path: For messages.
-        arrays: What the file holds.
-        key: Which array.
-        kind: NumPy's letter for the type, ``f`` or ``i``.
-        n_dims: Number of dimensions.
-        ids: Row ids, if it has one row per chip.
-
-    Raises:
-        ArtifactError: If it is absent, of another shape or type, or holds a value that is not finite.
-    """
-    array = arrays.get(key)
-    if array is None:
-        raise _damaged(path, f"{key} is missing")
-    if array.ndim != n_dims or array.dtype.kind != kind or (ids is not None and len(array) != len(ids)):
-        raise _damaged(path, f"{key} has shape {array.shape}, type {array.dtype} and {len(ids or [])} ids")
-    if kind == "f" and not np.isfinite(array).all():
-        rows = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
-        first = ids[rows[0]] if ids is not None else f"row {rows[0]}"
-        raise _damaged(path, f"{key} holds NaN or infinite values in {len(rows)} rows, first: {first}")
-    return array
-
-
-def _damaged(path: Path, reason: str) -> ArtifactError:
-    return ArtifactError(f"{path} is damaged ({reason}); delete it and run its stage again")
+    with safe_open(path, framework="np") as file:
+        metadata: Any = json.loads((file.metadata() or {}).get("deblora", "{}"))
+    return dict(metadata["notes"]), list(metadata["ids"])

@@ -1,4 +1,4 @@
-"""Calls in several processes at a time, some of them after others."""
+"""Calls in several processes at a time, some of them after others, and what a piece of work used."""
 
 import contextlib
 import ctypes
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -53,37 +54,29 @@ def in_parallel(calls: Sequence[Call], *, n_jobs: int) -> list[Any]:
     n_jobs = min(n_jobs, len(calls))
     # Read by the math libraries when a process starts; more threads than cores slow all of them down.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_jobs)))
-    with ProcessPoolExecutor(
-        n_jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with,
-        initargs=(os.getpid(),),
-    ) as pool:
-        return _results(calls, pool, n_jobs)
-
-
-def _results(calls: Sequence[Call], pool: ProcessPoolExecutor, n_jobs: int) -> list[Any]:
     results: dict[int, Any] = {}
     errors: dict[int, BaseException] = {}
     running: dict[Future[Any], int] = {}
-    waiting, failed = list(range(len(calls))), set[int]()
-    while waiting or running:
-        for k in tuple(waiting):
-            if failed.intersection(calls[k].after):
-                waiting.remove(k)
-                failed.add(k)
-        ready = [k for k in waiting if all(i in results for i in calls[k].after)]
-        for k in ready[: n_jobs - len(running)]:
-            waiting.remove(k)
-            running[pool.submit(calls[k].function, *calls[k].arguments)] = k
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            k = running.pop(future)
-            error = future.exception()
-            if error is None:
+    ready: list[int] = []
+    order = TopologicalSorter({k: call.after for k, call in enumerate(calls)})
+    order.prepare()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, spawn, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+        while True:
+            ready = sorted([*ready, *order.get_ready()])
+            while ready and len(running) < n_jobs:
+                k = ready.pop(0)
+                running[pool.submit(calls[k].function, *calls[k].arguments)] = k
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                k = running.pop(future)
+                error = future.exception()
+                if error is not None:
+                    errors[k] = error  # what waits for it never gets ready
+                    continue
                 results[k] = future.result()
-            else:
-                errors[k] = error
-                failed.add(k)
+                order.done(k)
     if errors:
         raise errors[min(errors)]
     return [results[k] for k in range(len(calls))]
@@ -100,72 +93,48 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a piece of work used.
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """Run a piece of work and return what it used, as it stands in ``run.json``.
 
-    Attributes:
-        seconds: Wall time.
-        cpu_seconds: User and system time over all threads and finished child processes.
-        peak_bytes: Highest resident memory of the process while it ran, what was there before included.
-        peak_gpu_bytes: Highest memory that torch allocated on the first GPU; 0 without one.
+    Returns:
+        ``seconds`` of wall time; ``cpu_seconds``, user and system time over all threads and finished child processes;
+        ``peak_bytes``, the highest resident memory of the process while it ran, what was there before included; and,
+        where a GPU was used, ``peak_gpu_bytes``, the most that torch allocated on the first one.
     """
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    peak_gpu_bytes: int
-
-    def record(self) -> dict[str, float]:
-        """Return the values as they stand in ``run.json``; GPU memory only where it was used."""
-        found = {
-            "seconds": round(self.seconds, 2),
-            "cpu_seconds": round(self.cpu_seconds, 2),
-            "peak_bytes": self.peak_bytes,
-        }
-        return {**found, "peak_gpu_bytes": self.peak_gpu_bytes} if self.peak_gpu_bytes else found
-
-
-def measured(work: Callable[[], object]) -> Usage:
-    """Run a piece of work and return what it used."""
-    _reset_peaks()
-    start, cpu = time.perf_counter(), _cpu_seconds()
-    work()
-    return Usage(time.perf_counter() - start, _cpu_seconds() - cpu, _peak_bytes(), _peak_gpu_bytes())
-
-
-def _cpu_seconds() -> float:
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
-
-
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def _reset_peaks() -> None:
-    """Let the kernel forget the peak so far; where it cannot, the peak of the process stands for that of the work."""
+    torch = _torch_on_gpu()
     gc.collect()
-    # glibc keeps what earlier work has freed until it is asked.
+    # glibc keeps what earlier work has freed until it is asked; the kernel then forgets the peak so far. Where it
+    # cannot, the peak of the process stands for that of the work.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
-        _CLEAR.write_text("5")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch:
         torch.cuda.reset_peak_memory_stats()
+    start, cpu = time.perf_counter(), sum(os.times()[:4])
+    work()
+    used: dict[str, float] = {
+        "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(sum(os.times()[:4]) - cpu, 2),
+        "peak_bytes": _peak_bytes(),
+    }
+    torch = _torch_on_gpu()
+    on_gpu = int(torch.cuda.max_memory_allocated()) if torch else 0
+    return {**used, "peak_gpu_bytes": on_gpu} if on_gpu else used
+
+
+def _torch_on_gpu() -> Any:
+    """Return torch if it is loaded and sees a GPU."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and torch.cuda.is_available() else None
 
 
 def _peak_bytes() -> int:
     try:
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _peak_gpu_bytes() -> int:
-    torch = sys.modules.get("torch")
-    return int(torch.cuda.max_memory_allocated()) if torch is not None and torch.cuda.is_available() else 0

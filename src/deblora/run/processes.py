@@ -1,12 +1,13 @@
-"""The processes of one run, as ``torchrun`` or ``accelerate launch`` start them: who writes, who waits, who speaks.
+"""The processes of one run, as ``torchrun`` or ``accelerate launch`` start them: who writes, who waits, who logs.
 
 All processes run the same program. The first one owns the run folder, decides what is to be done and prints; the
 others take part where a stage is shared and wait elsewhere. Without a launcher there is one process, and every
 function here is trivial.
 """
 
-import json
+import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
@@ -16,11 +17,13 @@ import numpy as np
 from jaxtyping import Float
 
 from deblora.errors import LauncherError
+from deblora.progress import name_bars, titled
+from deblora.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     import torch
 
-Plain = TypeVar("Plain")
+Anything = TypeVar("Anything")
 
 # Ours: others wait while the first one clusters or probes, which may take days. A process that ends is noticed
 # at once, by its closed connection or by the launcher.
@@ -121,33 +124,19 @@ def device() -> "torch.device":
     return torch.device("cuda", _local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def barrier() -> None:
-    """Wait until every process has come here."""
-    on_first(lambda: None)
-
-
-def on_first(work: Callable[[], Plain]) -> Plain:
+def on_first(work: Callable[[], Anything]) -> Anything:
     """Do something in the first process only, and return its result in every process.
 
     If it fails, the other processes end with the first one.
-
-    Args:
-        work: Returns something that JSON can hold.
     """
     if world_size() == 1:
         return work()
     import torch
     from torch import distributed
 
-    text = json.dumps(work()).encode() if is_first() else b""
-    size = torch.tensor([len(text)])
-    distributed.broadcast(size, src=0)
-    letters = torch.zeros(int(size), dtype=torch.uint8)
-    if is_first():
-        letters.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    distributed.broadcast(letters, src=0)
-    result: Plain = json.loads(letters.numpy().tobytes())
-    return result
+    result = [work() if is_first() else None]
+    distributed.broadcast_object_list(result, src=0, device=torch.device("cpu"))
+    return result[0]  # type: ignore[return-value]
 
 
 def shares(n_rows: int, n_shares: int, *, batch_size: int) -> list[range]:
@@ -221,3 +210,33 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def start_log(run: RunDir, *, name: str = "") -> None:
+    """Log to the terminal and to the run folder, from the first process.
+
+    Where progress bars are turned off (TQDM_DISABLE), the terminal shows warnings and errors only.
+
+    Args:
+        run: Where.
+        name: What lines and bars on the terminal begin with, where it shows several runs.
+    """
+    name_bars(name)
+    log = logging.getLogger("deblora")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    if not is_first():
+        log.setLevel(logging.CRITICAL + 1)
+        return
+    log.setLevel(logging.INFO)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.WARNING if os.environ.get("TQDM_DISABLE") else logging.INFO)
+    for handler, line in (
+        (logging.FileHandler(run.log, encoding="utf-8"), "%(asctime)s %(levelname)s %(message)s"),
+        (terminal, titled("").replace("%", "%%") + "%(message)s"),
+    ):
+        handler.setFormatter(logging.Formatter(line))
+        log.addHandler(handler)
+    if world_size() > 1:
+        log.info("%d processes share training and extraction, on %s", world_size(), device().type)

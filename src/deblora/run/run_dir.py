@@ -7,9 +7,8 @@ file it wrote. A stage is skipped when both still hold. Time stamps decide nothi
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,36 @@ from filelock import FileLock, Timeout
 
 from deblora.errors import ArtifactError
 from deblora.files import file_sha256, write_atomic
+from deblora.run.artifacts import DAMAGE
 
 FEATURES, LOGITS, HEAD = "features.safetensors", "logits.safetensors", "head.safetensors"
-
 SOFT_LABELS = "soft_labels.safetensors"
-
-WEIGHTS, HISTORY, FACTS, ADAPTER, ADAPTERS = (
-    "model.safetensors",
-    "history.csv",
-    "training.json",
-    "adapter",
-    "adapters",
-)
+WEIGHTS, HISTORY, FACTS = "model.safetensors", "history.csv", "training.json"
+ADAPTER, ADAPTERS = "adapter", "adapters"
+MANIFEST, RECORDS_LOCK, BUSY_LOCK = "run.json", "records.lock", "run.lock"
 
 
-MANIFEST = "run.json"
-RECORDS_LOCK = "records.lock"
-BUSY_LOCK = "run.lock"
-
-
-@dataclass(frozen=True)
 class RunDir:
-    """A run folder. The properties are the only place where file names are decided."""
+    """A run folder. Its attributes and the methods that name files are the only place where file names are decided.
 
-    root: Path
+    Attributes:
+        root: The folder.
+        recipe: The resolved recipe.
+        log: The log file.
+        samples: Id, label and split of every chip the run uses; fixed by the audit.
+        groups: Class names, counts and groups; fixed by the audit.
+        class_counts: Counts per class and split, for people.
+        clusters: Clusters of the training features.
+        weights_note: Where the weights of the backbone lay when the run was made.
+    """
 
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.root / "recipe.yaml"
-
-    @property
-    def log(self) -> Path:
-        """The log file."""
-        return self.root / "run.log"
-
-    @property
-    def samples(self) -> Path:
-        """Id, label and split of every chip the run uses; fixed by the audit."""
-        return self.root / "audit" / "samples.csv"
-
-    @property
-    def groups(self) -> Path:
-        """Class names, counts and groups; fixed by the audit."""
-        return self.root / "audit" / "groups.json"
-
-    @property
-    def class_counts(self) -> Path:
-        """Counts per class and split, for people."""
-        return self.root / "audit" / "class_counts.csv"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe, self.log, self._manifest = root / "recipe.yaml", root / "run.log", root / MANIFEST
+        self.samples, self.groups = root / "audit" / "samples.csv", root / "audit" / "groups.json"
+        self.class_counts = root / "audit" / "class_counts.csv"
+        self.clusters = root / "clusters" / "clusters.safetensors"
+        self.weights_note = root / "adapters" / "weights.json"
 
     def adapter(self, name: str) -> Path:
         """PEFT folder of an adapter."""
@@ -107,11 +87,6 @@ class RunDir:
         """Folder of a comparison row with its own training: what was trained, and its features."""
         return self.root / "rows" / name
 
-    @property
-    def clusters(self) -> Path:
-        """Clusters of the training features."""
-        return self.root / "clusters" / "clusters.safetensors"
-
     def centers(self, method: str) -> Path:
         """Centers toward which a method moves classes."""
         return self.root / "centers" / f"{method}.safetensors"
@@ -131,11 +106,6 @@ class RunDir:
     def fitted(self, method: str) -> Path:
         """What the fitted classifiers of a method chose and predict."""
         return self.root / "eval" / "fitted" / f"{method}.json"
-
-    @property
-    def weights_note(self) -> Path:
-        """Where the weights of the backbone lay when the run was made."""
-        return self.root / "adapters" / "weights.json"
 
     def evaluation(self, name: str) -> Path:
         """A table of the evaluation."""
@@ -162,27 +132,24 @@ class RunDir:
             raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
         if resume and overwrite:
             raise ArtifactError("--resume keeps a run and --overwrite deletes it; give one of them")
-        if in_use:
-            if overwrite:
-                shutil.rmtree(root)
-            elif not resume:
-                raise ArtifactError(
-                    f"{root} already holds a run; add --resume to go on or --overwrite to start anew"
-                )
+        if in_use and not (overwrite or resume):
+            raise ArtifactError(
+                f"{root} already holds a run; add --resume to go on or --overwrite to start anew"
+            )
+        if in_use and overwrite:
+            with cls(root).hold():
+                pass  # what another process works on is not deleted
+            shutil.rmtree(root)
         root.mkdir(parents=True, exist_ok=True)
         run = cls(root)
-        if not (root / MANIFEST).is_file():
+        if not run._manifest.is_file():
             run._write({"stages": {}})
         run.manifest()  # a damaged one is better known now than after the first stage
         return run
 
     @classmethod
     def open(cls, root: Path) -> "RunDir":
-        """Open an existing run.
-
-        Raises:
-            ArtifactError: If the folder is not a run.
-        """
+        """Open an existing run; raises an ArtifactError if the folder is none."""
         if not (root / MANIFEST).is_file():
             raise ArtifactError(
                 f"{root} is not a run folder ({MANIFEST} is missing); start one with deblora run, or, to find objects, "
@@ -191,14 +158,18 @@ class RunDir:
         return cls(root)
 
     def forget_start(self) -> None:
-        """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty."""
-        if self.manifest()["stages"]:
+        """Take back a run in which no stage has finished: its recipe, log and manifest, and the folder if empty.
+
+        What another process has begun there stays.
+        """
+        try:
+            with self.hold():
+                if self.manifest()["stages"]:
+                    return
+        except ArtifactError:
             return
-        for path in (
-            self.recipe,
-            self.log,
-            *(self.root / name for name in (RECORDS_LOCK, BUSY_LOCK, MANIFEST)),
-        ):
+        locks = (self.root / RECORDS_LOCK, self.root / BUSY_LOCK)
+        for path in (self.recipe, self.log, *locks, self._manifest):
             path.unlink(missing_ok=True)
         if not any(self.root.iterdir()):
             self.root.rmdir()
@@ -208,18 +179,14 @@ class RunDir:
         return dict(self.manifest()["stages"].get(stage, {}))
 
     def manifest(self) -> dict[str, Any]:
-        """Return all records.
-
-        Raises:
-            ArtifactError: If the manifest is damaged.
-        """
+        """Return all records; raises an ArtifactError if they are damaged."""
         try:
-            manifest = json.loads((self.root / MANIFEST).read_text())
+            manifest = json.loads(self._manifest.read_text())
             for record in manifest["stages"].values():
                 record["fingerprint"], record["seconds"] + 0, record["outputs"].items()
-        except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             raise ArtifactError(
-                f"{self.root / MANIFEST} is damaged ({error}); start anew with --overwrite"
+                f"{self._manifest} is damaged ({error}); start anew with --overwrite"
             ) from error
         return dict(manifest)
 
@@ -229,10 +196,10 @@ class RunDir:
 
     def is_intact(self, stage: str) -> bool:
         """Tell whether the files of a stage are those it wrote; so they are if it never finished."""
-        return all(
-            (self.root / name).is_file() and file_sha256(self.root / name) == digest
-            for name, digest in self.record(stage).get("outputs", {}).items()
-        )
+        return all(self._is_file(*item) for item in self.record(stage).get("outputs", {}).items())
+
+    def _is_file(self, name: str, digest: str) -> bool:
+        return (self.root / name).is_file() and file_sha256(self.root / name) == digest
 
     def check_fresh(self, path: Path, *, again: str = "") -> None:
         """Check that a file or folder is what its stage wrote, and that nothing behind it was made anew since.
@@ -248,32 +215,12 @@ class RunDir:
         advice = f"run {again or f'deblora run --out {self.root} --resume'} first"
         name = path.relative_to(self.root).as_posix()
         for stage, record in stages.items():
-            own = {
-                file: digest
-                for file, digest in record["outputs"].items()
-                if file == name or file.startswith(f"{name}/")
-            }
-            for file, digest in own.items():
-                if not (self.root / file).is_file() or file_sha256(self.root / file) != digest:
+            own = [file for file in record["outputs"] if file == name or file.startswith(f"{name}/")]
+            for file in own:
+                if not self._is_file(file, record["outputs"][file]):
                     raise ArtifactError(f"stale: {self.root / file} is not what {stage} wrote; {advice}")
             if own:
-                self._check_inputs(stage, stages, advice)
-
-    def _check_inputs(self, stage: str, stages: Mapping[str, Any], advice: str) -> None:
-        """Compare what a stage has read with what the stages before it have written since, back to the first one."""
-        written = {file: (own, digest) for own, r in stages.items() for file, digest in r["outputs"].items()}
-        left, seen = [stage], set()
-        while left:
-            current = left.pop()
-            seen.add(current)
-            for file, digest in stages[current].get("inputs", {}).items():
-                maker, newest = written.get(file, ("", digest))
-                if newest != digest:
-                    raise ArtifactError(
-                        f"stale: {maker} has written {file} anew since {current} read it; {advice}"
-                    )
-                if maker and maker not in seen:
-                    left.append(maker)
+                _check_inputs(stage, stages, advice)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -305,19 +252,12 @@ class RunDir:
         **used: float,
     ) -> None:
         """Record a finished stage: hashes of what it read and wrote, its wall time and what else it used."""
-        record = {
-            "fingerprint": key,
-            "inputs": dict(inputs or {}),
-            "outputs": self.digests(outputs),
-            "seconds": round(seconds, 2),
-            **used,
-        }
-        self._record(stage, record)
+        record = {"fingerprint": key, "inputs": dict(inputs or {}), "outputs": self.digests(outputs)}
+        self._record(stage, {**record, "seconds": round(seconds, 2), **used})
 
     def digests(self, paths: Sequence[Path]) -> dict[str, str]:
         """Return the hash of every file of these files and folders, by its path inside the run."""
-        files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-        return {file.relative_to(self.root).as_posix(): file_sha256(file) for file in files if file.is_file()}
+        return {file.relative_to(self.root).as_posix(): file_sha256(file) for file in _files(paths)}
 
     def adopt(self, other: "RunDir", stage: str, key: str, outputs: Sequence[Path]) -> bool:
         """Take over a stage that another run finished with the same fingerprint, instead of computing it again.
@@ -351,11 +291,9 @@ class RunDir:
 
     def part_with_links(self, outputs: Sequence[Path]) -> None:
         """Remove files that share their bytes with another run, so that writing here never writes there."""
-        for path in outputs:
-            files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-            for file in files:
-                if file.is_file() and file.stat().st_nlink > 1:
-                    file.unlink()
+        for file in _files(outputs):
+            if file.stat().st_nlink > 1:
+                file.unlink()
 
     def _record(self, stage: str, record: Mapping[str, Any]) -> None:
         """Write the record of a stage; rows of a comparison may end at the same time in several processes."""
@@ -365,7 +303,51 @@ class RunDir:
             self._write(manifest)
 
     def _write(self, manifest: Mapping[str, Any]) -> None:
-        write_atomic(self.root / MANIFEST, json.dumps(manifest, indent=1))
+        write_atomic(self._manifest, json.dumps(manifest, indent=1))
+
+
+@contextmanager
+def hold_all(roots: Iterable[Path]) -> Iterator[None]:
+    """Keep other processes out of several run folders, which are made where they are missing; see ``RunDir.hold``.
+
+    For a process that lets others, which do not hold anything, work in them.
+
+    Raises:
+        ArtifactError: If another process holds one of them, or one holds something else.
+    """
+    runs = []
+    try:
+        with ExitStack() as held:
+            for root in roots:
+                runs.append(RunDir.create(root, resume=True, overwrite=False))
+                held.enter_context(runs[-1].hold())
+            yield
+    finally:
+        for run in runs:
+            run.forget_start()  # nothing is left behind where not even the first stage finished
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """Return these files, and those in these folders at any depth."""
+    found = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [file for file in found if file.is_file()]
+
+
+def _check_inputs(stage: str, stages: Mapping[str, Any], advice: str) -> None:
+    """Compare what a stage has read with what the stages before it have written since, back to the first one."""
+    written = {file: (own, digest) for own, r in stages.items() for file, digest in r["outputs"].items()}
+    left, seen = [stage], set()
+    while left:
+        current = left.pop()
+        seen.add(current)
+        for file, digest in stages[current].get("inputs", {}).items():
+            maker, newest = written.get(file, ("", digest))
+            if newest != digest:
+                raise ArtifactError(
+                    f"stale: {maker} has written {file} anew since {current} read it; {advice}"
+                )
+            if maker and maker not in seen:
+                left.append(maker)
 
 
 def fingerprint(settings: Any, inputs: Mapping[str, Any]) -> str:

@@ -68,25 +68,14 @@ class Stage(Generic[R]):
 def stage_key(stage: Stage[R], run: RunDir, recipe: R, *, inputs: Mapping[str, str] | None = None) -> str:
     """Return the fingerprint of a stage: its settings, the seed, the package version and its input files.
 
-    Args:
-        stage: The stage.
-        run: Where its inputs lie.
-        recipe: Its settings.
-        inputs: What :func:`stage_inputs` returned, where it is known.
-
-    Raises:
-        ArtifactError: If an input is missing.
+    ``inputs`` is what :func:`stage_inputs` returned, where it is known; an ArtifactError is raised as there.
     """
     known = stage_inputs(stage, run) if inputs is None else inputs
     return fingerprint([tables(stage.settings(recipe)), recipe.seed, __version__], known)
 
 
 def stage_inputs(stage: Stage[Any], run: RunDir) -> dict[str, str]:
-    """Return the hash of every file that a stage reads.
-
-    Raises:
-        ArtifactError: If one is missing.
-    """
+    """Return the hash of every file that a stage reads; raises an ArtifactError if one is missing."""
     missing = [path for path in stage.inputs(run) if not path.exists()]
     if missing:
         raise ArtifactError(
@@ -134,8 +123,8 @@ def run_stage(stage: Stage[R], run: RunDir, recipe: R, *, donors: Sequence[RunDi
         return True
     used = measured(lambda: stage.work(run, recipe))
     if is_first():
-        run.finish(stage.name, key, stage.outputs(run), inputs=inputs, **used.record())
-        log.info("%s: done in %.1f s", stage.name, used.seconds)
+        run.finish(stage.name, key, stage.outputs(run), inputs=inputs, **used)
+        log.info("%s: done in %.1f s", stage.name, used["seconds"])
     return True
 
 

@@ -19,8 +19,7 @@ from deblora.pipeline.classify.extract import stage_for
 from deblora.pipeline.open_model import model_settings, note_weights
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.methods import METHODS, PLAIN, check_methods, default_list, short_list
-from deblora.run.log import start_log
-from deblora.run.processes import device, is_first, on_first, world_size
+from deblora.run.processes import device, is_first, on_first, start_log, world_size
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, check_current, run_stage
 from deblora.train.extract import check_precision

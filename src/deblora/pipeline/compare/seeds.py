@@ -14,9 +14,9 @@ from deblora.pipeline.compare.merge import FILES, read_run, write_report
 from deblora.pipeline.open_model import note_weights
 from deblora.recipe.classify import Recipe, to_yaml
 from deblora.recipe.methods import METHODS, check_methods, default_list
-from deblora.run.log import start_log
 from deblora.run.parallel import Call, in_parallel
-from deblora.run.run_dir import MANIFEST, RunDir
+from deblora.run.processes import start_log
+from deblora.run.run_dir import MANIFEST, RunDir, hold_all
 from deblora.run.stage import Stage, run_stage, stage_key
 
 
@@ -40,7 +40,7 @@ def compare(
         The page.
 
     Raises:
-        ArtifactError: If ``out`` holds something else.
+        ArtifactError: If ``out`` holds something else, or another process works in it.
         DebloraError: What is wrong with recipe or data.
         ValueError: If ``n_seeds`` or ``n_jobs`` is below 1.
     """
@@ -61,7 +61,8 @@ def compare(
     calls: list[Call] = []
     for own, root in todo:
         calls += calls_of(own, root, names, first=len(calls))
-    in_parallel(calls, n_jobs=n_jobs)
+    with hold_all(root for _, root in todo):
+        in_parallel(calls, n_jobs=n_jobs)
     return write_report([read_run(root, root.name) for root in roots], out)
 
 

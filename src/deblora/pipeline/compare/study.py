@@ -28,9 +28,9 @@ from deblora.recipe.methods import SAYS
 from deblora.recipe.study import Study, read_study, with_seed
 from deblora.report.page import render_html, render_markdown
 from deblora.report.sections import STUDY, Report, Varied, report_page
-from deblora.run.log import start_log
 from deblora.run.parallel import Call, in_parallel
-from deblora.run.run_dir import RunDir
+from deblora.run.processes import start_log
+from deblora.run.run_dir import RunDir, hold_all
 from deblora.run.stage import run_stage
 
 __all__ = ["Study", "read_study", "run_study"]
@@ -201,7 +201,8 @@ def run_study(study: Study, out: Path, *, n_jobs: int = 1) -> Path:
         for variant in study.variants:
             check_inputs(variant.recipe)
     calls = [Call(run_variants, (own, out / CHIPS, study.methods)) for own in tasks]
-    in_parallel(calls, n_jobs=n_jobs)
+    with hold_all(task.root for own in tasks for task in own):
+        in_parallel(calls, n_jobs=n_jobs)
     runs = {
         variant.name: [read_run(own[i].root, own[i].root.name) for own in tasks]
         for i, variant in enumerate(study.variants)

@@ -5,7 +5,7 @@ import logging
 from deblora.files import write_atomic
 from deblora.pipeline.detect import audit, evaluate, predict, report, train
 from deblora.recipe.detect import DetectionRecipe, to_yaml
-from deblora.run.log import start_log
+from deblora.run.processes import start_log
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage, run_stage
 

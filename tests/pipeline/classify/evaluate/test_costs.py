@@ -97,6 +97,6 @@ def test_work_is_measured() -> None:
         sum(i * i for i in range(200_000))
 
     idle, busy = measured(lambda: None), measured(work)
-    assert busy.seconds > 0 and busy.cpu_seconds >= 0
-    assert busy.peak_bytes > idle.peak_bytes + 40_000_000
-    assert set(busy.record()) >= {"seconds", "cpu_seconds", "peak_bytes"}
+    assert busy["seconds"] > 0 and busy["cpu_seconds"] >= 0
+    assert busy["peak_bytes"] > idle["peak_bytes"] + 40_000_000
+    assert set(busy) >= {"seconds", "cpu_seconds", "peak_bytes"}
