@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deblora.data.longtail import Groups
 from deblora.evaluate.intervals import (
     DIFFERENCES,
+    ENOUGH_TO_CHOOSE,
     bootstrap_scores,
     choose,
     interval,
@@ -169,31 +170,55 @@ def guesses(rng: np.random.Generator, y: np.ndarray, right: float) -> np.ndarray
     return np.where(rng.random(len(y)) < right, y, rng.integers(0, y.max() + 1, len(y)))
 
 
+FIVE = Groups((0, 1), (2,), (3, 4))
+
+
 def test_the_best_is_chosen_and_its_gain_is_that_of_new_samples(rng: np.random.Generator) -> None:
     y = np.repeat(np.arange(5), 200)
     predicted = {"plain": guesses(rng, y, 0.5), "good": guesses(rng, y, 0.7), "bad": guesses(rng, y, 0.3)}
-    choice = choose(predicted, y, 5, reference="plain", rng=rng)
-    assert choice.name == "good" and choice.share > 0.99
+    choice = choose(predicted, y, FIVE, floor="plain", reference="plain", rng=rng)
+    assert choice.name == choice.best == "good" and choice.sure > 0.99 and choice.n_fewest == 200
     assert choice.scores["good"] == macro_f1(y, predicted["good"], 5)
-    assert 0.1 < choice.ci_lower < choice.gain < choice.ci_upper < 0.3
+    for gain in choice.gains.values():
+        assert 0.05 < gain.ci_lower < gain.value < gain.ci_upper < 0.35
 
 
-def test_among_many_equal_candidates_no_gain_is_promised(rng: np.random.Generator) -> None:
-    y = np.repeat(np.arange(4), 10)
-    flattered, stated = [], []
-    for _ in range(30):
+def test_among_many_equal_candidates_the_floor_is_kept_and_no_gain_promised(rng: np.random.Generator) -> None:
+    y = np.repeat(np.arange(4), 20)
+    groups = Groups((0, 1), (), (2, 3))
+    flattered, stated, kept = [], [], 0
+    for _ in range(40):
         predicted = {i: guesses(rng, y, 0.5) for i in range(20)}
-        choice = choose(predicted, y, 4, reference=0, rng=rng, n_draws=100)
-        flattered.append(choice.scores[choice.name] - choice.scores[0])
-        stated.append(choice.gain)
-    assert np.mean(flattered) > 0.1  # what the validation scores themselves would promise
+        choice = choose(predicted, y, groups, floor=0, reference=0, rng=rng, n_draws=100)
+        flattered.append(choice.scores[choice.best] - choice.scores[0])
+        stated.append(choice.gains["all"].value)
+        kept += choice.name == 0
+    assert np.mean(flattered) > 0.08  # what the validation scores themselves would promise
     assert abs(np.mean(stated)) < 0.35 * np.mean(flattered)
+    assert kept >= 30
 
 
-def test_the_first_candidate_wins_ties(rng: np.random.Generator) -> None:
-    y = np.arange(3).repeat(4)
-    choice = choose({"a": y, "b": y}, y, 3, reference="b", rng=rng, n_draws=50)
-    assert choice.name == "a" and choice.gain == 0.0
+@pytest.mark.parametrize("n_rare", [1, 9])
+def test_with_few_samples_of_a_class_nothing_but_the_floor_is_chosen(
+    rng: np.random.Generator, n_rare: int
+) -> None:
+    y = np.repeat(np.arange(5), [100, 100, 100, 100, n_rare])
+    predicted = {"floor": guesses(rng, y, 0.3), "right": y}
+    choice = choose(predicted, y, FIVE, floor="floor", reference="floor", rng=rng, n_draws=50)
+    assert choice.name == "floor" and choice.best == "right" and choice.n_fewest == n_rare
+    assert choice.gains["all"].value == 0.0
+    more = np.concatenate([y, np.full(ENOUGH_TO_CHOOSE - n_rare, 4)])
+    predicted = {"floor": guesses(rng, more, 0.3), "right": more}
+    assert (
+        choose(predicted, more, FIVE, floor="floor", reference="floor", rng=rng, n_draws=50).name == "right"
+    )
+
+
+def test_the_first_candidate_wins_ties_and_a_tie_does_not_beat_the_floor(rng: np.random.Generator) -> None:
+    y = np.arange(3).repeat(12)
+    groups = Groups((0,), (1,), (2,))
+    choice = choose({"a": y, "b": y}, y, groups, floor="b", reference="b", rng=rng, n_draws=50)
+    assert choice.best == "a" and choice.name == "b" and choice.gains["all"].value == 0.0
 
 
 def test_left_out_is_the_complement() -> None:
@@ -203,4 +228,5 @@ def test_left_out_is_the_complement() -> None:
 
 def test_an_unknown_reference_is_refused(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="no candidate"):
-        choose({"a": np.zeros(2, dtype=int)}, np.zeros(2, dtype=int), 2, reference="b", rng=rng)
+        guess = {"a": np.zeros(2, dtype=int)}
+        choose(guess, np.zeros(2, dtype=int), Groups((0,), (), (1,)), floor="a", reference="b", rng=rng)

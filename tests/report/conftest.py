@@ -58,13 +58,17 @@ def report() -> Report:
         choice={
             "method": "deblora",
             "classifier": "balanced_softmax",
-            "reference": ["lora", "cross_entropy"],
-            "gain": 0.08,
-            "ci_lower": 0.03,
-            "ci_upper": 0.12,
-            "share": 0.7,
+            "best": ["deblora", "balanced_softmax"],
+            "floor": ["lora", "balanced_softmax_cv"],
+            "reference": ["zero-shot", "balanced_softmax_cv"],
+            "gains": {
+                "tail": {"value": 0.09, "ci_lower": 0.02, "ci_upper": 0.15},
+                "all": {"value": 0.08, "ci_lower": 0.03, "ci_upper": 0.12},
+            },
+            "sure": 0.97,
+            "is_refitted": True,
             "n_val": 96,
-            "fewest_val": 8,
+            "fewest_val": 12,
             "candidates": [
                 {"method": "deblora", "classifier": "balanced_softmax", "macro_f1": 0.6},
                 {"method": "lora", "classifier": "balanced_softmax", "macro_f1": 0.55},

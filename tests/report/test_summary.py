@@ -146,23 +146,43 @@ def test_the_prior_of_the_classifier_is_kept_apart_from_the_features() -> None:
     assert "with the same cross_entropy classifier" not in text
 
 
-def test_a_weak_choice_is_called_a_guess() -> None:
-    choice = {
-        "method": "lora",
-        "classifier": "sade",
-        "reference": ["lora", "cross_entropy"],
-        "gain": 0.02,
-        "ci_lower": -0.01,
-        "ci_upper": 0.05,
-        "share": 0.4,
-        "n_val": 30,
-        "fewest_val": 2,
-        "candidates": [{"method": "lora", "classifier": "sade", "macro_f1": 0.5}],
-    }
-    text = " ".join(say_choice(choice))
-    assert "Chosen on 30 validation chips among 1 candidates: lora · sade, macro F1 50.0 %." in text
-    assert "no more than a reasonable guess" in text and "only 2 validation chips" in text
-    assert "guess" not in " ".join(say_choice({**choice, "ci_lower": 0.01}))
+CHOICE = {
+    "method": "lora",
+    "classifier": "sade",
+    "best": ["lora", "sade"],
+    "floor": ["lora", "balanced_softmax_cv"],
+    "reference": ["zero-shot", "balanced_softmax_cv"],
+    "gains": {
+        "tail": {"value": 0.03, "ci_lower": -0.02, "ci_upper": 0.08},
+        "all": {"value": 0.02, "ci_lower": -0.01, "ci_upper": 0.05},
+    },
+    "sure": 0.94,
+    "n_val": 300,
+    "fewest_val": 20,
+    "is_refitted": True,
+    "candidates": [{"method": "lora", "classifier": "sade", "macro_f1": 0.5}],
+}
+
+
+def test_a_choice_says_why_it_was_taken_and_what_it_gains() -> None:
+    text = " ".join(say_choice(CHOICE))
+    assert (
+        "the best of 1 candidates on 300 validation chips, better than lora · balanced_softmax_cv in 94 %"
+        in text
+    )
+    assert "+3.0 points tail" in text and "+2.0 points over all classes" in text
+    assert "does not exclude zero" in text and "fitted again" in text
+    surer = {**CHOICE["gains"], "all": {"value": 0.02, "ci_lower": 0.01, "ci_upper": 0.05}}
+    assert "exclude zero" not in " ".join(say_choice({**CHOICE, "gains": surer}))
+    assert "fitted again" not in " ".join(say_choice({**CHOICE, "is_refitted": False}))
+
+
+def test_without_enough_validation_chips_the_floor_says_so() -> None:
+    floor = {**CHOICE, "method": "lora", "classifier": "balanced_softmax_cv", "fewest_val": 2}
+    assert "only 2 validation chips, and below 10 of every class nothing is chosen" in say_choice(floor)[0]
+    assert "no candidate was surely better" in say_choice({**floor, "fewest_val": 20})[0]
+    simplest = {**floor, "method": "zero-shot", "floor": CHOICE["reference"]}
+    assert "no gain is stated" in " ".join(say_choice(simplest))
 
 
 @pytest.mark.parametrize(

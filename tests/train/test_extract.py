@@ -9,10 +9,10 @@ import torch
 from builders import write_vit
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.errors import DataError, ModelError
-from deblora.models.backbone import Backbone, load_backbone
+from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.run.artifacts import FeatureTable
 from deblora.train import extract
-from deblora.train.extract import extract_features, read_batch
+from deblora.train.extract import N_VIEWS, extract_features, mean_over_views, read_batch, view
 
 N_CHIPS = 13
 
@@ -52,7 +52,7 @@ def test_threads_that_read_parts_of_a_batch_keep_the_order(
 
 def test_no_parameter_can_carry_a_label() -> None:
     names = set(inspect.signature(extract_features).parameters)
-    assert names == {"backbone", "pixels", "ids", "batch_size", "precision", "title"}
+    assert names == {"backbone", "pixels", "ids", "batch_size", "n_views", "precision", "title"}
 
 
 def test_permuted_labels_change_no_feature(model: Backbone, chips: ChipSet, rng: np.random.Generator) -> None:
@@ -137,3 +137,33 @@ def test_features_of_a_gpu_are_near_those_of_a_cpu(
     finally:
         model.to("cpu")
     assert relative_error(found, exact) < most
+
+
+def test_views_are_the_eight_of_a_square_and_form_groups() -> None:
+    chip = torch.arange(9.0).reshape(1, 1, 3, 3)
+    eight = [view(chip, number) for number in range(8)]
+    assert len({tuple(own.flatten().tolist()) for own in eight}) == 8
+    turned = torch.rot90(chip, 1, (2, 3))
+    assert any(torch.equal(own, turned) for own in eight[4:])
+    for n in N_VIEWS:
+        first = {tuple(own.flatten().tolist()) for own in eight[:n]}
+        for number in range(n):
+            again = {tuple(view(view(chip, number), k).flatten().tolist()) for k in range(n)}
+            assert again == first
+    with pytest.raises(ValueError, match="0 to 7"):
+        view(chip, 8)
+
+
+@pytest.mark.parametrize("n_views", N_VIEWS)
+def test_the_mean_over_views_does_not_change_with_the_view(model: Backbone, n_views: int) -> None:
+    backbone = model
+    size = backbone.spec.image_size
+    pixels = torch.randn(2, backbone.spec.n_bands, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        mean = mean_over_views(backbone, pixels, n_views)
+        each = torch.stack([backbone(view(pixels, k)) for k in range(n_views)]).mean(dim=0)
+        torch.testing.assert_close(mean, each)
+        for k in range(n_views):
+            torch.testing.assert_close(mean_over_views(backbone, view(pixels, k), n_views), mean)
+        unit = mean_over_views(with_unit_features(backbone), pixels, n_views)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(2))

@@ -169,6 +169,9 @@ class ExtractRecipe:
 
     batch_size: Annotated[int, Field(ge=1, le=10**6)] = 64
     """Chips per forward pass; does not change the features beyond float rounding."""
+    views: Literal[1, 2, 4, 8] = 1
+    """Views of a chip whose features are averaged: as it is (1), with its left-right mirror image (2), four flips (4),
+    flips and quarter turns (8); the cost is that many forward passes, and an adapter is trained on the same views."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Of the model's products; ``bf16`` and ``fp16`` are for GPUs. ``bf16`` moved features by up to 0.2
     (embedded), 1.7 (Galileo) and 14 (EfficientNet-Lite0) percent of their length (docs/scale.md); ``fp16``

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from deblora.errors import RecipeError
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST, PRIOR_CLASSIFIERS
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, FLOOR, ON_REQUEST, PRIOR_CLASSIFIERS
 
 OWN_LOGITS, PSEUDO_LABELED, TEXT = "own_logits", "pseudo_labeled", "text"
 GAUSSIANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -20,14 +20,19 @@ GAUSSIANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Classifiers that also see features without labels -> the feature tables they read, one beside the other."""
 
 EVERY = (*CLASSIFIERS, *ON_REQUEST)
-OF_ADAPTERS = (*PRIOR_CLASSIFIERS, *ON_REQUEST)
+OF_ADAPTERS = (*PRIOR_CLASSIFIERS, FLOOR, *ON_REQUEST)
 OF_CONTRACTED = (*PRIOR_CLASSIFIERS[:3], *ON_REQUEST)
 """Without tau normalization, which needs features that were not moved."""
 OF_SHIFTED = PRIOR_CLASSIFIERS[:3]
 """The shift changes training features of length 1; the SGD probe takes features as they are."""
 
 PLAIN = ("lora", "cross_entropy")
-"""Method and classifier that most people would use; always fitted, the reference of the choice."""
+"""Method and classifier that most people would use; always fitted."""
+
+SIDE_BY_SIDE = "lora-and-zero-shot"
+FLOORS = (("zero-shot", FLOOR), ("lora", FLOOR), (SIDE_BY_SIDE, FLOOR))
+"""Methods and classifiers whose settings need no validation chip: always fitted. The first one is the simplest thing to
+do, against which the promise of a choice is stated."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Method:
     def chosen_classifiers(self, asked: Iterable[str]) -> tuple[str, ...]:
         """Return the classifiers to fit: those asked for, or all but the ones on request; the plain one always is."""
         wanted = set(asked) or set(self.classifiers) - set(ON_REQUEST)
-        return tuple(name for name in self.classifiers if name in wanted or (self.name, name) == PLAIN)
+        always = (PLAIN, *FLOORS)
+        return tuple(name for name in self.classifiers if name in wanted or (self.name, name) in always)
 
 
 def _trained(
@@ -102,6 +108,13 @@ _TABLE = (
         in_short_list=True,
     ),
     Method("lora", "Features of the model with the LoRA adapter.", ("lora",), EVERY, in_short_list=True),
+    Method(
+        SIDE_BY_SIDE,
+        "Features with the LoRA adapter and without it, one beside the other.",
+        ("lora", "base"),
+        (FLOOR,),
+        in_short_list=True,
+    ),
     Method(
         "deblora",
         "Features of the model with a second adapter, which learned to reproduce the calibrated features.",
@@ -203,11 +216,15 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 STRONG, GUARDED, CHOSEN = "strong", "guarded", "chosen"
 """Two methods that validation derives from the others, and the name under which their classifier is shown."""
 
+SHIPPED = "shipped"
+"""The chosen method, its classifier fitted again with the labels of the validation chips: what ``predict`` uses."""
+
 SAYS: Mapping[str, str] = MappingProxyType(
     {
         **{name: method.says for name, method in METHODS.items()},
         STRONG: "The best classifier on LoRA features other than the plain probe, chosen on validation.",
         GUARDED: "The better of the strong and the semi-supervised classifier on validation chips that it did not see.",
+        SHIPPED: "The chosen method, its classifier fitted again to training and validation chips: what predict uses.",
     }
 )
 """What each method is, derived ones included."""

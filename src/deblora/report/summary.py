@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from deblora.evaluate.intervals import ENOUGH_TO_CHOOSE
 from deblora.report.tables import NAME, PAIR, WORDS, between, label, percent, points, verdict, wins
 
 N_NAMED = 4  # differences that are named in a sentence
@@ -225,34 +226,42 @@ def _matters(name: str, rows: pd.DataFrame, paired: pd.DataFrame, first: str, n_
     return f"{sentence}; significantly different from {first}: {', '.join(parts)}."
 
 
-def say_choice(choice: Any, *, few: int = 5) -> list[str]:
-    """Return the model that validation chose, and what it may be expected to gain on new chips, as sentences.
+def say_choice(choice: Any) -> list[str]:
+    """Return the model that was chosen for new chips, why, and what it may be expected to gain, as sentences.
 
     Args:
-        choice: Content of ``choice.json``: ``method``, ``classifier``, ``reference`` (both of them),
-            ``gain``, ``ci_lower``, ``ci_upper``, ``share``, ``n_val``, ``fewest_val`` and ``candidates`` by
-            falling ``macro_f1``; fractions.
-        few: Validation chips of a class below which the choice is called uncertain (ours).
+        choice: Content of ``choice.json``: ``method``, ``classifier``, ``best``, ``floor``, ``reference`` (both of
+            them each), ``gains`` (``tail`` and ``all``: ``value``, ``ci_lower``, ``ci_upper``, fractions), ``sure``,
+            ``n_val``, ``fewest_val``, ``is_refitted`` and ``candidates`` by falling ``macro_f1``.
     """
-    first, *others = choice["candidates"]
-    second = [
-        f"; next is {label(row['method'], row['classifier'])} with {percent(row['macro_f1'])} %"
-        for row in others[:1]
-    ]
-    low, high = choice["ci_lower"], choice["ci_upper"]
-    sentences = [
-        f"Chosen on {choice['n_val']} validation chips among {len(choice['candidates'])} candidates: "
-        f"{label(choice['method'], choice['classifier'])}, macro F1 {percent(first['macro_f1'])} "
-        f"%{''.join(second)}.",
-        f"Expected gain over {label(*choice['reference'])} on new chips: {points(choice['gain'])} points "
-        f"(95 % interval {between(low, high, signed=True)}), free of the luck of the choice; "
-        f"{100 * choice['share']:.0f} % of the draws chose the same.",
-    ]
-    if low <= 0:
-        sentences.append("The interval does not exclude zero: the choice is no more than a reasonable guess.")
-    if choice["fewest_val"] < few:
-        sentences.append(
-            f"A class has only {choice['fewest_val']} validation chips; more of them would make the choice "
-            "firmer."
+    name = label(choice["method"], choice["classifier"])
+    floor, best, reference = (label(*choice[key]) for key in ("floor", "best", "reference"))
+    sure = f"{100 * choice['sure']:.0f} % of the draws"
+    if choice["fewest_val"] < ENOUGH_TO_CHOOSE:
+        why = (
+            f"a class has only {choice['fewest_val']} validation chips, and below {ENOUGH_TO_CHOOSE} of every class "
+            "nothing is chosen by its score; its settings come from cross-validation on the training chips"
         )
+    elif name == floor:
+        why = f"no candidate was surely better on {choice['n_val']} validation chips ({best} in {sure})"
+    else:
+        why = (
+            f"the best of {len(choice['candidates'])} candidates on {choice['n_val']} validation chips, better than "
+            f"{floor} in {sure}"
+        )
+    sentences = [f"Model for new chips: {name}: {why}."]
+    if choice["is_refitted"]:
+        sentences.append("Its classifier was fitted again with the labels of the validation chips added.")
+    if name == reference:
+        return [*sentences, "It is the simplest thing to do with these chips, so no gain is stated."]
+    gains = [
+        f"{points(gain['value'])} points {group if group == 'tail' else 'over all classes'} (95 % interval "
+        f"{between(gain['ci_lower'], gain['ci_upper'], signed=True)})"
+        for group, gain in ((group, choice["gains"][group]) for group in ("tail", "all"))
+    ]
+    sentences.append(
+        f"Expected over {reference} on new chips: {', '.join(gains)}, free of the luck of the choice."
+    )
+    if not choice["gains"]["all"]["ci_lower"] > 0:
+        sentences.append("The interval over all classes does not exclude zero.")
     return sentences

@@ -12,6 +12,7 @@ from deblora.evaluate.classifiers.cosine import (
     fit_nearest_mean_cosine,
     fit_nearest_mean_euclidean,
 )
+from deblora.evaluate.classifiers.cross_validation import fit_cross_validated
 from deblora.evaluate.classifiers.distribution import POWER, distribution_fits
 from deblora.evaluate.classifiers.linear import (
     EFFECTIVE_NUMBER_BETA,
@@ -46,8 +47,12 @@ ITERATIONS = (10, 3, 5, 20, 40)
 PRIOR_CLASSIFIERS = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm")
 """The linear classifier and its forms by bias or lengths; ``tau_norm`` is not for moved features."""
 
+FLOOR = "balanced_softmax_cv"
+"""Balanced softmax whose settings need no validation chip: what every choice has to beat."""
+
 CLASSIFIERS = (
     *PRIOR_CLASSIFIERS,
+    FLOOR,
     "crt",
     "effective_number",
     "ldam_drw",
@@ -153,7 +158,12 @@ def _other_trials(samples: Samples) -> dict[str, Callable[[], Chosen]]:
         probe, record = fit_sgd_probe(x, y, samples.x_val, samples.y_val, n_classes)
         return Chosen(probe, {**record, "n_trials": N_EPOCHS})  # its trials are its epochs
 
+    def cross_validated() -> Chosen:
+        found = fit_cross_validated(x, y, n_classes, rng=np.random.default_rng(samples.seed))
+        return select([({"l2": found.l2}, found.classifier)], samples.x_val, samples.y_val)
+
     return {
+        FLOOR: cross_validated,
         "ldam_drw": of_scales(fit_ldam_drw),
         "lift": of_scales(fit_lift),
         "nearest_mean_cosine": of_means(fit_nearest_mean_cosine),

@@ -38,6 +38,7 @@ def stage_for(adapter: str) -> Stage:
             model_settings(recipe.backbone),
             recipe.deblora.placement if adapter == "deblora" else "",
             *([] if recipe.extract.precision == "no" else [recipe.extract.precision]),
+            *([] if recipe.extract.views == 1 else [recipe.extract.views]),
         ],
         inputs=lambda run: [
             run.samples,
@@ -63,6 +64,8 @@ def _extract(run: RunDir, recipe: Recipe, adapter: str) -> None:
     notes = {"adapter": adapter, "base": backbone.weights_sha256}
     if recipe.extract.precision != "no":
         notes["precision"] = recipe.extract.precision
+    if recipe.extract.views != 1:
+        notes["views"] = str(recipe.extract.views)
 
     def features_of(rows: slice, title: str) -> Float[np.ndarray, "n d"] | None:
         return _shared_features(backbone, chips, rows, recipe.extract, title)
@@ -82,6 +85,7 @@ def _shared_features(
         SubsetPixels(chips.pixels, own),
         tuple(chips.ids[i] for i in own),
         batch_size=settings.batch_size,
+        n_views=settings.views,
         precision=settings.precision,
         title=title if is_first() else None,
     )

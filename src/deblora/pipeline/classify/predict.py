@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from deblora.pipeline.classify.extract import open_adapted
 from deblora.pipeline.classify.train_deblora import is_map, load_map
 from deblora.pipeline.open_model import find_noted_weights
 from deblora.recipe.classify import Recipe
+from deblora.recipe.methods import SHIPPED
 from deblora.report.overlays import data_uri, to_rgb
 from deblora.report.page import Picture, render_html
 from deblora.report.pictures import Found, found_page
@@ -103,7 +105,7 @@ def predict(
     """Write ``predictions.csv`` and ``index.html``, which shows the best chips of every class, rare ones first.
 
     Needed are the run folder and the weights of the backbone, and neither the chips of the training nor the folder it
-    ran in. Probabilities are the softmax of the logits of the classifier that was kept; they are not calibrated.
+    ran in. Probabilities are the softmax of the logits over the temperature that fits the validation chips best.
 
     Args:
         run: Finished, with a choice.
@@ -126,11 +128,11 @@ def predict(
     check_model_files(run, method, name)
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
     ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
-    head, tables = load_chosen(run, method, name)
+    head, tables, temperature = load_chosen(run, method, name)
     recipe = find_noted_weights(run, recipe, weights)
     seen = as_audited(run, pixels)
     features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in tables])
-    found = Predicted(ids, softmax(head.logits(features), axis=1), skipped)
+    found = Predicted(ids, softmax(head.logits(features) / temperature, axis=1), skipped)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "predictions.csv", _table(run, found))
     write_atomic(
@@ -145,33 +147,36 @@ def check_model_files(run: RunDir, method: str, name: str) -> None:
     Raises:
         ArtifactError: Says what is stale and what to run.
     """
-    arrays = run.classifier(method, name)
+    arrays = run.classifier(SHIPPED, name)
     adapters = [run.adapter(own) for own in ("lora", "deblora") if run.adapter(own).is_dir()]
     trained = [run.row(method)] if run.row(method).is_dir() else []
     for path in (run.evaluation("choice.json"), arrays, arrays.with_suffix(".json"), *adapters, *trained):
         run.check_fresh(path, again=f"deblora run --out {run.root} --resume")
 
 
-def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[str, ...]]:
-    """Return a classifier of the run, and the feature tables it reads.
+def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[str, ...], float]:
+    """Return the classifier for new chips, the feature tables it reads, and the temperature of its logits.
 
     Raises:
         ArtifactError: If it is missing, damaged, or of another method or other classes.
     """
-    path = run.classifier(method, name)
+    path = run.classifier(SHIPPED, name)
     head, notes = load_classifier(path)
+    temperature = notes.get("settings", {}).get("temperature")
     found = (notes.get("method"), notes.get("classifier"), tuple(notes.get("class_names", ())))
     tables = tuple(notes.get("tables", ()))
     if (
         found != (method, name, class_names(run))
         or not set(tables) <= {"base", "lora", "deblora"}
         or not tables
+        or not isinstance(temperature, float)
+        or not 0 < temperature < math.inf
     ):
         raise ArtifactError(
             f"{path} is not the classifier {name} of {method} for the classes of this run; fit it again with: "
             f"deblora evaluate {run.root}"
         )
-    return head, tables
+    return head, tables, temperature
 
 
 def new_features(
@@ -183,7 +188,13 @@ def new_features(
     backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter, trained=True).to(device())
     settings = recipe.extract
     features = extract_features(
-        backbone, pixels, ids, batch_size=settings.batch_size, precision=settings.precision, title="predict"
+        backbone,
+        pixels,
+        ids,
+        batch_size=settings.batch_size,
+        n_views=settings.views,
+        precision=settings.precision,
+        title="predict",
     )
     if is_mapped:
         features = load_map(run, placement, features.shape[1])(features)

@@ -67,8 +67,8 @@ def _chosen(recipe: Recipe, methods: Collection[str]) -> tuple[str, ...]:
 
 
 def evaluation_of(methods: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages that evaluate methods: one for each, the tables over all of them, and the choice."""
-    return (*map(fit.stage_for, methods), scores.stage_for(methods), choose.stage_for(methods))
+    """Return the stages that evaluate methods: one for each, the choice, and the tables over all of them."""
+    return (*map(fit.stage_for, methods), choose.stage_for(methods), scores.stage_for(methods))
 
 
 def check_inputs(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from deblora.debias.variants import VARIANTS, moved_features
 from deblora.errors import ArtifactError, ModelError
 from deblora.evaluate.classifiers.cosine import ProjectedCosine
+from deblora.evaluate.classifiers.cross_validation import expected_calibration_error, fit_temperature
 from deblora.evaluate.classifiers.files import save_classifier
 from deblora.evaluate.classifiers.search import Chosen, Samples
 from deblora.evaluate.classifiers.semi_supervised import (
@@ -286,7 +287,7 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
     if method.unlabeled:
         _warn_of_few(method.name, audited)
     names = method.chosen_classifiers(recipe.evaluate.classifiers)
-    test = audited.split("test")
+    test, val = audited.split("test"), audited.split("val")
     features: dict[tuple[str, ...], Float[np.ndarray, "m d"]] = {}
     found: dict[str, Fitted] = {}
     with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
@@ -294,14 +295,39 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
             tables = method.tables_of(name)
             if tables not in features:  # most classifiers of a method read the same tables
                 features[tables] = side_by_side(run, tables, test.ids)
-            found[name] = Fitted(chosen.record, _predicted(chosen, features[tables]), on_val)
+            chosen = _calibrated(chosen, side_by_side(run, tables, val.ids), val.labels)
+            logits = chosen.classifier.logits(features[tables])
+            found[name] = Fitted(
+                {
+                    **chosen.record,
+                    **calibration_errors(logits, test.labels, float(chosen.record["temperature"])),
+                },
+                np.asarray(logits.argmax(axis=1)),
+                on_val,
+            )
             save_classifier(
                 run.classifier(method.name, name), chosen.classifier, _notes(method, name, chosen, audited)
             )
     if OWN_LOGITS in names:
         found[OWN_LOGITS] = _own_logits(run, method, audited)
     _forget_others(run.classifiers(method.name), found)
-    _save(run.fitted(method.name), found, len(test))
+    save_fitted(run.fitted(method.name), found, len(test))
+
+
+def _calibrated(chosen: Chosen, x_val: Float[np.ndarray, "v d"], y_val: Int[np.ndarray, " v"]) -> Chosen:
+    """Add the temperature of the logits and the class-balanced loss at it, both on validation."""
+    temperature, loss = fit_temperature(chosen.classifier.logits(x_val), y_val)
+    return replace(chosen, record={**chosen.record, "temperature": temperature, "loss": loss})
+
+
+def calibration_errors(
+    logits: Float[np.ndarray, "m c"], y: Int[np.ndarray, " m"], temperature: float
+) -> dict[str, float]:
+    """Return the expected calibration error on test chips before and after the temperature."""
+    return {
+        "calibration_error_before": expected_calibration_error(logits, y),
+        "calibration_error": expected_calibration_error(logits / temperature, y),
+    }
 
 
 def _notes(method: Method, classifier: str, chosen: Chosen, audited: Audited) -> dict[str, Any]:
@@ -350,7 +376,8 @@ def _forget_others(folder: Path, kept: Mapping[str, Fitted]) -> None:
             path.unlink()
 
 
-def _save(path: Path, found: Mapping[str, Fitted], n_test: int) -> None:
+def save_fitted(path: Path, found: Mapping[str, Fitted], n_test: int) -> None:
+    """Write what the fitted classifiers of a method chose and predict."""
     content = {
         name: {"choice": dict(own.choice), "predicted": own.test.tolist(), "predicted_val": own.val.tolist()}
         for name, own in found.items()

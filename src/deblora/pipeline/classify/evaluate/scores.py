@@ -26,7 +26,7 @@ from deblora.pipeline.classify.evaluate.fit import features_path, read_fitted
 from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION, describes, feature_tables
 from deblora.pipeline.tables import interval_cells, say_single_sample, table
 from deblora.recipe.classify import Recipe
-from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, PLAIN, STRONG
+from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, PLAIN, SHIPPED, STRONG
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 
@@ -73,7 +73,13 @@ def stage_for(methods: Sequence[str]) -> Stage:
         described = [METHODS[name] for name in methods if describes(name)]
         features = [features_path(run, table) for method in described for table in method.reads]
         targets = [run.targets(method.targets) for method in described if method.targets]
-        return [run.samples, run.groups, *map(run.fitted, methods), *dict.fromkeys(features), *targets]
+        return [
+            run.samples,
+            run.groups,
+            *map(run.fitted, (*methods, SHIPPED)),
+            *dict.fromkeys(features),
+            *targets,
+        ]
 
     return Stage(
         name="scores",
@@ -95,13 +101,17 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
     audited = read_audited(run)
     train, test = audited.split("train"), audited.split("test")
     fitted = {
-        (method, name): own for method in methods for name, own in read_fitted(run, method, audited).items()
+        (method, name): own
+        for method in (*methods, SHIPPED)
+        for name, own in read_fitted(run, method, audited).items()
     }
     judged = {
         name: Judged(
             own.test,
             own.choice["macro_f1"],
-            own.choice.get("held_out_macro_f1") if METHODS[name[0]].unlabeled == "val" else None,
+            own.choice.get("held_out_macro_f1")
+            if name[0] in METHODS and METHODS[name[0]].unlabeled == "val"
+            else None,
             own.choice["n_trials"],
         )
         for name, own in fitted.items()

@@ -35,7 +35,8 @@ def stage_for(name: str) -> Stage:
 
     def settings(recipe: Recipe) -> object:
         own = [recipe.rows.lift_scale, recipe.rows.reslt_beta] if METHODS[name].own_logits else []
-        return [model_settings(recipe.backbone), *own]
+        views = [] if recipe.extract.views == 1 else [recipe.extract.views]
+        return [model_settings(recipe.backbone), *own, *views]
 
     return Stage(
         name=f"extract-row-{name}",
@@ -88,8 +89,10 @@ def _adapted(run: RunDir, recipe: Recipe, folder: Path) -> Backbone:
 
 
 def _features(backbone: Backbone, chips: ChipSet, recipe: Recipe, title: str) -> FeatureTable:
-    size = recipe.extract.batch_size
-    features = extract_features(backbone, chips.pixels, chips.ids, batch_size=size, title=title)
+    settings = recipe.extract
+    features = extract_features(
+        backbone, chips.pixels, chips.ids, batch_size=settings.batch_size, n_views=settings.views, title=title
+    )
     return FeatureTable(chips.ids, features)
 
 
