@@ -12,7 +12,7 @@ demo: .venv/.installed  ## the whole method on simulated SAR chips, offline
 	$(BIN)/deblora demo --out runs/demo --overwrite
 
 test: .venv/.installed  ## all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check src tests scripts benchmarks examples

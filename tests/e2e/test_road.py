@@ -19,7 +19,7 @@ from deblora.cli.main import main
 from deblora.pipeline.classify.predict import new_features
 from deblora.run.artifacts import FeatureTable
 
-METHODS = ("zero-shot", "lora", "deblora", "contract", "shift", "semi-supervised")
+METHODS = ("zero-shot", "lora", "lora-and-zero-shot", "deblora", "contract", "shift", "semi-supervised")
 STAGES = (
     "audit",
     "train-lora",
@@ -31,8 +31,8 @@ STAGES = (
     "train-deblora",
     "extract-deblora",
     *(f"evaluate-{name}" for name in METHODS),
-    "scores",
     "choose",
+    "scores",
     "report",
 )
 COLUMNS = [
@@ -56,8 +56,10 @@ GROUPS = ("head", "middle", "tail", "all")
 CHOICE = {
     "method": "deblora",
     "classifier": "cross_entropy",
-    "reference": ["lora", "cross_entropy"],
-    **dict.fromkeys(("gain", "ci_lower", "ci_upper", "share"), 0.0),
+    **{key: ["deblora", "cross_entropy"] for key in ("best", "floor", "reference")},
+    "gains": dict.fromkeys(("tail", "all"), dict.fromkeys(("value", "ci_lower", "ci_upper"), 0.0)),
+    "sure": 0.0,
+    "is_refitted": False,
     **dict.fromkeys(("fewest_val", "n_val"), 10),
     "candidates": [],
 }
@@ -89,7 +91,7 @@ def test_every_method_is_scored_in_every_group(finished: Path) -> None:
     rows = rows_of(finished / "eval" / "scores.csv")
     assert list(rows[0]) == COLUMNS
     methods = {row["method"] for row in rows}
-    assert methods == {*METHODS, "strong", "guarded"}
+    assert methods == {*METHODS, "strong", "guarded", "shipped"}
     pairs = {(row["method"], row["classifier"]) for row in rows}
     assert ("semi-supervised", "gaussians_both") in pairs and ("strong", "chosen") in pairs
     for pair in pairs:
@@ -181,7 +183,9 @@ def test_resume_skips_all_but_the_audit(recipe: Path, run: Path) -> None:
 def test_other_clusters_rerun_only_what_depends_on_them(recipe: Path, run: Path) -> None:
     ran, skipped = resume(recipe, run, "--cluster.n_clusters", "5")
     features = {"train-lora", "extract-base", "extract-lora"}
-    others = {f"evaluate-{name}" for name in ("zero-shot", "lora", "shift", "semi-supervised")}
+    others = {
+        f"evaluate-{name}" for name in ("zero-shot", "lora", "lora-and-zero-shot", "shift", "semi-supervised")
+    }
     # The choice reads predictions, which may come out the same.
     assert skipped - {"choose"} == features | others and ran | skipped == set(STAGES)
     assert yaml.safe_load((run / "recipe.yaml").read_text())["cluster"]["n_clusters"] == 5
@@ -220,6 +224,8 @@ def test_every_placement_goes_the_road(
 
     # New chips go through the same second adapter: those of the run get the features that it extracted.
     (run / "eval" / "choice.json").write_text(json.dumps(CHOICE))
+    for path in (run / "classifiers" / "deblora").glob("cross_entropy.*"):
+        shutil.copy(path, run / "classifiers" / "shipped" / path.name)
     seen: list[FeatureTable] = []
 
     def watched(*arguments: Any) -> FeatureTable:

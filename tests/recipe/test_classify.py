@@ -41,7 +41,7 @@ def test_scientific_notation_of_yaml_is_a_number() -> None:
         ({"cluster": {"rho": 0.5}}, "cluster.rho is 0.5"),
         ({"cluster": 3}, "cluster must be a table"),
         ({"calibrate": {"mode": "pull"}}, "expected one of contract, shift"),
-        ({"lora": {"flip": 1}}, "lora.flip is 1, expected bool"),
+        ({"backbone": {"l2_normalize": 1}}, "backbone.l2_normalize is 1, expected bool"),
         ({"lora": {"rank": True}}, "lora.rank is True, expected int"),
         ({"data": {"source": "x", "largest": 5}}, "belong together"),
         ({"data": {}}, "data.source is not set"),
@@ -83,8 +83,12 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
 def test_no_is_a_word_in_recipes_and_on_the_command_line(tmp_path: Path) -> None:
     """YAML 1.1 would read it as false."""
     path = tmp_path / "recipe.yaml"
-    path.write_text("mixed_precision: no\nextract: {precision: no}\nlora: {flip: True}\n")
+    path.write_text("mixed_precision: no\nextract: {precision: no}\nbackbone: {l2_normalize: True}\n")
     values = read_recipe(path)
-    assert values == {"mixed_precision": "no", "extract": {"precision": "no"}, "lora": {"flip": True}}
+    assert values == {
+        "mixed_precision": "no",
+        "extract": {"precision": "no"},
+        "backbone": {"l2_normalize": True},
+    }
     assert setting_from_text(Recipe, "extract.precision", "no") == "no"
-    assert setting_from_text(Recipe, "lora.flip", "false") is False
+    assert setting_from_text(Recipe, "backbone.l2_normalize", "false") is False

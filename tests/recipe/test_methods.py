@@ -4,8 +4,9 @@ import pytest
 
 from deblora.debias.variants import VARIANTS
 from deblora.errors import RecipeError
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, FLOOR, ON_REQUEST
 from deblora.recipe.methods import (
+    FLOORS,
     GAUSSIANS,
     GUARDED,
     METHODS,
@@ -13,6 +14,8 @@ from deblora.recipe.methods import (
     PLAIN,
     PSEUDO_LABELED,
     SAYS,
+    SHIPPED,
+    SIDE_BY_SIDE,
     STRONG,
     TEXT,
     TRAINED,
@@ -39,17 +42,20 @@ def test_a_method_names_only_what_exists(name: str) -> None:
 
 
 def test_lists_follow_the_table() -> None:
-    assert short_list()[:6] == ("zero-shot", "lora", "deblora", "contract", "shift", "semi-supervised")
+    first = ("zero-shot", "lora", SIDE_BY_SIDE, "deblora", "contract", "shift", "semi-supervised")
+    assert short_list()[:7] == first
     assert set(short_list()) < set(default_list()) < set(METHODS)
     assert "transductive" not in default_list() and not set(TRAINED) & set(default_list())
-    assert set(SAYS) == {*METHODS, STRONG, GUARDED}
+    assert set(SAYS) == {*METHODS, STRONG, GUARDED, SHIPPED}
 
 
 def test_classifiers_are_those_asked_for() -> None:
     lora = METHODS["lora"]
     assert lora.chosen_classifiers(()) == CLASSIFIERS
-    assert lora.chosen_classifiers(["sgd_probe"]) == (PLAIN[1], "sgd_probe")
+    assert lora.chosen_classifiers(["sgd_probe"]) == (PLAIN[1], FLOOR, "sgd_probe")
     assert METHODS["shift"].chosen_classifiers(["sgd_probe"]) == ()
+    for method, classifier in FLOORS:  # always there, so that a choice has something to beat
+        assert classifier in METHODS[method].chosen_classifiers(["sgd_probe"])
     assert METHODS["semi-supervised"].tables_of("gaussians_both") == ("lora", "base")
     assert set(ON_REQUEST) < set(known_classifiers())
 

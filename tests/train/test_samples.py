@@ -26,10 +26,10 @@ class CountingPixels(ArrayPixels):
         return super().read(index)
 
 
-def order(seed: int = 3, flip: bool = False, pixels: CountingPixels | None = None) -> TrainingOrder:
+def order(seed: int = 3, n_views: int = 1, pixels: CountingPixels | None = None) -> TrainingOrder:
     values = {"labels": torch.arange(N_CHIPS)}
     return TrainingOrder(
-        pixels or CountingPixels(), values, spec=SPEC, n_samples=N_SAMPLES, seed=seed, flip=flip
+        pixels or CountingPixels(), values, spec=SPEC, n_samples=N_SAMPLES, seed=seed, n_views=n_views
     )
 
 
@@ -62,11 +62,11 @@ def test_a_longer_training_starts_like_a_shorter_one() -> None:
     )
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_resumed_training_sees_the_same_chips(flip: bool) -> None:
-    whole = order(flip=flip)
+@pytest.mark.parametrize("n_views", [1, 2, 8])
+def test_a_resumed_training_sees_the_same_chips(n_views: int) -> None:
+    whole = order(n_views=n_views)
     seen = [whole[i] for i in range(N_SAMPLES)]
-    resumed = order(flip=flip)  # a new process: nothing of the first half was read
+    resumed = order(n_views=n_views)  # a new process: nothing of the first half was read
     for i in range(N_SAMPLES // 2, N_SAMPLES):
         assert torch.equal(resumed[i]["labels"], seen[i]["labels"])
         assert torch.equal(resumed[i]["pixels"], seen[i]["pixels"])
@@ -92,7 +92,7 @@ def test_every_chip_is_decoded_once() -> None:
 
 
 def test_flips_do_not_touch_the_cached_chip() -> None:
-    straight, flipped = order(), order(flip=True)
+    straight, flipped = order(), order(n_views=4)
     changed = 0
     for i in range(N_SAMPLES):
         image, other = straight[i]["pixels"], flipped[i]["pixels"]
@@ -121,14 +121,14 @@ def test_batches_come_in_order() -> None:
     assert torch.cat([batch["labels"] for batch in tail]).tolist() == data.order[12:].tolist()
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("n_views", [1, 4])
 def test_batches_of_a_large_set_are_read_ahead_and_the_same(
-    flip: bool, monkeypatch: pytest.MonkeyPatch
+    n_views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = [order(flip=flip)[i] for i in range(N_SAMPLES)]
+    expected = [order(n_views=n_views)[i] for i in range(N_SAMPLES)]
     monkeypatch.setattr(samples, "MAX_CACHED_BYTES", 0)
     pixels = CountingPixels()
-    data = order(flip=flip, pixels=pixels)
+    data = order(n_views=n_views, pixels=pixels)
     loader = DataLoader(data, batch_size=5, sampler=SequentialSampler(data))
     found = [(image, int(label)) for batch in loader for image, label in zip(*batch.values(), strict=True)]
     assert len(found) == N_SAMPLES

@@ -67,9 +67,9 @@ def save_history(run: RunDir, name: str, records: list[tuple[int, float]]) -> No
     write_atomic(run.history(name), buffer.getvalue())
 
 
-def adapter_settings(lora: LoraRecipe) -> dict[str, object]:
+def adapter_settings(recipe: Recipe) -> dict[str, object]:
     """Return what a training of an adapter depends on."""
-    return dict(tables(lora))
+    return {**tables(recipe.lora), "views": recipe.extract.views}
 
 
 def attach_first(backbone: Backbone, settings: LoraRecipe, *, n_steps: int, seed: int) -> None:

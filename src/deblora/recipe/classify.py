@@ -157,8 +157,6 @@ class LoraRecipe:
     """Optimizer steps (our choice)."""
     train_batch_size: Annotated[int, Field(ge=1, le=10**6)] = 32
     """Chips per step (authors' folder names: 32)."""
-    flip: bool = False
-    """Random flips; off by default because radar shadow has a direction."""
     checkpointing_steps: Annotated[int, Field(ge=1, le=10**9)] = 50
     """Steps between checkpoints."""
 
@@ -171,7 +169,7 @@ class ExtractRecipe:
     """Chips per forward pass; does not change the features beyond float rounding."""
     views: Literal[1, 2, 4, 8] = 1
     """Views of a chip whose features are averaged: as it is (1), with its left-right mirror image (2), four flips (4),
-    flips and quarter turns (8); the cost is that many forward passes, and an adapter is trained on the same views."""
+    flips and quarter turns (8). Extraction takes that many forward passes; training draws one of them per chip."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Of the model's products; ``bf16`` and ``fp16`` are for GPUs. ``bf16`` moved features by up to 0.2
     (embedded), 1.7 (Galileo) and 14 (EfficientNet-Lite0) percent of their length (docs/scale.md); ``fp16``
@@ -277,7 +275,7 @@ class EvaluateRecipe:
 class RowsRecipe:
     """Baselines with their own training, each judged by the same probes; only ``deblora compare`` and studies run them.
 
-    What is not named here is that of the first adapter: rank, kind, targets, batch size, flips.
+    What is not named here is that of the first adapter: rank, kind, targets, batch size.
     """
 
     names: list[str] = Field(default_factory=list)

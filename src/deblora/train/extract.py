@@ -21,8 +21,8 @@ from deblora.models.backbone import Backbone, InputSpec, UnitFeatures
 from deblora.progress import titled
 
 N_VIEWS = (1, 2, 4, 8)
-"""As it is; with its left-right mirror image; four flips; four flips and their quarter turns. Each is a group, so the mean
-over it is the same for a chip and for its flipped copy."""
+"""As it is; with its left-right mirror image; four flips; four flips and their quarter turns. Each is a group, so the
+mean over it is the same for a chip and for its flipped copy."""
 
 MOST_READERS = 8
 READER_NICENESS = 5
@@ -108,7 +108,7 @@ def check_precision(precision: str, device: torch.device) -> None:
         )
 
 
-def view(pixels: Float[torch.Tensor, "*b c h w"], number: int) -> Float[torch.Tensor, "*b c h w"]:
+def view(pixels: Float[torch.Tensor, "*b h w"], number: int) -> Float[torch.Tensor, "*b h w"]:
     """Return one of eight views of square chips: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 transposes.
 
     Raises:

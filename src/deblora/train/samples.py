@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from deblora.data.chips import Pixels
 from deblora.models.backbone import InputSpec
-from deblora.train.extract import ReadAhead, n_readers, read_batch
+from deblora.train.extract import ReadAhead, n_readers, read_batch, view
 
 MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once, larger ones a batch ahead
 
@@ -25,7 +25,7 @@ class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
         spec: Input of the model.
         n_samples: Length of the order.
         seed: Seed of permutations and augmentation.
-        flip: Flip at random along both axes; off by default, because radar shadow has a direction.
+        n_views: One of :data:`~deblora.train.extract.N_VIEWS`; each sample is shown in one of these views, drawn.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
         spec: InputSpec,
         n_samples: int,
         seed: int,
-        flip: bool = False,
+        n_views: int = 1,
     ) -> None:
-        self.pixels, self.values, self.spec, self.seed, self.flip = pixels, values, spec, seed, flip
+        self.pixels, self.values, self.spec, self.seed, self.n_views = pixels, values, spec, seed, n_views
         self.order = training_order(len(pixels), n_samples, seed)
         self.reader: ReadAhead[Float[torch.Tensor, "c h w"]] | None = None
         chip_bytes = 4 * len(spec.mean) * spec.image_size**2
@@ -64,9 +64,8 @@ class TrainingOrder(Dataset[dict[str, torch.Tensor]]):
 
     def _sample(self, index: int, image: Float[torch.Tensor, "c h w"]) -> dict[str, torch.Tensor]:
         chip = int(self.order[index])
-        if self.flip:
-            axes = np.flatnonzero(np.random.default_rng([self.seed, index]).random(2) < 0.5) + 1
-            image = torch.flip(image, axes.tolist())
+        if self.n_views > 1:
+            image = view(image, int(np.random.default_rng([self.seed, index]).integers(self.n_views)))
         return {"pixels": image, **{name: rows[chip] for name, rows in self.values.items()}}
 
     def _image(self, index: int) -> Float[torch.Tensor, "c h w"]:

@@ -9,6 +9,7 @@ from deblora.errors import DataError
 from deblora.evaluate.classifiers.cross_validation import (
     ALWAYS_TRAINS,
     PENALTIES,
+    class_balanced_brier,
     class_balanced_loss,
     draw_folds,
     expected_calibration_error,
@@ -65,14 +66,23 @@ def test_the_loss_counts_every_class_alike(rng: np.random.Generator) -> None:
     assert class_balanced_loss(logits, y) == pytest.approx((losses[:90].mean() + losses[90:].mean()) / 2)
 
 
+def test_the_brier_score_counts_every_class_alike(rng: np.random.Generator) -> None:
+    logits, y = rng.standard_normal((50, 2)), np.zeros(50, dtype=int)
+    p = np.exp(log_softmax(logits, axis=1))
+    assert class_balanced_brier(logits, y) == pytest.approx(2 * ((p[:, 1]) ** 2).mean())
+    both = np.concatenate([y, [1]])
+    last = np.array([[-50.0, 50.0]])
+    assert class_balanced_brier(np.vstack([logits, last]), both) == pytest.approx((p[:, 1] ** 2).mean())
+
+
 @pytest.mark.parametrize("true", [0.3, 1.0, 4.0])
 def test_the_temperature_that_made_the_labels_is_found(rng: np.random.Generator, true: float) -> None:
     logits = 3 * rng.standard_normal((20_000, 4))
     p = np.exp(log_softmax(logits / true, axis=1))
     y = (p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1).clip(max=3)
-    temperature, loss = fit_temperature(logits, y)
+    temperature = fit_temperature(logits, y)
     assert temperature == pytest.approx(true, rel=0.05)
-    assert loss <= class_balanced_loss(logits / true, y)
+    assert class_balanced_loss(logits / temperature, y) <= class_balanced_loss(logits / true, y)
     after = expected_calibration_error(logits / temperature, y)
     assert after < 0.02
     if true != 1.0:
@@ -93,7 +103,7 @@ def test_the_classifier_is_balanced_softmax_at_the_chosen_penalty(rng: np.random
     np.testing.assert_allclose(found.classifier.logits(x), direct.logits(x), rtol=1e-6, atol=1e-6)
     held = np.isfinite(found.held_out).all(axis=1)
     assert held.all()
-    assert class_balanced_loss(found.held_out / found.temperature, y) == pytest.approx(found.loss)
+    assert class_balanced_brier(found.held_out / found.temperature, y) == pytest.approx(found.score)
 
 
 def test_its_penalty_is_near_the_best_one_on_new_samples(rng: np.random.Generator) -> None:

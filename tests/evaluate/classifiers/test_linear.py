@@ -129,10 +129,10 @@ def test_the_gradient_vanishes_at_the_fit_from_any_start(
     found = [fits.fit(l2, start=start, tolerance=1e-15) for start in starts]
     for fitted in found:
         _, residual = weighted_cross_entropy(fitted.logits(x), y, weights)
-        np.testing.assert_allclose(x.T @ residual + l2 * fitted.weights, 0, atol=5e-5)
+        np.testing.assert_allclose(x.T @ residual + l2 * fitted.weights, 0, atol=1e-4)
         np.testing.assert_allclose(residual.sum(axis=0), 0, atol=1e-5)
     scores = [fitted.logits(x) - fitted.bias.mean() for fitted in found]
-    np.testing.assert_allclose(scores[0], scores[1], atol=0.02)
+    np.testing.assert_allclose(scores[0], scores[1], atol=0.05)
 
 
 def test_a_flat_start_does_not_stop_the_curvature(rng: np.random.Generator) -> None:

@@ -36,7 +36,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_every_seed_and_row_is_in_the_table(finished: Path) -> None:
     rows = rows_of(finished / "results.csv")
     assert {row["seed"] for row in rows} == {"0", "1"}
-    assert {row["method"] for row in rows} == {"lora", "contract", "shift", "strong"}
+    assert {row["method"] for row in rows} == {"lora", "contract", "shift", "strong", "shipped"}
     assert {row["metric"] for row in rows} == {
         "macro_f1",
         "accuracy_forward",
@@ -149,14 +149,14 @@ def test_damaged_tables_are_named(finished: Path, recipe: Path, tmp_path: Path) 
 def test_the_report_comes_after_the_choice_and_no_stage_twice(recipe: Path) -> None:
     settings = recipe_from(read_recipe(recipe))
     names = [stage.name for stage in stages_of(settings, ("lora", "deblora", "semi-supervised", "sade"))]
-    assert names[-2:] == ["choose", "report"] and len(set(names)) == len(names)
+    assert names[-3:] == ["choose", "scores", "report"] and len(set(names)) == len(names)
     assert names.index("train-row-sade") < names.index("evaluate-sade") < names.index("scores")
     first = ["audit", "train-lora", "extract-base", "extract-lora"]
     shift = [stage.name for stage in stages_of(settings, ("shift",))]
-    last = ["evaluate-lora", "evaluate-shift", "scores", "choose"]
+    last = ["evaluate-lora", "evaluate-shift", "choose", "scores"]
     assert shift == [*first, "cluster", "center", "calibrate", *last]  # no second adapter
     plain = [stage.name for stage in stages_of(settings, ("zero-shot",))]
-    assert plain == [*first, "evaluate-zero-shot", "evaluate-lora", "scores", "choose"]
+    assert plain == [*first, "evaluate-zero-shot", "evaluate-lora", "choose", "scores"]
 
 
 @pytest.mark.parametrize(

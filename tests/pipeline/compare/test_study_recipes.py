@@ -33,7 +33,7 @@ def toy_fits(samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, Chos
     """Yield one quick fit under every name."""
     fitted = fit_linear(samples.x, samples.y, samples.n_classes, l2=1.0)
     for name in names:
-        yield name, Chosen(fitted, {"macro_f1": 0.5, "n_trials": 1})
+        yield name, Chosen(fitted, {"l2": 1.0, "tau": 1.0, "macro_f1": 0.5, "n_trials": 1})
 
 
 def ends(values: list[Any]) -> list[Any]:

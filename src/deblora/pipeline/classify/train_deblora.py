@@ -149,7 +149,14 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     else:
         module = _adapted(run, recipe, settings.placement)
         pixels: Pixels = SubsetPixels(chips.pixels, tuple(int(i) for i in used))
-        samples = TrainingOrder(pixels, values, spec=module.spec, n_samples=n_samples, seed=recipe.seed)
+        samples = TrainingOrder(
+            pixels,
+            values,
+            spec=module.spec,
+            n_samples=n_samples,
+            seed=recipe.seed,
+            n_views=recipe.extract.views,
+        )
     records = train(
         Regress(module, scale=torch.from_numpy(scale.astype(np.float32)), loss=settings.loss),
         samples,
@@ -211,7 +218,7 @@ STAGE = Stage(
     name="train-deblora",
     settings=lambda recipe: [
         model_settings(recipe.backbone),
-        adapter_settings(recipe.lora),
+        adapter_settings(recipe),
         recipe.deblora.__dict__,
         recipe.calibrate.classes,
         recipe.mixed_precision,

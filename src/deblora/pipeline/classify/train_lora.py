@@ -36,7 +36,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         spec=backbone.spec,
         n_samples=settings.max_train_steps * settings.train_batch_size,
         seed=recipe.seed,
-        flip=settings.flip,
+        n_views=recipe.extract.views,
     )
     records = train_adapter(
         objective,
@@ -61,7 +61,7 @@ STAGE = Stage(
     name="train-lora",
     settings=lambda recipe: [
         model_settings(recipe.backbone),
-        adapter_settings(recipe.lora),
+        adapter_settings(recipe),
         recipe.mixed_precision,
     ],
     inputs=lambda run: [run.samples, run.groups],

@@ -73,7 +73,7 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         (method, name): own for method in methods for name, own in read_fitted(run, method, audited).items()
     }
     floors = [name for name in FLOORS if name in fitted]
-    floor = min(floors, key=lambda name: float(fitted[name].choice["loss"]))
+    floor = min(floors, key=lambda name: float(fitted[name].choice["brier_score"]))
     choice = choose(
         {name: own.val for name, own in fitted.items()},
         val.labels,
@@ -82,19 +82,19 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         reference=floors[0],
         rng=np.random.default_rng(recipe.seed),
     )
-    record = _record(choice, len(val), {name: float(fitted[name].choice["loss"]) for name in floors})
+    record = _record(choice, len(val), {name: float(fitted[name].choice["brier_score"]) for name in floors})
     record["is_refitted"] = _ship(run, choice.name, fitted[choice.name])
     write_atomic(run.evaluation(FILE), json.dumps(record, indent=1))
 
 
-def _record(choice: Choice[Name], n_val: int, losses: Mapping[Name, float]) -> dict[str, Any]:
+def _record(choice: Choice[Name], n_val: int, brier_scores: Mapping[Name, float]) -> dict[str, Any]:
     ranked = sorted(choice.scores.items(), key=lambda item: -item[1])
     return {
         "method": choice.name[0],
         "classifier": choice.name[1],
         "best": list(choice.best),
         "floor": list(choice.floor),
-        "floor_losses": {method: loss for (method, _), loss in losses.items()},
+        "floor_scores": {method: score for (method, _), score in brier_scores.items()},
         "reference": list(choice.reference),
         "gains": {group: vars(gain) for group, gain in choice.gains.items()},
         "sure": choice.sure,

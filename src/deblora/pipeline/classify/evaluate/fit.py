@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from deblora.debias.variants import VARIANTS, moved_features
 from deblora.errors import ArtifactError, ModelError
 from deblora.evaluate.classifiers.cosine import ProjectedCosine
-from deblora.evaluate.classifiers.cross_validation import expected_calibration_error, fit_temperature
+from deblora.evaluate.classifiers.cross_validation import calibrated_score, expected_calibration_error
 from deblora.evaluate.classifiers.files import save_classifier
 from deblora.evaluate.classifiers.search import Chosen, Samples
 from deblora.evaluate.classifiers.semi_supervised import (
@@ -315,9 +315,9 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
 
 
 def _calibrated(chosen: Chosen, x_val: Float[np.ndarray, "v d"], y_val: Int[np.ndarray, " v"]) -> Chosen:
-    """Add the temperature of the logits and the class-balanced loss at it, both on validation."""
-    temperature, loss = fit_temperature(chosen.classifier.logits(x_val), y_val)
-    return replace(chosen, record={**chosen.record, "temperature": temperature, "loss": loss})
+    """Add the temperature of the logits and the class-balanced Brier score at it, both on validation."""
+    temperature, score = calibrated_score(chosen.classifier.logits(x_val), y_val)
+    return replace(chosen, record={**chosen.record, "temperature": temperature, "brier_score": score})
 
 
 def calibration_errors(

@@ -54,7 +54,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         spec=backbone.spec,
         n_samples=n_steps * recipe.lora.train_batch_size,
         seed=recipe.seed,
-        flip=recipe.lora.flip,
+        n_views=recipe.extract.views,
     )
     folder = run.checkpoints(f"row-{SELF_TRAINED}")
     options = loop_options(recipe, SELF_TRAINED, n_steps)

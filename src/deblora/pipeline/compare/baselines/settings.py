@@ -62,7 +62,7 @@ def learning_rate_of(name: str, recipe: Recipe) -> float:
 
 def row_settings(name: str, recipe: Recipe) -> list[object]:
     """Return what the training of a row depends on, and nothing that only other rows depend on."""
-    lora = adapter_settings(recipe.lora)
+    lora = adapter_settings(recipe)
     for key in ("loss", "learning_rate", "max_train_steps"):
         lora.pop(key)
     own: dict[str, object] = {

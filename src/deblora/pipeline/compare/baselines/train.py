@@ -89,7 +89,7 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
         spec=backbone.spec,
         n_samples=n_steps * recipe.lora.train_batch_size,
         seed=recipe.seed,
-        flip=recipe.lora.flip,
+        n_views=recipe.extract.views,
     )
     records = train_adapter(
         objective,
@@ -198,7 +198,12 @@ def _class_training(
     """Return the objective and the samples of a class: against the rest, or its own chips if the loss has no labels."""
     n_samples = n_steps * recipe.lora.train_batch_size
     is_member = chips.labels == label
-    options = {"spec": backbone.spec, "n_samples": n_samples, "seed": recipe.seed, "flip": recipe.lora.flip}
+    options = {
+        "spec": backbone.spec,
+        "n_samples": n_samples,
+        "seed": recipe.seed,
+        "n_views": recipe.extract.views,
+    }
     if recipe.lora.loss not in CLASSIFICATION:
         own = chips.subset(np.flatnonzero(is_member))
         labels = {"labels": torch.from_numpy(own.labels.astype(np.int64))}
