@@ -19,7 +19,7 @@ import torch
 from machine import describe_machine
 from PIL import Image
 
-from deblora.data.readers.folder import read_folder
+from deblora.data.readers.lists import read_folder
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, load_backbone
 from deblora.train.extract import extract_features, read_batch

@@ -263,7 +263,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "a listed link out": (list_with_a_link_out, ("list.csv:2: rows/link.png leaves the folder",)),
     "a repeated chip": (
         listed("rows/000.png,a,", "rows/../rows/000.png,b,"),
-        ("list.csv:3: ", "already on line 2"),
+        ("list.csv:3: ", "list.csv:2"),
     ),
     "no label column": (
         listed("rows/000.png", header="path"),

@@ -12,8 +12,8 @@ from PIL import Image
 
 from builders import write_chips
 from deblora.cli.main import main
-from deblora.data.readers.reading import Reading
-from deblora.data.readers.unlabeled import read_unlabeled
+from deblora.data.readers.registry import read_unlabeled
+from deblora.data.sources import Reading
 from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.files import load_classifier
 from deblora.evaluate.classifiers.trials import FLOOR

@@ -1,45 +1,52 @@
-"""Decode one chip from its bytes, judged by content and never by file name."""
+"""Decode one chip from its bytes, judged by content and never by file name; what decoding all of them shows."""
 
+import hashlib
 import io
 import re
+import struct
+import tokenize
 import warnings
-from collections.abc import Sequence
+import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Shaped
+from tqdm import tqdm
 
-from deblora.data.chips import as_chip
+from deblora.data.chips import ChipSet, Pixels, as_chip
 from deblora.errors import DataError
+from deblora.progress import titled
+
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
+"""Formats of Pillow that may be opened; some of the others start outside programs or read other files."""
 
 NPY_MAGIC = b"\x93NUMPY"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".npy"})
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+ARRAY_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError, MemoryError, OverflowError),
+    *(tokenize.TokenError, struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError),
+)
+"""What reading a damaged or hostile array file may raise."""
+
+_BAR_FROM = 2000  # chips
 
 
 class FilePixels:
-    """One file per chip, opened when it is read.
-
-    Args:
-        paths: One image or ``.npy`` file per chip.
-    """
+    """One image or ``.npy`` file per chip, opened when it is read."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
-        self._paths = paths
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files, one per chip."""
-        return self._paths
+        self.paths = paths
 
     def __len__(self) -> int:
         """Return the number of files."""
-        return len(self._paths)
+        return len(self.paths)
 
     def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
         """Return the chip of file ``index``."""
-        path = self._paths[index]
+        path = self.paths[index]
         # A pipe or a device with the name of an image would block the run.
         if not path.is_file():
             raise DataError(f"{path}: not a readable file; restore it or leave the chip out")
@@ -50,8 +57,34 @@ class FilePixels:
         return decode_chip(content, str(path))
 
 
+def open_picture(file: IO[bytes]) -> Any:
+    """Open a picture with Pillow, of one of :data:`PICTURE_FORMATS` by its content; pixels are not decoded yet."""
+    from PIL import Image
+
+    return Image.open(file, formats=PICTURE_FORMATS)
+
+
+def picture_size(file: IO[bytes]) -> tuple[int, int] | None:
+    """Return width and height from the header of a picture, without decoding it; None where it has none to read.
+
+    Raises:
+        DataError: If it has more pixels than may be decoded at once.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_picture(file) as image:
+                return int(image.width), int(image.height)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"too many pixels ({error})") from error
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
 def decode_chip(content: bytes, name: str) -> Shaped[np.ndarray, "h w b"]:
-    """Decode an image that Pillow knows, or a NumPy array file.
+    """Decode a picture of :data:`PICTURE_FORMATS`, or a NumPy array file.
 
     Gray stays one band (8 or 16 bits, or float32), palettes and other color spaces become RGB, alpha is
     dropped and of several frames the first is taken. Orientation tags are ignored: they describe cameras, not
@@ -62,35 +95,33 @@ def decode_chip(content: bytes, name: str) -> Shaped[np.ndarray, "h w b"]:
         name: What the messages call the chip.
 
     Raises:
-        DataError: If the content is empty, damaged, of no known kind or too large to be a chip.
+        DataError: If the content is empty, damaged, of another format, too large to be a chip, or has 16 bits in
+            several bands, of which Pillow would cut off eight.
     """
     if not content:
         raise DataError(f"{name}: the image is empty (0 bytes); restore it or leave the chip out")
-    array = _decode_npy(content, name) if content.startswith(NPY_MAGIC) else _decode_image(content, name)
-    return as_chip(array, name)
-
-
-def _decode_npy(content: bytes, name: str) -> np.ndarray:
-    """Load an array without ever unpickling."""
+    if not content.startswith(NPY_MAGIC):
+        return as_chip(_decode_picture(content, name), name)
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError, TypeError, SyntaxError) as error:
+    except ARRAY_DAMAGE as error:
         raise DataError(f"{name}: unreadable array ({error}); save it again with numpy.save") from error
-    return np.asarray(array)
+    return as_chip(np.asarray(array), name)
 
 
-def _decode_image(content: bytes, name: str) -> np.ndarray:
+def _decode_picture(content: bytes, name: str) -> np.ndarray:
     """Decode with Pillow and turn each of its complaints into one error."""
-    import struct
-    import zlib
-
     from PIL import Image
 
+    if content[12:16] == b"IHDR" and content[24:25] == b"\x10" and content[25:26] in (b"\2", b"\4", b"\6"):
+        raise DataError(
+            f"{name}: a PNG with 16 bits in several bands, which would be cut to 8; save the chip as .npy or GeoTIFF"
+        )
     damage = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
+            with open_picture(io.BytesIO(content)) as image:
                 image.load()
                 return _bands(image, name)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -105,12 +136,8 @@ def _decode_image(content: bytes, name: str) -> np.ndarray:
         raise DataError(f"{name}: the image does not fit in memory; cut the scene into chips") from error
 
 
-def _bands(image: object, name: str) -> np.ndarray:
+def _bands(image: Any, name: str) -> np.ndarray:
     """Return the bands of a loaded Pillow image; see :func:`decode_chip`."""
-    from PIL import Image
-
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"image must be a Pillow image, got {type(image).__name__}")
     mode = str(image.mode)
     if mode in ("L", "RGB", "F"):
         return np.array(image)
@@ -128,41 +155,67 @@ def _bands(image: object, name: str) -> np.ndarray:
     return np.array(source.convert("RGB"))
 
 
-def class_indices(
-    values: list[str], source: str, *, places: Sequence[str] = ()
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Name the classes of free labels: sorted by name, or by value when all of them are integers.
+@dataclass(frozen=True)
+class Contents:
+    """What decoding every chip once has shown.
 
-    Args:
-        values: One label per chip, none empty.
-        source: What the messages call the list.
-        places: File and line of each label, where labels have one; messages then name it instead.
-
-    Returns:
-        Class names and the class index of each chip.
-
-    Raises:
-        DataError: If an integer label is negative, the usual sign of a chip without a label, or written in two ways.
+    Attributes:
+        sha256: Hash of ids, splits, shapes, types and pixels of the readable chips.
+        bands: Number of bands to the first chip that has it.
+        types: Type of the values to the first chip that has it.
+        lowest: Least value of all.
+        highest: Greatest value of all.
+        unreadable: Position to reason, for chips that cannot be read.
+        copies: Pairs of ids, in validation or test and in training, whose pixels are the same.
     """
 
-    def where(label: str) -> str:
-        return places[values.index(label)] if places else source
+    sha256: str
+    bands: dict[str, str]
+    types: dict[str, str]
+    lowest: float
+    highest: float
+    unreadable: dict[int, str]
+    copies: tuple[tuple[str, str], ...] = ()
 
-    names = set(values)
-    if all(name.lstrip("-").isascii() and name.lstrip("-").isdigit() for name in names):
-        negative = next((name for name in values if name.startswith("-")), None)
-        if negative is not None:
-            raise DataError(
-                f"{where(negative)}: negative labels ({negative}); leave chips without a label out"
-            )
-        spelled: dict[int, str] = {}
-        for name in dict.fromkeys(values):
-            if spelled.setdefault(int(name), name) != name:
-                raise DataError(
-                    f"{where(name)}: the label {name} is also written {spelled[int(name)]}; write it in one way"
-                )
-        ordered = tuple(sorted(names, key=int))
-    else:
-        ordered = tuple(sorted(names))
-    position = {name: i for i, name in enumerate(ordered)}
-    return ordered, np.array([position[value] for value in values], dtype=np.int64)
+
+def read_contents(chips: ChipSet) -> Contents:
+    """Decode every chip once, one at a time."""
+    digest = hashlib.sha256()
+    unreadable: dict[int, str] = {}
+    bands: dict[str, str] = {}
+    types: dict[str, str] = {}
+    same: dict[bytes, dict[str, str]] = {}
+    lowest, highest = np.inf, -np.inf
+    for i, chip_id in enumerate(
+        tqdm(chips.ids, desc=titled("audit"), unit="chip", disable=len(chips) < _BAR_FROM)
+    ):
+        try:
+            pixels = np.ascontiguousarray(chips.pixels.read(i))
+        except DataError as error:
+            unreadable[i] = str(error)
+            continue
+        digest.update(f"{chip_id}\0{chips.splits[i]}\0{pixels.shape}{pixels.dtype}".encode())
+        digest.update(pixels.data)
+        content = hashlib.blake2b(pixels.data, digest_size=16, key=str(pixels.shape).encode()).digest()
+        same.setdefault(content, {}).setdefault(chips.splits[i], chip_id)
+        bands.setdefault(str(pixels.shape[2]), chip_id)
+        types.setdefault(pixels.dtype.name, chip_id)
+        lowest, highest = min(lowest, float(pixels.min())), max(highest, float(pixels.max()))
+    copies = tuple(
+        (found[split], found["train"])
+        for found in same.values()
+        for split in ("val", "test")
+        if split in found and "train" in found
+    )
+    return Contents(digest.hexdigest(), bands, types, lowest, highest, unreadable, copies)
+
+
+def unreadable(pixels: Pixels) -> dict[int, str]:
+    """Decode every chip once and return the reason by position for those that cannot be read."""
+    reasons: dict[int, str] = {}
+    for index in range(len(pixels)):
+        try:
+            pixels.read(index)
+        except DataError as error:
+            reasons[index] = str(error)
+    return reasons

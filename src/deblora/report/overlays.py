@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
-from deblora.data.scenes.crops import crop
 from deblora.data.scenes.dota import Labels
-from deblora.data.scenes.rasters import Scene
+from deblora.data.scenes.rasters import Scene, crop
 from deblora.detect.files.task1 import QuadDetections
 
 LARGEST_SIDE = 1600  # pixels of an overlay

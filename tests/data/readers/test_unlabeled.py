@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deblora.data.readers.unlabeled import OfKind, read_unlabeled, unreadable
+from deblora.data.decode import unreadable
+from deblora.data.readers.registry import OfKind, read_unlabeled
 from deblora.errors import DataError
 
 N = 5

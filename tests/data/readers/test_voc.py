@@ -8,8 +8,8 @@ from PIL import Image
 
 from builders import COUNTS
 from data_builders import SIDE, write_voc
+from deblora.data.readers.objects import read_voc
 from deblora.data.readers.registry import read_chips
-from deblora.data.readers.voc import read_voc
 from deblora.errors import DataError
 
 
@@ -120,3 +120,20 @@ def test_incomplete_sets_are_refused(voc: Path, tmp_path: Path, damage: Callable
     damage(source)
     with pytest.raises(DataError, match=message):
         read_chips(source, format="voc")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_entities_are_refused_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.xml"
+    text = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>'
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match="declares a document type or entities"):
+        read_voc(path)
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?><annotation/>'.encode(encoding))
+    assert read_voc(path).class_names == ()
+
+
+def test_tags_nested_without_end_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(b"<annotation>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</annotation>")
+    assert read_voc(path).class_names == ()

@@ -14,7 +14,6 @@ from deblora.data.scenes.dota import (
     REFERENCE_GROUPS,
     Labels,
     parse_labels,
-    read_label_folder,
     read_labels,
     reference_groups,
     write_labels,
@@ -97,13 +96,11 @@ def test_malformed_lines_name_file_and_line(tmp_path: Path, line: str, message: 
 def test_other_bad_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the gsd is 'coarse'"):
         parse_labels("gsd:coarse\n", origin="here")
-    with pytest.raises(DataError, match="cannot read the label file"):
+    with pytest.raises(DataError, match="txt cannot be read"):
         read_labels(tmp_path / "absent.txt")
     (tmp_path / "P1.txt").write_bytes(b"\xff\xfe\x00ship")
-    with pytest.raises(DataError, match="cannot read the label file"):
+    with pytest.raises(DataError, match="txt cannot be read"):
         read_labels(tmp_path / "P1.txt")
-    with pytest.raises(DataError, match="no label files"):
-        read_label_folder(tmp_path / "absent")
 
 
 def assert_equal(a: Labels, b: Labels) -> None:
@@ -118,10 +115,8 @@ def test_written_labels_read_back(tmp_path: Path, rng: np.random.Generator) -> N
     )
     write_labels(tmp_path / "P2.txt", labels)
     write_labels(tmp_path / "P1.txt", labels.select(np.array([], dtype=np.int64)))
-    read = read_label_folder(tmp_path)
-    assert list(read) == ["P1", "P2"]
-    assert_equal(read["P2"], labels)
-    assert not len(read["P1"].quads)
+    assert_equal(read_labels(tmp_path / "P2.txt"), labels)
+    assert not len(read_labels(tmp_path / "P1.txt").quads)
 
 
 def test_selecting_rows() -> None:

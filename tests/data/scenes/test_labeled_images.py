@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from deblora.data.scenes import labeled_images as detection_set
-from deblora.data.scenes.crops import crop
 from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.labeled_images import (
     class_names_of,
@@ -17,7 +16,7 @@ from deblora.data.scenes.labeled_images import (
     read_detection_set,
     restrict,
 )
-from deblora.data.scenes.rasters import ArrayScene, open_scene
+from deblora.data.scenes.rasters import ArrayScene, crop, open_scene
 from deblora.detect.tiling.tiles import drop_flat
 from deblora.errors import DataError
 

@@ -1,19 +1,22 @@
 """Chips in NumPy files: ``.npz``, or a folder with ``images.npy`` and ``labels.npy``. Nothing is ever unpickled."""
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deblora.data.chips import ArrayPixels, ChipSet, relabel
-from deblora.data.decode import SPLIT_NAMES, class_indices
-from deblora.data.readers.reading import Reading
-from deblora.data.readers.text_list import read_class_names
+from deblora.data.decode import ARRAY_DAMAGE
+from deblora.data.readers.lists import read_class_names
+from deblora.data.sources import SPLIT_NAMES, Reading, class_indices
 from deblora.errors import DataError
 
-_SPLITS = ("train", "val", "test")
+STACKS = ("images.npy", *(f"{split}_images.npy" for split in ("train", "val", "test")))
+
+_BOMB_BYTES, _BOMB_RATIO = (
+    2**30,
+    100,
+)  # an array that unpacks to more, and to so many times its bytes, is a trap
 
 
 def read_arrays(source: Path, reading: Reading) -> ChipSet:
@@ -28,39 +31,31 @@ def read_arrays(source: Path, reading: Reading) -> ChipSet:
     Raises:
         DataError: If an array is missing, holds objects, or the shapes disagree; names file and array.
     """
-    names, load = _opened(source)
-    splits = [split for split in _SPLITS if f"{split}_images" in names]
-    if "images" not in names and "train" not in splits:
-        raise DataError(
-            f"{source}: no array images (or train_images); found: {', '.join(sorted(names)) or 'none'}"
-        )
-    keys = (
-        [("", "images", "labels")]
-        if "images" in names
-        else [(split, f"{split}_images", f"{split}_labels") for split in splits]
-    )
+    file = _Arrays(source)
+    if not {"images", "train_images"} & file.names:
+        raise DataError(f"{source}: no array images (or train_images); found: {file.listed}")
     images: list[np.ndarray] = []
     labels: list[str] = []
-    split_of: list[str] = []
+    splits: list[str] = []
     ids: list[str] = []
-    for split, image_key, label_key in keys:
-        stack, values = load(image_key), _labels(source, label_key, names, load)
+    for split, key in file.stacks():
+        stack, values = file.load(key), _labels(file, key.replace("images", "labels"))
         if stack.ndim not in (3, 4) or len(stack) != len(values):
             raise DataError(
-                f"{source}: {image_key} has the shape {stack.shape} and {label_key} {len(values)} labels; store images "
+                f"{source}: {key} has the shape {stack.shape} and {len(values)} labels; store images "
                 "as n x h x w (x bands) with one label each"
             )
         images += list(stack)
         labels += values
-        split_of += [split] * len(values)
-        ids += [f"{split}/{row:06d}".lstrip("/") for row in range(len(values))]
+        splits += [split] * len(values)
+        ids += _ids(split, len(values))
     if not labels:
         raise DataError(f"{source}: no chips")
-    if "splits" in names and "images" in names:
-        split_of = _splits(source, load("splits"), len(labels))
+    if {"splits", "images"} <= file.names:
+        splits = _splits(file, len(labels))
     class_names, indices = class_indices(labels, str(source))
-    chips = ChipSet(tuple(ids), indices, tuple(split_of), class_names, ArrayPixels(images, ids))
-    return _named(chips, source, names, load, reading)
+    chips = ChipSet(tuple(ids), indices, tuple(splits), class_names, ArrayPixels(images, ids))
+    return _named(chips, file, reading)
 
 
 def read_array_images(source: Path) -> tuple[tuple[str, ...], ArrayPixels]:
@@ -69,22 +64,17 @@ def read_array_images(source: Path) -> tuple[tuple[str, ...], ArrayPixels]:
     Raises:
         DataError: If there are no images, or they are no stack of them.
     """
-    names, load = _opened(source)
-    if source.suffix.lower() == ".npy":
-        keys = {"": source.stem}
-    else:
-        keys = {split: f"{split}_images" for split in _SPLITS if f"{split}_images" in names}
-        keys = {"": "images"} if "images" in names else keys
+    file = _Arrays(source)
     images: list[np.ndarray] = []
     ids: list[str] = []
-    for split, key in keys.items():
-        stack = load(key)
+    for split, key in file.stacks():
+        stack = file.load(key)
         if stack.ndim not in (3, 4):
             raise DataError(
                 f"{source}: {key} has the shape {stack.shape}; store images as n x h x w (x bands)"
             )
         images += list(stack)
-        ids += [f"{split}/{row:06d}".lstrip("/") for row in range(len(stack))]
+        ids += _ids(split, len(stack))
     if not ids:
         raise DataError(f"{source}: no images; expected an array images, or train_images ...")
     return tuple(ids), ArrayPixels(images, ids)
@@ -92,74 +82,104 @@ def read_array_images(source: Path) -> tuple[tuple[str, ...], ArrayPixels]:
 
 def is_stack(path: Path) -> bool:
     """Tell whether an ``.npy`` file holds a stack of chips, ``n h w b``, and not one chip."""
-    return _load(path, path.stem).ndim == 4
+    return _Arrays(path).load(path.stem).ndim == 4
 
 
-def _opened(source: Path) -> tuple[set[str], Callable[[str], np.ndarray]]:
-    """Return the names of the arrays and a function that loads one."""
-    if source.is_dir():
-        return {path.stem for path in source.glob("*.npy")}, lambda name: _load(source / f"{name}.npy", name)
-    if source.suffix.lower() == ".npy":
-        return {source.stem}, lambda name: _load(source, name)
-    if source.suffix.lower() != ".npz":
-        raise DataError(f"{source}: give an .npz file, or a folder with images.npy and labels.npy")
-    try:
-        with zipfile.ZipFile(source) as archive:
-            names = {Path(name).stem for name in archive.namelist() if name.endswith(".npy")}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{source}: damaged or no .npz file ({error}); save it again") from error
-    return names, lambda name: _load(source, name)
+def _ids(split: str, n: int) -> list[str]:
+    return [f"{split}/{row:06d}".lstrip("/") for row in range(n)]
 
 
-def _load(path: Path, name: str) -> np.ndarray:
-    try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with np.load(path, allow_pickle=False) as archive:
-            return np.asarray(archive[name])
-    except (OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: the array {name} cannot be read ({error}); save plain numbers or texts again, no objects"
-        ) from error
+class _Arrays:
+    """The arrays of a folder, of an ``.npz`` file, or one ``.npy`` file, by name."""
+
+    def __init__(self, source: Path) -> None:
+        self.source, self._is_archive = source, False
+        if source.is_dir():
+            self._files = {path.stem: path for path in source.glob("*.npy")}
+        elif source.suffix.lower() == ".npy":
+            self._files = {source.stem: source}
+        elif source.suffix.lower() == ".npz":
+            self._is_archive = True
+            try:
+                with zipfile.ZipFile(source) as archive:
+                    entries = archive.infolist()
+            except (OSError, zipfile.BadZipFile) as error:
+                raise DataError(f"{source}: damaged or no .npz file ({error}); save it again") from error
+            for entry in entries:
+                if entry.file_size > max(_BOMB_BYTES, _BOMB_RATIO * entry.compress_size):
+                    raise DataError(
+                        f"{source}: {entry.filename} unpacks from {entry.compress_size} to {entry.file_size} bytes; "
+                        "save it as .npy, which stays on disk"
+                    )
+            self._files = {Path(e.filename).stem: source for e in entries if e.filename.endswith(".npy")}
+        else:
+            raise DataError(f"{source}: give an .npz file, or a folder with images.npy and labels.npy")
+        self.names = set(self._files)
+        self.listed = ", ".join(sorted(self.names)) or "none"
+
+    def stacks(self) -> list[tuple[str, str]]:
+        """Return split and name of every array of images."""
+        if self.source.suffix.lower() == ".npy" and not self.source.is_dir():
+            return [("", self.source.stem)]
+        if "images" in self.names:
+            return [("", "images")]
+        return [
+            (split, f"{split}_images")
+            for split in ("train", "val", "test")
+            if f"{split}_images" in self.names
+        ]
+
+    def load(self, name: str) -> np.ndarray:
+        """Return an array; those in files of their own stay on disk."""
+        path = self._files[name]
+        try:
+            if not self._is_archive:
+                return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            with np.load(path, allow_pickle=False) as archive:
+                return np.asarray(archive[name])
+        except ARRAY_DAMAGE as error:
+            raise DataError(
+                f"{path}: the array {name} cannot be read ({error}); save plain numbers or texts again, no objects"
+            ) from error
 
 
-def _labels(source: Path, key: str, names: set[str], load: Callable[[str], np.ndarray]) -> list[str]:
-    if key not in names:
-        raise DataError(f"{source}: no array {key}; found: {', '.join(sorted(names))}")
-    values: Any = load(key)
+def _labels(file: _Arrays, key: str) -> list[str]:
+    if key not in file.names:
+        raise DataError(f"{file.source}: no array {key}; found: {file.listed}")
+    values = file.load(key)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 1 or values.dtype.kind not in "iuU":
         raise DataError(
-            f"{source}: {key} is {values.dtype} of shape {values.shape}; store one integer or text per image"
+            f"{file.source}: {key} is {values.dtype} of shape {values.shape}; store one integer or text per image"
         )
     return [str(value) for value in values.tolist()]
 
 
-def _splits(source: Path, values: np.ndarray, n_chips: int) -> list[str]:
-    texts = [str(value).lower() for value in values.reshape(-1).tolist()]
+def _splits(file: _Arrays, n_chips: int) -> list[str]:
+    texts = [str(value).lower() for value in file.load("splits").reshape(-1).tolist()]
     wrong = [text for text in texts if text and text not in SPLIT_NAMES]
     if wrong or len(texts) != n_chips:
         raise DataError(
-            f"{source}: splits must hold train, val, test or an empty text for each of {n_chips} images; "
+            f"{file.source}: splits must hold train, val, test or an empty text for each of {n_chips} images; "
             + (f"it holds {wrong[0]!r}" if wrong else f"it holds {len(texts)} entries")
         )
     return [SPLIT_NAMES.get(text, "") for text in texts]
 
 
-def _named(
-    chips: ChipSet, source: Path, names: set[str], load: Callable[[str], np.ndarray], reading: Reading
-) -> ChipSet:
+def _named(chips: ChipSet, file: _Arrays, reading: Reading) -> ChipSet:
     """Give numbered classes their names, where there are any."""
     if reading.class_names:
         meaning = read_class_names(Path(reading.class_names))
-    elif "class_names" in names:
-        meaning = {str(i): str(name) for i, name in enumerate(load("class_names").tolist())}
+    elif "class_names" in file.names:
+        meaning = {str(i): str(name) for i, name in enumerate(file.load("class_names").tolist())}
     else:
         return chips
     unnamed = [name for name in chips.class_names if name not in meaning]
     if unnamed:
-        raise DataError(f"{source}: the label {unnamed[0]} has no class name; there are {len(meaning)} names")
+        raise DataError(
+            f"{file.source}: the label {unnamed[0]} has no class name; there are {len(meaning)} names"
+        )
     if len(set(meaning.values())) < len(meaning):
-        raise DataError(f"{source}: two classes have the same name; make class_names distinct")
+        raise DataError(f"{file.source}: two classes have the same name; make class_names distinct")
     return relabel(chips, [meaning[name] for name in chips.class_names], tuple(meaning.values()))

@@ -1,10 +1,12 @@
-"""Chips in Parquet files, one row each, in the layout of Hugging Face image data sets."""
+"""Chips in tables of the Hugging Face layout, one row each: Parquet files, and data sets of the hub."""
 
 import json
 import re
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +14,26 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from deblora.data.chips import ChipSet
-from deblora.data.decode import SPLIT_NAMES, class_indices, decode_chip
+from deblora.data.decode import decode_chip
+from deblora.data.sources import SPLIT_NAMES, Reading, class_indices
 from deblora.errors import DataError
 
-_SPLIT_FILE = re.compile(r"(train|val|valid|validation|test)(-\d+-of-\d+)?\.parquet")
+_SPLIT_FILE = re.compile(r"(train|val|valid|validation|test)(?:-\d+-of-(\d+))?\.parquet")
 _CACHE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
 class _File:
-    """What is known of one file before any image is read."""
+    """What is known of one file before any image is read; labels and what follows only where they were asked for."""
 
     path: Path
-    split: str
     image_column: str
     group_ends: Int[np.ndarray, " g"]
-    class_names: tuple[str, ...] | None
-    labels: list[str] | Int[np.ndarray, " n"]
-    splits: list[str]
     ids: list[str]
-    units: list[str]
+    labels: list[str] | Int[np.ndarray, " n"]
+    class_names: tuple[str, ...] | None = None
+    splits: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
 
 
 class ParquetPixels:
@@ -69,13 +71,11 @@ class ParquetPixels:
         """Return the chip of row ``index``."""
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        position = int(np.searchsorted(self._ends, index, side="right"))
+        position, row = _place(self._ends, index)
         file = self._files[position]
-        row = index - (int(self._ends[position]) - len(file.ids))
         name = f"{file.path}, chip {self._ids[index]}"
-        group = int(np.searchsorted(file.group_ends, row, side="right"))
-        first = int(file.group_ends[group - 1]) if group else 0
-        content = _image_bytes(self._group(position, group)[row - first])
+        group, row = _place(file.group_ends, row)
+        content = _image_bytes(self._group(position, group)[row])
         if content is None:
             raise DataError(f"{name}: the image is null; embed its bytes or delete the row")
         return decode_chip(content, name)
@@ -94,6 +94,12 @@ class ParquetPixels:
             return column
 
 
+def _place(ends: Int[np.ndarray, " k"], index: int) -> tuple[int, int]:
+    """Return which of several parts a row lies in, given the ends of the parts, and its position there."""
+    part = int(np.searchsorted(ends, index, side="right"))
+    return part, index - (int(ends[part - 1]) if part else 0)
+
+
 def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:
     """Read a Parquet file, or a folder with one (or shards) per split: ``train.parquet``, ``val.parquet`` ...
 
@@ -103,19 +109,22 @@ def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:
     a string; ``split`` is optional. Class names come from the ``huggingface`` entry of the schema metadata;
     without it from the labels. The split of a file in a folder is that of its name, of a single file "". Ids
     are ``<file stem>/<row>``, followed by the stored path where there is one. The column named ``unit`` (a scene, a
-    flight) says which chips a split must not part.
+    flight) says which chips a split must not part. Other Parquet files of a folder are counted in the notes.
 
     Raises:
-        DataError: If a file is damaged or empty, lacks a column, has null entries, or files disagree.
+        DataError: If a file is damaged or empty, lacks a column, has null entries, a shard is missing, or files
+            disagree.
     """
     parts = split_files(source) if source.is_dir() else [("", source)]
-    if not parts and len(alone := list(source.glob("*.parquet"))) == 1:
+    every = sorted(source.rglob("*.parquet")) if source.is_dir() else []
+    if not parts and len(alone := [path for path in every if path.parent == source]) == 1:
         parts = [("", alone[0])]
     if not parts:
-        found = ", ".join(sorted(path.name for path in source.glob("*.parquet"))) or "none"
+        found = ", ".join(path.name for path in every if path.parent == source) or "none"
         raise DataError(
             f"{source}: no train.parquet, val.parquet or test.parquet (found: {found}); rename them, or name one file"
         )
+    _refuse_missing_shards([path for _, path in parts])
     files = tuple(_open(path, split, unit) for split, path in parts)
     class_names, labels = _classes(files)
     ids = tuple(chip_id for file in files for chip_id in file.ids)
@@ -123,7 +132,10 @@ def read_parquet(source: Path, *, unit: str | None = None) -> ChipSet:
         raise DataError(f"{source}: no rows")
     splits = tuple(split for file in files for split in file.splits)
     units = tuple(name for file in files for name in file.units)
-    return ChipSet(ids, labels, splits, class_names, ParquetPixels(files, ids), units=units)
+    others = sorted(set(every) - {path for _, path in parts})
+    notes = (f"{len(others)} Parquet files passed over, first: {others[0]}",) if others else ()
+    pixels = ParquetPixels(files, ids)
+    return ChipSet(ids, labels, splits, class_names, pixels, units=units, notes=notes)
 
 
 def read_parquet_images(source: Path) -> tuple[tuple[str, ...], ParquetPixels]:
@@ -133,7 +145,7 @@ def read_parquet_images(source: Path) -> tuple[tuple[str, ...], ParquetPixels]:
         DataError: If a file is damaged or empty, or has no column of images.
     """
     paths = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    files = tuple(_open_images(path) for path in paths)
+    files = tuple(_open(path) for path in paths)
     ids = tuple(chip_id for file in files for chip_id in file.ids)
     if not ids:
         raise DataError(f"{source}: no rows")
@@ -148,79 +160,77 @@ def split_files(folder: Path) -> list[tuple[str, Path]]:
     return [(SPLIT_NAMES[name], path) for name, path in found]
 
 
-def _open(path: Path, split: str, unit: str | None) -> _File:
-    """Read everything but the images of one file."""
+def _refuse_missing_shards(paths: Sequence[Path]) -> None:
+    counts: dict[tuple[str, int], int] = {}
+    for path in paths:
+        match = _SPLIT_FILE.fullmatch(path.name)
+        if match is not None and match[2]:
+            key = (match[1], int(match[2]))
+            counts[key] = counts.get(key, 0) + 1
+    for (name, n_shards), found in counts.items():
+        if found != n_shards:
+            raise DataError(
+                f"{paths[0].parent}: {found} of {n_shards} files of {name} are there; fetch the others"
+            )
+
+
+@contextmanager
+def _parquet(path: Path, what: str = "") -> Iterator[Any]:
+    """Open a Parquet file; what is wrong with it becomes one error."""
     import pyarrow
     from pyarrow import parquet
 
     try:
+        # Opened for each read and without threads: open handles and thread pools do not survive a fork.
         with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            image_column = _image_column(path, schema)
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).replace("\n", " ")
+        what = what or "damaged or no Parquet file"
+        raise DataError(f"{path}: {what} ({reason}); fetch or write it again") from error
+
+
+def _open(path: Path, split: str | None = None, unit: str | None = None) -> _File:
+    """Read everything but the images of one file.
+
+    Without a split, labels and splits are left alone; images without a content stay, and are found when they are read.
+    """
+    labeled = split is not None
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+        image_column = _image_column(path, schema, ("image", "label") if labeled else ("image",))
+        has_path = image_column != "image" and schema.field("image").type.get_field_index("path") >= 0
+        columns = ["image.path"] if has_path else []
+        if labeled:
             _refuse_null_images(path, file.metadata, image_column)
-            has_path = image_column != "image" and schema.field("image").type.get_field_index("path") >= 0
-            columns = ["label", *(["image.path"] if has_path else [])]
-            columns += ["split"] if "split" in schema.names else []
             if unit and unit not in schema.names:
                 raise DataError(f"{path}: no column {unit} (data.unit); found: {', '.join(schema.names)}")
-            columns += [unit] if unit else []
-            table = file.read(columns=columns, use_threads=False)
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(f"{path}: damaged or no Parquet file ({reason}); fetch or write it again") from error
-    paths = [(value or {}).get("path") for value in table["image"].to_pylist()] if has_path else []
-    rows = range(table.num_rows)
-    return _File(
+            columns += ["label", *(["split"] if "split" in schema.names else []), *([unit] if unit else [])]
+        table = file.read(columns=columns, use_threads=False)
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    n_rows = sum(groups)
+    stored = (
+        [(value or {}).get("path") for value in table["image"].to_pylist()] if has_path else [None] * n_rows
+    )
+    opened = _File(
         path=path,
-        split=split,
         image_column=image_column,
         group_ends=np.cumsum(np.array(groups, dtype=np.int64)),
+        ids=[f"{path.stem}/{row}" + (f"/{own}" if own else "") for row, own in enumerate(stored)],
+        labels=_labels(path, table["label"]) if labeled else [],
+    )
+    if split is None:
+        return opened
+    own_splits = _splits(path, table["split"].to_pylist()) if "split" in schema.names else [split] * n_rows
+    return replace(
+        opened,
         class_names=_class_names(path, schema.metadata or {}),
-        labels=_labels(path, table["label"]),
-        splits=_splits(path, table["split"].to_pylist()) if "split" in schema.names else [split] * len(rows),
-        ids=_ids(path, len(rows), paths),
-        units=[str(value) for value in table[unit].to_pylist()] if unit else [],
+        splits=tuple(own_splits),
+        units=tuple(str(value) for value in table[unit].to_pylist()) if unit else (),
     )
 
 
-def _open_images(path: Path) -> _File:
-    """Read ids, and nothing of labels and splits; images without a content stay, and are found when they are read."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            image_column = _image_column(path, schema, needed=("image",))
-            has_path = image_column != "image" and schema.field("image").type.get_field_index("path") >= 0
-            column = file.read(columns=["image.path"], use_threads=False)["image"] if has_path else None
-            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(f"{path}: damaged or no Parquet file ({reason}); fetch or write it again") from error
-    stored = [(value or {}).get("path") for value in column.to_pylist()] if column is not None else []
-    return _File(
-        path=path,
-        split="",
-        image_column=image_column,
-        group_ends=np.cumsum(np.array(groups, dtype=np.int64)),
-        class_names=None,
-        labels=[],
-        splits=[],
-        ids=_ids(path, sum(groups), stored),
-        units=[],
-    )
-
-
-def _ids(path: Path, n_rows: int, stored: list[str | None]) -> list[str]:
-    """Return ``<file stem>/<row>``, followed by the stored path where there is one."""
-    return [
-        f"{path.stem}/{row}" + (f"/{stored[row]}" if stored and stored[row] else "") for row in range(n_rows)
-    ]
-
-
-def _image_column(path: Path, schema: Any, *, needed: tuple[str, ...] = ("image", "label")) -> str:
+def _image_column(path: Path, schema: Any, needed: tuple[str, ...]) -> str:
     """Return the leaf that holds the encoded images."""
     from pyarrow import types
 
@@ -242,8 +252,7 @@ def _refuse_null_images(path: Path, metadata: Any, image_column: str) -> None:
     first = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group)
-        for i in range(rows.num_columns):
-            column = rows.column(i)
+        for column in (rows.column(i) for i in range(rows.num_columns)):
             known = column.path_in_schema == image_column and column.statistics is not None
             if known and column.statistics.has_null_count and column.statistics.null_count:
                 values = _read_group(path, group, image_column)
@@ -254,16 +263,8 @@ def _refuse_null_images(path: Path, metadata: Any, image_column: str) -> None:
 
 def _read_group(path: Path, group: int, image_column: str) -> Any:
     """Return the images of one row group as an Arrow column."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        # Opened for each read and without threads: open handles and thread pools do not survive a fork.
-        with parquet.ParquetFile(path) as file:
-            return file.read_row_group(group, columns=[image_column], use_threads=False)["image"]
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(f"{path}: row group {group} is damaged ({reason}); fetch the file again") from error
+    with _parquet(path, f"row group {group} is damaged") as file:
+        return file.read_row_group(group, columns=[image_column], use_threads=False)["image"]
 
 
 def _image_bytes(value: Any) -> bytes | None:
@@ -281,15 +282,13 @@ def _class_names(path: Path, metadata: dict[bytes, bytes]) -> tuple[str, ...] | 
     try:
         label = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
         names = label.get("names")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: the schema metadata 'huggingface' is damaged; write the file again"
         ) from error
     if names is None:
         return None
-    is_list = (
-        isinstance(names, list) and bool(names) and all(isinstance(name, str) and name for name in names)
-    )
+    is_list = isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)
     if not is_list or len(set(names)) < len(names):
         raise DataError(
             f"{path}: the class names in the schema metadata are not distinct texts; correct them"
@@ -319,12 +318,9 @@ def _labels(path: Path, column: Any) -> list[str] | Int[np.ndarray, " n"]:
 
 def _splits(path: Path, values: list[str | None]) -> list[str]:
     """Return the splits of the optional column."""
-    unknown = [
-        (row, value) for row, value in enumerate(values) if value and str(value).lower() not in SPLIT_NAMES
-    ]
-    if unknown:
-        row, value = unknown[0]
-        raise DataError(f"{path}: unknown split {value!r} in row {row}; use train, val or test")
+    for row, value in enumerate(values):
+        if value and str(value).lower() not in SPLIT_NAMES:
+            raise DataError(f"{path}: unknown split {value!r} in row {row}; use train, val or test")
     return [SPLIT_NAMES[str(value).lower()] if value else "" for value in values]
 
 
@@ -351,3 +347,99 @@ def _classes(files: tuple[_File, ...]) -> tuple[tuple[str, ...], Int[np.ndarray,
                 )
             labels.append(index)
     return names, np.array(labels, dtype=np.int64)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------
+
+IMAGE_COLUMNS = ("image", "img", "pixels")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class HubPixels:
+    """Encoded images of the splits of a data set, one after the other; decoded by deblora, not by ``datasets``.
+
+    Args:
+        parts: Data set and image column per split.
+        ids: One id per chip, for messages.
+    """
+
+    def __init__(self, parts: tuple[tuple[Any, str], ...], ids: tuple[str, ...]) -> None:
+        self._parts, self._ids = parts, ids
+        self._ends = np.cumsum([len(part) for part, _ in parts])
+
+    def __len__(self) -> int:
+        """Return the number of chips."""
+        return len(self._ids)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return chip ``index``."""
+        position, row = _place(self._ends, index)
+        part, column = self._parts[position]
+        content = part[row][column]
+        if isinstance(content, Mapping):
+            stored = content.get("path")
+            content = content.get("bytes")
+            if content is None and stored:
+                try:
+                    content = Path(stored).read_bytes()
+                except OSError as error:
+                    raise DataError(
+                        f"{self._ids[index]}: cannot be read ({error}); fetch the data again"
+                    ) from error
+        if not isinstance(content, bytes):
+            raise DataError(f"{self._ids[index]}: no encoded image; leave the chip out")
+        return decode_chip(content, self._ids[index])
+
+
+def read_hub(source: Path, reading: Reading) -> ChipSet:
+    """Load ``owner/name`` from the hub (or its cache), or a local folder that ``datasets`` understands.
+
+    Only this reader may use a network, and only because the recipe names ``data.format: hub``. Code that comes with a
+    data set is never run. Ids are ``<split>/<row>``; a column named ``reading.unit`` keeps chips of a scene together.
+
+    Raises:
+        DataError: If ``datasets`` is not installed, the set cannot be loaded, or has no images with labels.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{source}: data.format hub needs the package datasets; install deblora[hub], or export the set as Parquet"
+        ) from error
+    try:
+        found = datasets.load_dataset(str(source))
+    except Exception as error:  # datasets raises errors of many packages
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{source}: datasets cannot load it ({reason}); check the id and the network, or give a local folder"
+        ) from error
+    parts, labels, splits, ids, units = [], [], [], [], []
+    names: tuple[str, ...] | None = None
+    for name, part in found.items():
+        columns = list(part.features)
+        image = next((column for column in IMAGE_COLUMNS if column in columns), None)
+        label = next((column for column in LABEL_COLUMNS if column in columns), None)
+        if image is None or label is None:
+            raise DataError(f"{source}: no columns image and label; found: {', '.join(columns)}")
+        if reading.unit and reading.unit not in columns:
+            raise DataError(f"{source}: no column {reading.unit} (data.unit); found: {', '.join(columns)}")
+        names = tuple(getattr(part.features[label], "names", None) or ()) or names
+        part = part.cast_column(image, datasets.Image(decode=False))
+        values = part[label]
+        parts.append((part, image))
+        labels += [str(value) for value in values]
+        splits += [SPLIT_NAMES.get(str(name).lower(), "")] * len(values)
+        ids += [f"{name}/{row:07d}" for row in range(len(values))]
+        units += [str(value) for value in part[reading.unit]] if reading.unit else []
+    if not labels:
+        raise DataError(f"{source}: no chips")
+    if names:
+        indices = np.array([int(value) for value in labels], dtype=np.int64)
+        if not 0 <= indices.min() <= indices.max() < len(names):
+            raise DataError(
+                f"{source}: labels span {indices.min()} to {indices.max()} for {len(names)} names"
+            )
+    else:
+        names, indices = class_indices(labels, str(source))
+    pixels = HubPixels(tuple(parts), tuple(ids))
+    return ChipSet(tuple(ids), indices, tuple(splits), names, pixels, units=tuple(units))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deblora.data.longtail import Groups, groups_by_names
+from deblora.data.sources import read_text
 from deblora.errors import DataError
 
 CLASSES_V1_0 = (
@@ -117,11 +118,7 @@ def read_labels(path: Path) -> Labels:
     Raises:
         DataError: If the file is missing, not text or malformed; names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the label file {path}: {error}") from error
-    return parse_labels(text, origin=str(path))
+    return parse_labels(read_text(path), origin=str(path))
 
 
 def parse_labels(text: str, *, origin: str) -> Labels:
@@ -175,18 +172,6 @@ def write_labels(path: Path, labels: Labels) -> None:
     ):
         lines.append(f"{format_numbers(quad)} {name} {flag}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def read_label_folder(folder: Path) -> dict[str, Labels]:
-    """Read every ``NAME.txt`` of a folder; the keys are the image names, sorted.
-
-    Raises:
-        DataError: If there is no label file, or as :func:`read_labels`.
-    """
-    paths = sorted(folder.glob("*.txt"))
-    if not paths:
-        raise DataError(f"no label files (*.txt) in {folder}; give the folder that holds them (labelTxt)")
-    return {path.stem: read_labels(path) for path in paths}
 
 
 def _parse_object(tokens: list[str], where: str) -> tuple[list[float], str, int]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from deblora.data.decode import IMAGE_SUFFIXES
+from deblora.data.decode import picture_size
 from deblora.data.scenes.dota import Labels, parse_labels
-from deblora.data.scenes.rasters import Scene, image_size, open_scene, scene_from_bytes
+from deblora.data.scenes.rasters import Scene, open_scene, scene_from_bytes
+from deblora.data.sources import IMAGE_SUFFIXES
 from deblora.errors import DataError
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0", "labels", "")
@@ -205,8 +206,8 @@ def without(labels: Mapping[str, Labels], ignored: Sequence[str]) -> dict[str, L
 def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
     try:
         with opened() as file:
-            return image_size(file)
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
+            return picture_size(file)
+    except (DataError, OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
         return None
 
 

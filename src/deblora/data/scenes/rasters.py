@@ -1,19 +1,24 @@
-"""Scenes read window by window: whole images through Pillow, large or georeferenced ones through rasterio."""
+"""Rasters: scenes read window by window, GeoTIFF chips, and the rule by which a chip is cut around an object."""
 
 import hashlib
-import io
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float, Shaped
 
-from deblora.data.decode import decode_chip
+from deblora.data.chips import as_chip
+from deblora.data.decode import decode_chip, picture_size
+from deblora.data.sources import CropShape
 from deblora.errors import DataError
 
-GEO_SUFFIXES = frozenset({".tif", ".tiff", ".vrt", ".jp2"})
+GEO_SUFFIXES = frozenset({".tif", ".tiff", ".jp2"})
+RASTER_DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""Formats that rasterio may open, by content; some of the others read any file or address that the raster names."""
+LARGEST_CHIP = 80_000_000  # pixels times bands; more is a scene
 LARGEST_IN_MEMORY = 80_000_000  # pixels; below the size from which Pillow warns
 _SAMPLE = 1 << 20
 
@@ -79,14 +84,7 @@ class RasterScene:
     """
 
     def __init__(self, path: Path) -> None:
-        rasterio = import_rasterio(path)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a picture without georeference is no fault here
-                self._file: Any = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
-            raise DataError(f"{path} cannot be opened as a raster: {error}") from error
-        self._path = path
+        self._path, self._file = path, open_raster(path)
         self.crs, self.transform = self._file.crs, self._file.transform
 
     @property
@@ -116,7 +114,7 @@ class RasterScene:
         from rasterio.windows import Window
 
         try:
-            pixels = self._file.read(self._color_bands(), window=Window(x, y, width, height))
+            pixels = self._file.read(_color_bands(self._file), window=Window(x, y, width, height))
         except RasterioError as error:
             raise DataError(f"{self._path}: the window at {x}, {y} cannot be read ({error})") from error
         if self._file.nodata is not None and np.issubdtype(pixels.dtype, np.floating):
@@ -127,15 +125,9 @@ class RasterScene:
         """Tell whether the mask of the file (nodata or alpha) covers the whole window."""
         from rasterio.windows import Window
 
-        if self._file.nodata is None and "alpha" not in self._names():
+        if self._file.nodata is None and len(_color_bands(self._file)) == self._file.count:
             return False
         return not self._file.dataset_mask(window=Window(x, y, width, height)).any()
-
-    def _names(self) -> list[str]:
-        return [item.name for item in self._file.colorinterp]
-
-    def _color_bands(self) -> list[int]:
-        return [i + 1 for i, name in enumerate(self._names()) if name != "alpha"]
 
 
 class BandScene:
@@ -196,7 +188,12 @@ def open_scene(path: Path) -> Scene:
         raise DataError(f"{path} does not exist; name an image file")
     if path.suffix.lower() in GEO_SUFFIXES and has_rasterio():
         return RasterScene(path)
-    if path.suffix.lower() != ".npy" and _n_pixels(path) > LARGEST_IN_MEMORY:
+    try:
+        with path.open("rb") as file:
+            width, height = picture_size(file) or (0, 0)  # decoding will say what is wrong with it
+    except DataError:
+        return RasterScene(path)
+    if width * height > LARGEST_IN_MEMORY:
         return RasterScene(path)
     return scene_from_bytes(path.read_bytes(), str(path))
 
@@ -217,31 +214,23 @@ def has_rasterio() -> bool:
     return find_spec("rasterio") is not None
 
 
-def image_size(file: IO[bytes]) -> tuple[int, int] | None:
-    """Return width and height from the header of an image, without decoding it; None where it has none to read."""
-    from PIL import Image
+def open_raster(path: Path) -> Any:
+    """Open a file with rasterio, of one of :data:`RASTER_DRIVERS` by its content.
 
+    Raises:
+        DataError: If it is none, or rasterio is not installed.
+    """
+    rasterio = import_rasterio(path)
+    if not path.is_file():  # a pipe with the name of an image would block the run
+        raise DataError(f"{path}: not a readable file; restore it or leave the chip out")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                return int(image.width), int(image.height)
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-        return None
-
-
-def _n_pixels(path: Path) -> int:
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(path.read_bytes()[:_SAMPLE])) as image:
-                return int(image.width) * int(image.height)
-    except Image.DecompressionBombError:
-        return LARGEST_IN_MEMORY + 1
-    except (OSError, ValueError, SyntaxError):
-        return 0  # decoding will say what is wrong with it
+            warnings.simplefilter("ignore")  # a picture without georeference is no fault here
+            with rasterio.Env():
+                return rasterio.DatasetReader(str(path), driver=list(RASTER_DRIVERS))
+    except rasterio.errors.RasterioError as error:
+        reason = str(error).replace("\n", " ")
+        raise DataError(f"{path}: unreadable raster ({reason}); restore it or leave it out") from error
 
 
 def import_rasterio(path: Path) -> Any:
@@ -255,3 +244,140 @@ def import_rasterio(path: Path) -> Any:
             "or cut the scene into pictures"
         ) from error
     return rasterio
+
+
+# --- chips ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GeoTiffPixels:
+    """One GeoTIFF per chip, opened when it is read.
+
+    An alpha band is dropped. Pixels that the file declares as missing (nodata, mask or NaN) get their band's mean over
+    the pixels that are there; a chip with more than ``max_missing`` of them is refused. 8- and 16-bit unsigned values
+    stay; other types become float32.
+
+    Attributes:
+        paths: The files.
+        bands: Bands to keep, counted from 1; empty keeps all but alpha.
+        max_missing: Share of missing pixels beyond which a chip is refused, 0 to 1.
+    """
+
+    paths: tuple[Path, ...]
+    bands: tuple[int, ...]
+    max_missing: float
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    def read(self, index: int) -> Shaped[np.ndarray, "h w b"]:
+        """Return the chip of file ``index``."""
+        path = self.paths[index]
+        values, valid = _read_chip(path, self.bands)
+        if np.issubdtype(values.dtype, np.complexfloating):
+            raise DataError(f"{path}: complex values; store amplitude or intensity")
+        if values.dtype not in (np.uint8, np.uint16):
+            values = values.astype(np.float32)
+            valid = valid & np.isfinite(values)
+        missing = 1.0 - float(valid.mean())
+        if missing > self.max_missing or not valid.any(axis=(0, 1)).all():
+            raise DataError(
+                f"{path}: {100 * missing:.1f} % of the pixels are missing (nodata), allowed are "
+                f"{100 * self.max_missing:g} % (data.max_missing), and each band needs a pixel; leave the chip out"
+            )
+        return as_chip(fill_missing(values, valid) if missing else values, str(path))
+
+
+def fill_missing(
+    values: Shaped[np.ndarray, "h w b"], valid: Bool[np.ndarray, "h w b"]
+) -> Shaped[np.ndarray, "h w b"]:
+    """Return values in which each missing pixel has the mean of its band over valid pixels (rounded for integers)."""
+    counts = valid.sum(axis=(0, 1))
+    sums: Float[np.ndarray, " b"] = np.where(valid, values, 0).sum(axis=(0, 1), dtype=np.float64)
+    means = sums / counts
+    if np.issubdtype(values.dtype, np.integer):
+        means = np.floor(means + 0.5)
+    return np.where(valid, values, means.astype(values.dtype))
+
+
+def _read_chip(path: Path, bands: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return values and validity, bands last."""
+    from rasterio.errors import RasterioError
+
+    try:
+        with open_raster(path) as file:
+            beyond = [band for band in bands if band > file.count]
+            if beyond:
+                raise DataError(f"{path}: no band {beyond[0]} (data.bands); the file has {file.count}")
+            chosen = list(bands) or _color_bands(file)
+            if file.width * file.height * len(chosen) > LARGEST_CHIP:
+                raise DataError(
+                    f"{path}: {file.width} x {file.height} pixels in {len(chosen)} bands are too many for a chip; "
+                    "cut the scene into chips"
+                )
+            values, masks = file.read(chosen), file.read_masks(chosen)
+    except RasterioError as error:
+        reason = str(error).replace("\n", " ")
+        raise DataError(f"{path}: unreadable GeoTIFF ({reason}); restore it or leave the chip out") from error
+    return np.ascontiguousarray(np.moveaxis(values, 0, 2)), np.moveaxis(masks, 0, 2) > 0
+
+
+def _color_bands(file: Any) -> list[int]:
+    """Return the bands of a raster but alpha, counted from 1."""
+    return [i + 1 for i, item in enumerate(file.colorinterp) if item.name != "alpha"]
+
+
+Window = tuple[int, int, int, int]
+SMALLEST_SQUARE = 8  # pixels, ours
+
+
+def crop_window(quad: Float[np.ndarray, "4 2"], *, context: float, shape: CropShape) -> Window:
+    """Return the window to cut around an object: x, y, width, height in pixels; it may leave the image.
+
+    "hull": from ``floor(min)`` to ``ceil(max)`` of the vertices, both scaled by ``context`` about the middle.
+    "square": ``context`` times the longer upright side, at least 8 pixels, with the object in the middle.
+
+    Args:
+        quad: Vertices in pixels, y down; pixel ``i`` covers ``i`` to ``i + 1``.
+        context: Side of the window over that of the hull, >= 1.
+        shape: What is cut.
+    """
+    low, high = quad.min(axis=0), quad.max(axis=0)
+    if shape == "square":
+        side = max(SMALLEST_SQUARE, round(float((high - low).max()) * context))
+        x, y = (round(float(value)) for value in (low + high) / 2 - side / 2)
+        return x, y, side, side
+    margin = (high - low) * (context - 1) / 2
+    x, y = (int(value) for value in np.floor(low - margin))
+    right, bottom = (int(value) for value in np.ceil(high + margin))
+    return x, y, right - x, bottom - y
+
+
+def visible(window: Window, width: int, height: int) -> Window:
+    """Return the part of a window inside an image; width or height are 0 where nothing is."""
+    x, y, across, down = window
+    left, top = min(max(x, 0), width), min(max(y, 0), height)
+    right, bottom = min(max(x + across, left), width), min(max(y + down, top), height)
+    return left, top, right - left, bottom - top
+
+
+def crop(
+    scene: Scene, quad: Float[np.ndarray, "4 2"], *, context: float, shape: CropShape = "square"
+) -> Shaped[np.ndarray, "h w b"]:
+    """Cut an object out of its scene; see :func:`crop_window`.
+
+    A hull is clipped to the image. A square is filled with the border pixels of the image beyond it, so that the
+    object stays in the middle.
+    """
+    x, y, across, down = crop_window(quad, context=context, shape=shape)
+    left, top, width, height = visible((x, y, across, down), scene.width, scene.height)
+    # An object outside the image still gives a pixel of its border; readers have left such objects out before.
+    width, height = max(width, 1), max(height, 1)
+    left, top = min(left, scene.width - 1), min(top, scene.height - 1)
+    pixels = scene.read(left, top, width, height)
+    if shape == "hull":
+        return pixels
+    before = (max(0, top - y), max(0, left - x))
+    after = (max(0, down - before[0] - pixels.shape[0]), max(0, across - before[1] - pixels.shape[1]))
+    return np.pad(pixels, ((before[0], after[0]), (before[1], after[1]), (0, 0)), mode="edge")

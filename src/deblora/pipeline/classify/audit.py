@@ -6,7 +6,7 @@ import logging
 import numpy as np
 
 from deblora.data.chips import ChipSet, choose_classes
-from deblora.data.contents import Contents, read_contents
+from deblora.data.decode import Contents, read_contents
 from deblora.data.longtail import (
     Groups,
     class_counts,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from deblora.data.chips import ChipSet
-from deblora.data.readers.reading import Reading
 from deblora.data.readers.registry import read_chips
+from deblora.data.sources import Reading
 from deblora.errors import DataError
 from deblora.pipeline.audited import as_audited, class_names, sample_rows
 from deblora.recipe.classify import DataRecipe, Recipe

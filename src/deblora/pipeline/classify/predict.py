@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from scipy.special import softmax
 
 from deblora.data.chips import Pixels, SubsetPixels
-from deblora.data.readers.unlabeled import OfKind, read_unlabeled, unreadable
+from deblora.data.decode import unreadable
+from deblora.data.readers.registry import OfKind, read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier
@@ -110,7 +111,7 @@ def predict(
     Args:
         run: Finished, with a choice.
         recipe: Its settings.
-        source: What :func:`~deblora.data.readers.unlabeled.read_unlabeled` takes.
+        source: What :func:`~deblora.data.readers.registry.read_unlabeled` takes.
         out: Folder for both files; new or empty.
         on_error: Chips that cannot be read, or that have other bands or types of values than the run knows:
             stop and name them, or leave them out, counted and named in table and page.

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from deblora.data.scenes.crops import CropShape, crop
 from deblora.data.scenes.dota import Labels, write_labels
 from deblora.data.scenes.labeled_images import class_names_of, read_detection_set, without
-from deblora.data.scenes.rasters import Scene
+from deblora.data.scenes.rasters import Scene, crop
+from deblora.data.sources import CropShape
 from deblora.detect.tiling.tiles import (
     MANIFEST,
     OBJECTS,

@@ -9,9 +9,10 @@ from data_builders import write_fusrs, write_text_lists
 from deblora.data.chips import RescaledPixels
 from deblora.data.longtail import groups_by_shots
 from deblora.data.pixels import to_batch
-from deblora.data.readers.fusrs import MEAN, STD
-from deblora.data.readers.reading import Reading
+from deblora.data.readers.lists import FUSRS_MEAN as MEAN
+from deblora.data.readers.lists import FUSRS_STD as STD
 from deblora.data.readers.registry import read_chips
+from deblora.data.sources import Reading
 from deblora.errors import DataError
 
 

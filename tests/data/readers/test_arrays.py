@@ -9,9 +9,9 @@ import pytest
 
 from builders import COUNTS
 from data_builders import FakeHubSplit, arrays, encoded, fake_datasets, write_geotiffs
-from deblora.data.readers.geotiff import fill_missing
-from deblora.data.readers.reading import Reading
 from deblora.data.readers.registry import READERS, read_chips
+from deblora.data.scenes.rasters import fill_missing
+from deblora.data.sources import Reading
 from deblora.errors import DataError
 
 FEW = {"checks": 2, "rows": 2}

@@ -1,8 +1,18 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from deblora.data.scenes.crops import crop, crop_window, visible
-from deblora.data.scenes.rasters import ArrayScene
+from deblora.data.scenes.rasters import (
+    ArrayScene,
+    GeoTiffPixels,
+    crop,
+    crop_window,
+    open_raster,
+    open_scene,
+    visible,
+)
+from deblora.errors import DataError
 
 QUAD = np.array([[2.5, 3.0], [9.2, 3.0], [9.2, 6.9], [2.5, 6.9]])
 
@@ -41,3 +51,25 @@ def test_a_hull_is_clipped_where_a_square_repeats_the_border(rng: np.random.Gene
     assert square.shape == (12, 12, 2)
     assert np.array_equal(square[1:, :6], pixels[:11, 24:30])  # the square starts one row above the image
     assert np.array_equal(square[:, 6:], np.repeat(square[:, 5:6], 6, axis=1))
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jp2", ".png"])
+def test_a_virtual_raster_is_refused_whatever_it_is_called(tmp_path: Path, suffix: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=4, width=4, count=1, dtype="uint8"
+    ) as file:
+        file.write(np.ones((1, 4, 4), dtype=np.uint8))
+    assert open_scene(tmp_path / "a.tif").read(0, 0, 2, 2).sum() == 4
+    path = tmp_path / f"bad{suffix}"
+    path.write_text(
+        '<VRTDataset rasterXSize="4" rasterYSize="4"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{tmp_path / 'a.tif'}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(DataError, match="unreadable raster"):
+        open_raster(path)
+    with pytest.raises(DataError, match="unreadable"):
+        open_scene(path)
+    with pytest.raises(DataError, match="unreadable raster"):
+        GeoTiffPixels((path,), (), 0.5).read(0)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from builders import COUNTS
 from data_builders import SIDE, quad_text, write_dota
-from deblora.data.readers.object_chips import ObjectPixels, SceneCache
-from deblora.data.readers.reading import Reading
+from deblora.data.readers.objects import ObjectPixels, SceneCache
 from deblora.data.readers.registry import read_chips
 from deblora.data.scenes.dota import CLASSES_V1_0
+from deblora.data.sources import Reading
 from deblora.errors import DataError
 
 

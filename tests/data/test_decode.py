@@ -1,0 +1,82 @@
+"""Pictures are opened by content, of a named list of formats; nothing is cut in silence."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deblora.data.chips import ArrayPixels, ChipSet
+from deblora.data.decode import decode_chip, picture_size, read_contents, unreadable
+from deblora.errors import DataError
+
+
+def png16(color_type: int, n_bands: int) -> bytes:
+    values = np.arange(4 * 4 * n_bands, dtype=">u2").reshape(4, -1)
+    raw = b"".join(b"\0" + row.tobytes() for row in values)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, color_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("color_type", "n_bands"), [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_in_several_bands_are_refused_not_cut(color_type: int, n_bands: int) -> None:
+    with pytest.raises(DataError, match="16 bits in several bands"):
+        decode_chip(png16(color_type, n_bands), "x.png")
+
+
+def test_sixteen_bits_in_one_band_stay() -> None:
+    assert decode_chip(png16(0, 1), "x.png")[..., 0].tolist() == np.arange(16).reshape(4, 4).tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_formats_that_are_read(kind: str) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (5, 3), (7, 7, 7)).save(stream, kind)
+    assert decode_chip(stream.getvalue(), "x").shape == (3, 5, 3)
+    assert picture_size(io.BytesIO(stream.getvalue())) == (5, 3)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "PPM", "ICNS", "TGA"])
+def test_other_formats_are_not_opened_whatever_they_are_called(kind: str) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16), (7, 7, 7)).save(stream, kind)
+    with pytest.raises(DataError, match=r"bad\.png: unreadable image"):
+        decode_chip(stream.getvalue(), "bad.png")
+    assert picture_size(io.BytesIO(stream.getvalue())) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (8, 16",
+        f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30}, 3), }}",
+    ],
+)
+def test_array_headers_made_to_do_harm(header: str) -> None:
+    text = header.ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(100)
+    with pytest.raises(DataError, match="x: unreadable array"):
+        decode_chip(content, "x")
+
+
+def test_contents_name_copies_between_splits_and_what_cannot_be_read() -> None:
+    chips = [np.full((2, 2), k, dtype=np.uint8) for k in (1, 2, 1, 3)] + [np.zeros((2, 0), dtype=np.uint8)]
+    ids = ("a", "b", "c", "d", "e")
+    pixels = ArrayPixels(chips, ids)
+    found = read_contents(
+        ChipSet(ids, np.zeros(5, dtype=np.int64), ("train", "train", "test", "val", "val"), ("k",), pixels)
+    )
+    assert found.copies == (("c", "a"),)
+    assert (found.bands, found.types, found.lowest, found.highest) == ({"1": "a"}, {"uint8": "a"}, 1, 3)
+    assert list(found.unreadable) == list(unreadable(pixels)) == [4]
