@@ -12,37 +12,23 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of one data set; "unknown" where we are not sure, "none" where there is nothing.
+    """What is known of one data set; "unknown" where we are not sure, "none" where there is nothing."""
 
-    Attributes:
-        name: As in its paper.
-        year: Of publication.
-        sensor: One or more of optical, sar, multispectral, thermal, natural (photographs), with semicolons.
-        task: What its labels are for, with semicolons; ``chips`` where objects can be cut out for classification.
-        n_images: Number of images, as the paper gives it.
-        size_px: Side of an image in pixels, or a range.
-        gsd_m: Ground sample distance in meters, or a range.
-        n_classes: Number of classes.
-        license: As the providers state it.
-        obtain: Official page, or the paper that leads to it.
-        reader: Values of ``data.format`` that read it as published, with semicolons.
-        reference: Paper.
-        remark: What a user should know.
-    """
-
-    name: str
-    year: str
-    sensor: str
-    task: str
-    n_images: str
-    size_px: str
-    gsd_m: str
+    name: str  # as in its paper
+    year: str  # of publication
+    sensor: str  # one or more of optical, sar, multispectral, thermal, natural (photographs), with semicolons
+    task: (
+        str  # what labels are for, with semicolons; ``chips`` where objects can be cut out for classification
+    )
+    n_images: str  # as the paper gives it
+    size_px: str  # side of an image in pixels, or a range
+    gsd_m: str  # ground sample distance in meters, or a range
     n_classes: str
-    license: str
-    obtain: str
-    reader: str
-    reference: str
-    remark: str
+    license: str  # as the providers state it
+    obtain: str  # official page, or the paper that leads to it
+    reader: str  # values of ``data.format`` that read it as published, with semicolons
+    reference: str  # paper
+    remark: str  # what a user should know
 
 
 def read_catalog() -> tuple[Card, ...]:

@@ -107,6 +107,10 @@ def change(name: str, content: str | None) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (change("JPEGImages/val_0.bmp", None), r"Annotations/val_0\.xml: no image val_0"),
+        (
+            lambda root: shutil.copytree(root / "JPEGImages", root / "JPEGImages" / "part1"),
+            "in a folder inside JPEGImages",
+        ),
         (change("Annotations/val_0.xml", None), r"val\.txt: the image val_0 has no .*val_0\.xml"),
         (change("ImageSets/Main/val.txt", "train_0\n"), "train_0 is in train and in val"),
         (change("captions.jsonl", '{"file_name": "a"}\n'), r"captions\.jsonl:1: no caption"),

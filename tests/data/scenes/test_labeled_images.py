@@ -1,11 +1,13 @@
 """Folders and zips of images with labels, and what is said when something in them is wrong."""
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deblora.data.scenes import labeled_images as detection_set
 from deblora.data.scenes.dota import Labels
@@ -132,3 +134,16 @@ def test_hit_uav_is_read_from_its_zip(shared: Callable[[str], Path]) -> None:
     assert object_counts(found.labels.values(), names).tolist() == [114, 147, 12, 216]
     scene = found.files.open(found.names[0])
     assert (scene.height, scene.width) == (512, 640) and scene.read(0, 0, 640, 512).shape == (512, 640, 1)
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_images_in_deeper_folders_are_refused_not_lost(tmp_path: Path, as_zip: bool) -> None:
+    for name in ("images/a.png", "images/part1/b.png"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(path)
+    source = tmp_path / "set"
+    if as_zip:
+        source = Path(shutil.make_archive(str(tmp_path / "z"), "zip", source))
+    with pytest.raises(DataError, match=r"images/part1/b\.png: in a folder inside images"):
+        list_images(source)

@@ -287,9 +287,8 @@ def _of_version(labels: Mapping[str, Labels], version: str, path: Path) -> tuple
                 f"{entry.class_names[unknown[0]]!r}, which no version of DOTA has; correct the label, or set "
                 "data.version to any"
             )
-        rows = np.array([i for i, name in enumerate(entry.class_names) if name in known], dtype=np.int64)
-        n_foreign += len(entry.class_names) - len(rows)
-        kept[image] = entry.select(rows)
+        kept[image] = entry.of_classes(known.__contains__)
+        n_foreign += len(entry.class_names) - len(kept[image].class_names)
     return kept, n_foreign
 
 
@@ -455,6 +454,11 @@ def read_voc_chips(source: Path, reading: Reading) -> ChipSet:
 def _images(root: Path) -> SceneFiles:
     for name in IMAGE_FOLDERS:
         if (root / name).is_dir():
+            deeper = [path for path in (root / name).glob("*/**/*") if path.suffix.lower() in IMAGE_SUFFIXES]
+            if deeper:
+                raise DataError(
+                    f"{min(deeper)}: in a folder inside {name}, which is not read; move it and its annotation up"
+                )
             found = {
                 path.stem: f"{name}/{path.name}"
                 for path in sorted((root / name).iterdir())

@@ -1,6 +1,6 @@
 """DOTA: class lists, groups and label files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,11 @@ class Labels:
         names = tuple(self.class_names[row] for row in rows)
         lines = None if self.lines is None else self.lines[rows]
         return Labels(self.quads[rows], names, self.difficult[rows], self.gsd, self.source, self.file, lines)
+
+    def of_classes(self, is_kept: Callable[[str], bool]) -> "Labels":
+        """Return the objects whose class passes a test."""
+        rows = [i for i, name in enumerate(self.class_names) if is_kept(name)]
+        return self.select(np.array(rows, dtype=np.int64))
 
 
 def reference_groups(

@@ -2,11 +2,11 @@
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO
 
 import numpy as np
 from jaxtyping import Int
@@ -19,6 +19,9 @@ from deblora.errors import DataError
 
 LABEL_FOLDERS = ("labelTxt", "labelTxt-v1.0", "labelTxt-v1.5", "labelTxt-v2.0", "labels", "")
 """Where labels are looked for beside ``images``, in this order."""
+
+BAD_FILE = (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError)
+"""What reading a file of a damaged folder or archive may raise."""
 
 LARGEST_IMAGE, LARGEST_TEXT = 2 * 2**30, 64 * 2**20  # bytes of a file in a zip, unpacked
 
@@ -43,29 +46,17 @@ class SceneFiles:
         member = self.members[name]
         if self.root.is_dir():
             return open_scene(self.root / member)
-        try:
-            with zipfile.ZipFile(self.root) as archive:
-                content = _read_member(archive, member, LARGEST_IMAGE)
-        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as error:
-            raise DataError(
-                f"{self.root}/{member} cannot be read ({error}); get the archive again"
-            ) from error
-        return scene_from_bytes(content, f"{self.root}/{member}")
+        return scene_from_bytes(_read(self.root, [member], LARGEST_IMAGE)[0], f"{self.root}/{member}")
 
     def sizes(self, names: Iterable[str]) -> dict[str, tuple[int, int]]:
         """Return width and height of images from their headers; those that only decoding could tell are absent."""
-        found: dict[str, tuple[int, int] | None] = {}
-        if self.root.is_dir():
+        found: dict[str, tuple[int, int]] = {}
+        with suppress(*BAD_FILE), _opener(self.root, LARGEST_IMAGE) as opened:
             for name in names:
-                found[name] = _size_of(partial(open, self.root / self.members[name], "rb"))
-            return {name: size for name, size in found.items() if size}
-        try:
-            with zipfile.ZipFile(self.root) as archive:
-                for name in names:
-                    found[name] = _size_of(partial(archive.open, self.members[name]))
-        except (OSError, zipfile.BadZipFile):
-            return {}
-        return {name: size for name, size in found.items() if size}
+                with suppress(DataError, *BAD_FILE), opened(self.members[name]) as file:
+                    size = picture_size(file)
+                    found.update({name: size} if size else {})
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,13 +91,17 @@ def list_images(source: Path) -> SceneFiles:
     """List the images of a folder, of its ``images`` folder, of a zip, or the single image ``source``.
 
     Raises:
-        DataError: If there is none, or two have the same name.
+        DataError: If there is none, two have the same name, or some lie in folders inside ``images``.
     """
     if source.is_file() and not zipfile.is_zipfile(source):
         return SceneFiles({source.stem: source.name}, source.parent)
     found: dict[str, str] = {}
     for path in map(PurePosixPath, _listing(source)):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.parent.name not in ("images", ""):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if "images" in path.parts[:-2]:
+            raise DataError(f"{source}/{path}: in a folder inside images, which is not read; move it up")
+        if path.parent.name not in ("images", ""):
             continue
         if path.stem in found:
             raise DataError(f"{source} holds {found[path.stem]} and {path}; an image needs a name of its own")
@@ -131,11 +126,14 @@ def read_label_source(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) -
     for folder in folders:
         chosen = sorted(path for path in listing if path.parent.name == folder)
         if chosen:
-            texts = _read_texts(source, [str(path) for path in chosen])
-            return {
-                path.stem: parse_labels(text, origin=f"{source}/{path}")
-                for path, text in zip(chosen, texts, strict=True)
-            }
+            contents = _read(source, [str(path) for path in chosen], LARGEST_TEXT)
+            found: dict[str, Labels] = {}
+            for path, content in zip(chosen, contents, strict=True):
+                try:
+                    found[path.stem] = parse_labels(content.decode("utf-8-sig"), origin=f"{source}/{path}")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{source}/{path} is no UTF-8 text ({error}); save it as such") from error
+            return found
     raise DataError(f"no label files in {source}; expected labelTxt/NAME.txt")
 
 
@@ -179,7 +177,6 @@ def restrict(labels: Mapping[str, Labels], class_names: Sequence[str], *, where:
             else ``where``, and the image.
     """
     known = set(class_names)
-    kept: dict[str, Labels] = {}
     for image, entry in labels.items():
         for i, (name, flag) in enumerate(zip(entry.class_names, entry.difficult.tolist(), strict=True)):
             if name not in known and flag == 0:
@@ -187,45 +184,52 @@ def restrict(labels: Mapping[str, Labels], class_names: Sequence[str], *, where:
                     f"{entry.place(i) or where}: the image {image} has an object of the class {name!r}, which "
                     f"is not trained; the classes are {', '.join(class_names)}. Set data.classes, or data.ignore"
                 )
-        rows = np.array([i for i, name in enumerate(entry.class_names) if name in known], dtype=np.int64)
-        kept[image] = entry.select(rows)
-    return kept
+    return {image: entry.of_classes(known.__contains__) for image, entry in labels.items()}
 
 
 def without(labels: Mapping[str, Labels], ignored: Sequence[str]) -> dict[str, Labels]:
     """Return labels without the objects of some classes."""
-    drop = set(ignored)
-    return {
-        image: entry.select(
-            np.array([i for i, name in enumerate(entry.class_names) if name not in drop], dtype=np.int64)
-        )
-        for image, entry in labels.items()
-    }
+    return {image: entry.of_classes(lambda name: name not in ignored) for image, entry in labels.items()}
 
 
-def _size_of(opened: Callable[[], Any]) -> tuple[int, int] | None:
+@contextmanager
+def _opener(source: Path, most: int) -> Iterator[Callable[[str], IO[bytes]]]:
+    """Give a function that opens a file of a folder, or one of a zip that unpacks to ``most`` bytes at most."""
+    if source.is_dir():
+        yield lambda member: (source / member).open("rb")
+        return
+    with zipfile.ZipFile(source) as archive:
+
+        def opened(member: str) -> IO[bytes]:
+            n_bytes = archive.getinfo(member).file_size
+            if n_bytes > most:
+                raise DataError(
+                    f"{source}/{member}: {n_bytes} bytes once unpacked, allowed are {most}; unpack it"
+                )
+            return archive.open(member)
+
+        yield opened
+
+
+def _read(source: Path, members: Sequence[str], most: int) -> list[bytes]:
+    """Return the contents of files of a folder or zip."""
+    contents, member = [], ""
     try:
-        with opened() as file:
-            return picture_size(file)
-    except (DataError, OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError):
-        return None
-
-
-def _read_member(archive: zipfile.ZipFile, member: str, most: int) -> bytes:
-    """Read a file of a zip; a few bytes in an archive can mean gigabytes."""
-    n_bytes = archive.getinfo(member).file_size
-    if n_bytes > most:
-        raise DataError(
-            f"{archive.filename}/{member}: {n_bytes} bytes once unpacked, allowed are {most}; unpack it"
-        )
-    return archive.read(member)
+        with _opener(source, most) as opened:
+            for member in members:
+                with opened(member) as file:
+                    contents.append(file.read())
+    except BAD_FILE as error:
+        raise DataError(f"{source}/{member} cannot be read ({error}); get the archive again") from error
+    return contents
 
 
 def _listing(source: Path) -> list[str]:
     if source.is_dir():
+        found = {*source.glob("*"), *source.glob("*/*"), *source.glob("images/**/*")}
         return [
             path.relative_to(source).as_posix()
-            for path in sorted([*source.glob("*"), *source.glob("*/*")])
+            for path in sorted(found)
             if path.is_file() and not path.name.startswith(".")
         ]
     if not source.is_file():
@@ -235,25 +239,6 @@ def _listing(source: Path) -> list[str]:
             return sorted(name for name in archive.namelist() if not name.startswith(("__MACOSX", ".")))
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{source} is neither a folder nor a readable zip ({error})") from error
-
-
-def _read_texts(source: Path, members: list[str]) -> list[str]:
-    try:
-        if source.is_dir():
-            contents = [(source / member).read_bytes() for member in members]
-        else:
-            with zipfile.ZipFile(source) as archive:
-                contents = [_read_member(archive, member, LARGEST_TEXT) for member in members]
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise DataError(f"the labels in {source} cannot be read: {error}") from error
-    return [_text(content, f"{source}/{name}") for name, content in zip(members, contents, strict=True)]
-
-
-def _text(content: bytes, origin: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{origin} is no UTF-8 text ({error}); save it as such") from error
 
 
 def _check_pairs(images: Mapping[str, str], labels: Mapping[str, Labels], source: Path) -> None:

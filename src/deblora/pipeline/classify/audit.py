@@ -197,6 +197,14 @@ def _remarks(chips: ChipSet, seen: Contents) -> dict[str, object]:
         log.info("audit: %s", note)
     if chips.notes:
         remarks["notes"] = list(chips.notes)
+    if seen.copies:
+        n_copies, (one, other) = len(seen.copies), seen.copies[0]
+        log.warning(
+            "audit: %d pictures of training are in validation or test too, first: %s and %s",
+            n_copies,
+            one,
+            other,
+        )
     if seen.unreadable:
         log.warning("audit: %s", skipped_line(chips, seen))
         for reason in list(seen.unreadable.values())[:10]:
