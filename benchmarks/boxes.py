@@ -18,7 +18,8 @@ import shapely
 import torch
 from machine import describe_machine
 
-from deblora.detect.boxes import corners, pairwise_iou, rotated_nms
+from deblora.detect.boxes import corners
+from deblora.detect.overlap import pairwise_iou, rotated_nms
 
 NMS_THRESHOLD = 0.1
 

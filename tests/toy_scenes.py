@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from deblora.data.scenes.dota import Labels, write_labels
-from deblora.detect.boxes.convert import corners
+from deblora.detect.boxes import corners
 
 NAMES = ("long", "middling", "square")
 SIDES = {"long": (26.0, 9.0), "middling": (20.0, 10.0), "square": (13.0, 13.0)}

@@ -4,8 +4,8 @@ import numpy as np
 
 from deblora.data.longtail import Groups
 from deblora.data.scenes.dota import Labels
-from deblora.detect.evaluate.summary import summarize_detections
-from deblora.detect.files.task1 import QuadDetections
+from deblora.detect.average_precision import summarize_detections
+from deblora.detect.task1 import QuadDetections
 from deblora.report.page import Picture, render_html, render_markdown
 from deblora.report.pictures import Detections, Found, detection_page, found_page
 from report_builders import Reader, drawings

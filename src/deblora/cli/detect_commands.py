@@ -254,8 +254,8 @@ def _demo(options: Any) -> None:
 
 
 def _print_scores(run: Any, split: str) -> None:
+    from deblora.pipeline.detect.evaluate import report_path
     from deblora.pipeline.detect.model import evaluation_path, read_facts
-    from deblora.pipeline.detect.report import report_path
     from deblora.report.page import markdown_table
     from deblora.report.pictures import group_table, say_detections
 

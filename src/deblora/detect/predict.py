@@ -13,12 +13,11 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from deblora.data.scenes.rasters import Scene
-from deblora.detect.boxes.convert import corners
-from deblora.detect.boxes.nms import rotated_nms
+from deblora.detect.boxes import corners
 from deblora.detect.fcos.detector import OrientedFCOS
 from deblora.detect.fcos.head import Detections
-from deblora.detect.tiling.tiles import Window, owned, parse_tile_name
-from deblora.detect.tiling.windows import TileSpec, read_tile
+from deblora.detect.overlap import rotated_nms
+from deblora.detect.tiling import TileSpec, Window, owned, parse_tile_name, read_tile
 from deblora.errors import ArtifactError
 
 log = logging.getLogger("deblora")

@@ -1,8 +1,13 @@
-"""What a training step of the detector sees: tile ``i`` of a fixed, seeded order, with padded boxes."""
+"""What a training step of the detector sees: tile ``i`` of a seeded order, flipped, turned, with padded boxes.
+
+Flips and turns suit optical images seen from above. In SAR images they change the side from which the sensor looks,
+so leave them out there.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +19,45 @@ from torch.utils.data import Dataset
 from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.labeled_images import SceneFiles
 from deblora.data.scenes.rasters import Scene
-from deblora.detect.augment import View, draw_view, lay
-from deblora.detect.boxes.convert import boxes_from_quads, scale
-from deblora.detect.tiling.tiles import Window, tile_labels
-from deblora.detect.tiling.windows import TileSpec, read_tile
+from deblora.detect.boxes import boxes_from_quads, flip_horizontal, rotate_90, scale
+from deblora.detect.tiling import TileSpec, Window, read_tile, tile_labels
 from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.train.samples import training_order
+
+Sample = tuple[Float[torch.Tensor, "c h w"], Float[torch.Tensor, "n 5"]]
+
+
+class View(NamedTuple):
+    """One of the eight ways to lay a square tile: mirrored left and right or not, then turned by quarters."""
+
+    mirrored: bool
+    quarters: int
+
+
+def draw_view(
+    generator: torch.Generator, *, flips: float = 0.75, turns: Sequence[int] = (0, 1, 2, 3)
+) -> View:
+    """Draw a flip and a turn, as one of eight views.
+
+    Args:
+        generator: Source of randomness; it is used equally often whatever the options.
+        flips: Probability of a flip: horizontal, vertical or both, equally often. .75 as in mmrotate.
+        turns: Quarter turns of which one is drawn (ours).
+    """
+    flip, kind, quarter = torch.rand(3, generator=generator).tolist()
+    which = int(kind * 3) if flip < flips else -1
+    half = 2 if which > 0 else 0  # a vertical flip is a horizontal one and half a turn; both are half a turn
+    return View(which in (0, 1), (turns[int(quarter * len(turns))] + half) % 4)
+
+
+def lay(pixels: Float[torch.Tensor, "c h w"], boxes: Float[torch.Tensor, "n 5"], view: View) -> Sample:
+    """Mirror and turn an image with its boxes; no pixel changes its value."""
+    if view.mirrored:
+        pixels, boxes = pixels.flip(-1), flip_horizontal(boxes, pixels.shape[-1])
+    height, width = pixels.shape[-2:]
+    return pixels.rot90(view.quarters, (-2, -1)), rotate_90(boxes, view.quarters, width, height)
+
 
 Maps = list[Float[torch.Tensor, "d h w"]]
 Extract = Callable[[Float[torch.Tensor, "c t t"]], Sequence[Float[torch.Tensor, "d h w"]]]

@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from deblora.detect.fcos.assign import assign, background_ratio
-from deblora.detect.fcos.coding import grid_points
+from deblora.detect.fcos.assign import assign, background_ratio, grid_points
 from deblora.detect.fcos.detector import OrientedFCOS
 from deblora.detect.fcos.head import Level
 from deblora.detect.samples import Tile

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped, UInt8
 
 from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.rasters import Scene, crop
-from deblora.detect.files.task1 import QuadDetections
+from deblora.detect.task1 import QuadDetections
 
 LARGEST_SIDE = 1600  # pixels of an overlay
 SMALL_SIDE = 600  # smaller images are enlarged toward this, so that names can be read

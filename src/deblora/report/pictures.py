@@ -32,7 +32,7 @@ class Detections:
 
     Attributes:
         title: Of the page.
-        summary: As :func:`deblora.detect.evaluate.summary.summarize_detections` returns it, with ``split``.
+        summary: As :func:`deblora.detect.average_precision.summarize_detections` returns it, with ``split``.
         facts: What training counted (``n_extractor`` and others); empty for predictions of another program.
         history: Training loss by step.
         recipe_yaml: Resolved recipe.

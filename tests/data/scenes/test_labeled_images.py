@@ -19,7 +19,7 @@ from deblora.data.scenes.labeled_images import (
     restrict,
 )
 from deblora.data.scenes.rasters import ArrayScene, crop, open_scene
-from deblora.detect.tiling.tiles import drop_flat
+from deblora.detect.tiling import drop_flat
 from deblora.errors import DataError
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.detect.boxes import aligned_iou, wrap_le90
-from deblora.detect.fcos.coding import (
+from deblora.detect.boxes import wrap_le90
+from deblora.detect.fcos.assign import (
     AngleCoding,
     anisotropy_vector,
     decode_boxes,
@@ -17,6 +17,7 @@ from deblora.detect.fcos.coding import (
     theta_from_raw,
     theta_from_vector,
 )
+from deblora.detect.overlap import aligned_iou
 
 HALF_PI = math.pi / 2
 

@@ -5,10 +5,17 @@ import math
 import pytest
 import torch
 
-from deblora.detect.fcos.assign import Targets, assign, background_ratio, level_ranges
-from deblora.detect.fcos.coding import centerness, grid_points, sides_from_boxes
+from deblora.detect.fcos.assign import (
+    Targets,
+    assign,
+    background_ratio,
+    centerness,
+    grid_points,
+    level_ranges,
+    sides_from_boxes,
+)
 from deblora.detect.samples import Tile
-from deblora.detect.tiling.tiles import Window
+from deblora.detect.tiling import Window
 from deblora.detect.training import unassigned
 from deblora.errors import DataError
 

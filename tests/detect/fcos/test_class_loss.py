@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from deblora.detect.fcos.box_loss import focal_loss
 from deblora.detect.fcos.class_loss import (
     FocalScoring,
     MarginScoring,
     Scoring,
     class_balanced_weights,
+    focal_loss,
     margins,
 )
 from deblora.errors import DataError

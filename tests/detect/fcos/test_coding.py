@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deblora.detect.boxes import aligned_iou
-from deblora.detect.fcos.coding import boxes_from_sides, centerness, grid_points, sides_from_boxes
+from deblora.detect.fcos.assign import boxes_from_sides, centerness, grid_points, sides_from_boxes
+from deblora.detect.overlap import aligned_iou
 
 DOUBLE = torch.float64
 

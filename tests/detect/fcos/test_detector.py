@@ -10,15 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from deblora.detect.boxes import pairwise_iou
-from deblora.detect.fcos.assign import Targets, background_ratio
-from deblora.detect.fcos.box_loss import BoxLoss
+from deblora.detect.fcos.assign import (
+    AngleCoding,
+    Targets,
+    background_ratio,
+    encode,
+    grid_points,
+    sides_from_boxes,
+)
 from deblora.detect.fcos.class_loss import FocalScoring, MarginScoring, Scoring, class_balanced_weights
-from deblora.detect.fcos.coding import AngleCoding, encode, grid_points, sides_from_boxes
 from deblora.detect.fcos.detector import OrientedFCOS, build_detector
-from deblora.detect.fcos.head import FCOSHead, Level
-from deblora.detect.fcos.loss import detection_losses
-from deblora.detect.fcos.pyramid import build_pyramid
+from deblora.detect.fcos.head import FCOSHead, Level, build_pyramid
+from deblora.detect.fcos.loss import BoxLoss, detection_losses
+from deblora.detect.overlap import pairwise_iou
 from deblora.detect.training import Detect, DetectOnMaps
 from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deblora.detect.boxes import pairwise_iou
-from deblora.detect.fcos.assign import assign
+from deblora.detect.fcos.assign import AngleCoding, assign, encode, grid_points
 from deblora.detect.fcos.class_loss import FocalScoring, MarginScoring
-from deblora.detect.fcos.coding import AngleCoding, encode, grid_points
 from deblora.detect.fcos.head import FCOSHead, Level, decode
+from deblora.detect.overlap import pairwise_iou
 
 STRIDES = [8.0, 16.0, 32.0]
 SIZE = 256

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deblora.detect.fcos.pyramid import FeaturePyramid, SimplePyramid, build_pyramid
+from deblora.detect.fcos.head import FeaturePyramid, SimplePyramid, build_pyramid
 
 
 def shapes(levels: list[torch.Tensor]) -> list[tuple[int, ...]]:

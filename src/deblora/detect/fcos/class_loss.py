@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn import functional
 
-from deblora.detect.fcos.box_loss import focal_loss, one_hot
 from deblora.errors import DataError
 
 PRIOR = 0.01  # first score of every class: arXiv 1708.02002
 BETA = 0.9999  # arXiv 1901.05555
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # arXiv 1708.02002, and mmrotate's rotated FCOS
 
 
 class Scoring(nn.Module, ABC):
@@ -174,3 +174,35 @@ def _checked_counts(counts: Int[np.ndarray, " c"]) -> Float[np.ndarray, " c"]:
             "or use the plain focal loss"
         )
     return n
+
+
+def one_hot(labels: Int[torch.Tensor, " n"], n_channels: int) -> Float[torch.Tensor, "n c"]:
+    """Return one channel per class; a label of ``n_channels`` (background) has none."""
+    channels = torch.arange(n_channels, device=labels.device)
+    return (labels[:, None] == channels).float()
+
+
+def focal_loss(
+    logits: Float[torch.Tensor, "n c"],
+    labels: Int[torch.Tensor, " n"],
+    *,
+    alpha: float = FOCAL_ALPHA,
+    gamma: float = FOCAL_GAMMA,
+) -> Float[torch.Tensor, "n c"]:
+    """Return the focal loss (arXiv 1708.02002) of each row and class.
+
+    ``-alpha_t (1 - p_t)^gamma ln p_t`` with ``p = sigmoid(logit)``; ``p_t = p``, ``alpha_t = alpha`` for the class of
+    the row, ``1 - p`` and ``1 - alpha`` for all others.
+
+    Args:
+        logits: One per class.
+        labels: Class per row; ``c`` is background.
+        alpha: Weight of the own class, .25 in the paper.
+        gamma: Exponent, 2 in the paper.
+    """
+    target = one_hot(labels, logits.shape[1]).to(logits)
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    p = logits.sigmoid()
+    miss = p + target - 2 * p * target  # 1 - p_t
+    loss: torch.Tensor = (alpha * target + (1 - alpha) * (1 - target)) * miss.pow(gamma) * entropy
+    return loss

@@ -6,22 +6,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from deblora.detect.fcos.assign import CENTER_RADIUS, Targets, assign
-from deblora.detect.fcos.box_loss import BoxLoss
+from deblora.detect.fcos.assign import CENTER_RADIUS, AngleCoding, Targets, assign
 from deblora.detect.fcos.class_loss import Scoring
-from deblora.detect.fcos.coding import AngleCoding
 from deblora.detect.fcos.head import (
     MAX_DETECTIONS,
     N_CONVS,
     NMS_THRESHOLD,
+    SCALES,
     SCORE_THRESHOLD,
     Detections,
     FCOSHead,
+    FeaturePyramid,
     Level,
+    SimplePyramid,
+    build_pyramid,
     decode,
 )
-from deblora.detect.fcos.loss import detection_losses
-from deblora.detect.fcos.pyramid import SCALES, FeaturePyramid, SimplePyramid, build_pyramid
+from deblora.detect.fcos.loss import BoxLoss, detection_losses
 from deblora.models.backbone import Backbone
 from deblora.models.maps import feature_maps, map_channels, map_strides, size_multiple
 
@@ -132,7 +133,7 @@ def build_detector(
         seed: Of the fresh weights; the global generator is left alone.
         n_channels: Channels of the levels.
         n_convs: Convolutions per tower.
-        scales: For backbones with one map, see :class:`deblora.detect.fcos.pyramid.SimplePyramid`; choose them so that
+        scales: For backbones with one map, see :class:`deblora.detect.fcos.head.SimplePyramid`; choose them so that
             the finest stride is 8 px or the size of the smallest objects.
         angle: Coding of boxes and angles.
         box_loss: ``riou`` or ``kld``.

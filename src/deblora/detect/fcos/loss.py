@@ -1,16 +1,67 @@
-"""The loss of a batch: raw outputs and targets in, the parts of the loss out."""
+"""The loss of a batch: box losses, one value per row, and their sum with class loss and centerness."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch.nn import functional
 
-from deblora.detect.fcos.assign import Targets
-from deblora.detect.fcos.box_loss import BoxLoss, kld_loss, riou_loss, vector_loss
+from deblora.detect.fcos.assign import AngleCoding, Targets, anisotropy_vector, decode_boxes
 from deblora.detect.fcos.class_loss import Scoring
-from deblora.detect.fcos.coding import AngleCoding, anisotropy_vector, decode_boxes
 from deblora.detect.fcos.head import Level
+from deblora.detect.overlap import aligned_iou
+
+BoxLoss = Literal["riou", "kld"]
+ANGLE_BETA, ANGLE_WEIGHT = 0.1, 2.0  # ours
+MIN_IOU = 1e-6  # mmrotate
+MIN_SIDE = 1.0  # px: half sides of at least .5 px (ours), so that the covariance can be inverted
+
+
+def riou_loss(
+    predicted: Float[torch.Tensor, "n 5"], target: Float[torch.Tensor, "n 5"]
+) -> Float[torch.Tensor, " n"]:
+    """Return ``-ln max(IoU, 1e-6)`` of oriented boxes, row by row. Disjoint boxes have a loss but no gradient."""
+    return -aligned_iou(predicted, target).clamp(min=MIN_IOU).log()
+
+
+def kld_loss(
+    predicted: Float[torch.Tensor, "n 5"], target: Float[torch.Tensor, "n 5"]
+) -> Float[torch.Tensor, " n"]:
+    """Return a bounded Kullback-Leibler distance of boxes as Gaussians (arXiv 2106.01883), row by row.
+
+    With mean ``(cx, cy)`` and covariance ``R diag(w²/4, h²/4) R^T``, ``m`` the difference of the means::
+
+        D    = m^T S_t^-1 m + tr(S_t^-1 S_p) + ln(det S_t / det S_p) - 2      (twice KL(p || t))
+        loss = 1 - 1 / (1 + ln(1 + max(D, 0)))
+
+    Range [0, 1), 0 for equal boxes. Sides count as at least 1 px.
+    """
+    wide, high = predicted[:, 2].clamp(min=MIN_SIDE), predicted[:, 3].clamp(min=MIN_SIDE)
+    target_wide, target_high = target[:, 2].clamp(min=MIN_SIDE), target[:, 3].clamp(min=MIN_SIDE)
+    cos, sin = target[:, 4].cos(), target[:, 4].sin()
+    dx, dy = predicted[:, 0] - target[:, 0], predicted[:, 1] - target[:, 1]
+    along, across = dx * cos + dy * sin, dy * cos - dx * sin
+    turn = predicted[:, 4] - target[:, 4]
+    cos2, sin2 = turn.cos().square(), turn.sin().square()
+    distance = (
+        4 * (along / target_wide).square()
+        + 4 * (across / target_high).square()
+        + (wide.square() * cos2 + high.square() * sin2) / target_wide.square()
+        + (wide.square() * sin2 + high.square() * cos2) / target_high.square()
+        + 2 * (target_wide.log() + target_high.log() - wide.log() - high.log())
+        - 2
+    )
+    return 1 - 1 / (1 + distance.clamp(min=0).log1p())
+
+
+def vector_loss(
+    predicted: Float[torch.Tensor, "n 2"], target: Float[torch.Tensor, "n 2"]
+) -> Float[torch.Tensor, " n"]:
+    """Return the loss of anisotropy vectors: twice the smooth L1 (beta .1) summed over both channels (ours)."""
+    smooth = functional.smooth_l1_loss(predicted, target, beta=ANGLE_BETA, reduction="none")
+    return ANGLE_WEIGHT * smooth.sum(dim=1)
+
 
 MIN_WEIGHT = 1e-6  # mmrotate: least sum of centerness to divide by
 

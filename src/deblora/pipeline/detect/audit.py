@@ -28,8 +28,8 @@ from deblora.data.scenes.labeled_images import (
     restrict,
     without,
 )
-from deblora.detect.files.task1 import check_image_names
-from deblora.detect.tiling.tiles import drop_flat, each_once, scene_of
+from deblora.detect.task1 import check_image_names
+from deblora.detect.tiling import drop_flat, each_once, scene_of
 from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.pipeline.audited import class_names, groups_of

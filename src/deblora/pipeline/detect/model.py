@@ -9,7 +9,7 @@ import torch
 
 from deblora.detect.fcos.class_loss import FocalScoring, MarginScoring, Scoring, class_balanced_weights
 from deblora.detect.fcos.detector import OrientedFCOS, build_detector, start_afresh, train_all
-from deblora.detect.tiling.windows import TileSpec
+from deblora.detect.tiling import TileSpec
 from deblora.detect.training import load_weights, scales_for
 from deblora.errors import ArtifactError, ModelError
 from deblora.models.adapters.lora import CONFIG, SIDECAR, attach_lora, load_adapter

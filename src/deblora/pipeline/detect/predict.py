@@ -13,12 +13,17 @@ from jaxtyping import Float
 
 from deblora.data.scenes.labeled_images import SceneFiles, list_images
 from deblora.data.scenes.rasters import BandScene, Scene
-from deblora.detect.files.geopackage import write_geopackage
-from deblora.detect.files.task1 import QuadDetections, check_image_names, write_task1
-from deblora.detect.files.writers import IN_PIXELS, place_quads, write_coco, write_geojson, write_pixel_table
+from deblora.detect.export import (
+    IN_PIXELS,
+    place_quads,
+    write_coco,
+    write_geojson,
+    write_geopackage,
+    write_pixel_table,
+)
 from deblora.detect.predict import Detector, SceneDetections, detector_function, merge_tiles, predict_scene
-from deblora.detect.tiling.tiles import parse_tile_name
-from deblora.detect.tiling.windows import TileSpec
+from deblora.detect.task1 import QuadDetections, check_image_names, write_task1
+from deblora.detect.tiling import TileSpec, parse_tile_name
 from deblora.errors import DataError
 from deblora.files import file_sha256, write_atomic
 from deblora.models.backbone import Backbone

@@ -16,16 +16,16 @@ from deblora.data.scenes.dota import Labels, write_labels
 from deblora.data.scenes.labeled_images import class_names_of, read_detection_set, without
 from deblora.data.scenes.rasters import Scene, crop
 from deblora.data.sources import CropShape
-from deblora.detect.tiling.tiles import (
+from deblora.detect.tiling import (
     MANIFEST,
     OBJECTS,
+    TileSpec,
     Window,
     drop_flat,
     tile_labels,
     tile_name,
     write_objects,
 )
-from deblora.detect.tiling.windows import TileSpec
 from deblora.errors import ArtifactError, DataError
 from deblora.files import write_atomic
 from deblora.report.overlays import to_rgb

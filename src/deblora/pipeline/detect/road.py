@@ -3,7 +3,7 @@
 import logging
 
 from deblora.files import write_atomic
-from deblora.pipeline.detect import audit, evaluate, predict, report, train
+from deblora.pipeline.detect import audit, evaluate, predict, train
 from deblora.recipe.detect import DetectionRecipe, to_yaml
 from deblora.run.processes import start_log
 from deblora.run.run_dir import RunDir
@@ -14,12 +14,12 @@ ROAD: tuple[Stage[DetectionRecipe], ...] = (
     train.STAGE,
     predict.stage_for("val"),
     evaluate.stage_for("val"),
-    report.stage_for("val"),
+    evaluate.report_stage_for("val"),
 )
 TEST: tuple[Stage[DetectionRecipe], ...] = (
     predict.stage_for("test"),
     evaluate.stage_for("test"),
-    report.stage_for("test"),
+    evaluate.report_stage_for("test"),
 )
 
 

@@ -1,1 +1,0 @@
-"""Files of detections: Task-1, GeoJSON, GeoPackage."""

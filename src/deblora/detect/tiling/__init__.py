@@ -1,1 +1,0 @@
-"""Scenes cut to tiles, with their boxes."""
