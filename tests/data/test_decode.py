@@ -80,3 +80,37 @@ def test_contents_name_copies_between_splits_and_what_cannot_be_read() -> None:
     assert found.copies == (("c", "a"),)
     assert (found.bands, found.types, found.lowest, found.highest) == ({"1": "a"}, {"uint8": "a"}, 1, 3)
     assert list(found.unreadable) == list(unreadable(pixels)) == [4]
+
+
+def png(value: int, mode: str = "L", kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (4, 3), value if mode in ("L", "P", "I;16") else (value,) * len(mode)).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "bands", "dtype"),
+    [
+        ("L", 1, np.uint8),
+        ("RGB", 3, np.uint8),
+        ("RGBA", 3, np.uint8),
+        ("P", 3, np.uint8),
+        ("I;16", 1, np.uint16),
+    ],
+)
+def test_modes(mode: str, bands: int, dtype: type) -> None:
+    chip = decode_chip(png(3, mode), "x")
+    assert (chip.shape, chip.dtype) == ((3, 4, bands), dtype)
+
+
+def test_arrays_never_unpickle_and_damaged_images_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([[{}]]), allow_pickle=True)
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(noise, "JPEG")
+    for content in (stream.getvalue(), b"", b"not an image", noise.getvalue()[:900], png(1)[:40]):
+        with pytest.raises(DataError, match="chip-7"):
+            decode_chip(content, "chip-7")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    with pytest.raises(DataError, match="chip-7: too many pixels"):
+        decode_chip(png(1), "chip-7")

@@ -1,18 +1,13 @@
 import io
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
-from pyarrow import parquet
 
 from deblora.data.chips import ArrayPixels, ChipSet
-from deblora.data.decode import decode_chip
-from deblora.data.readers.registry import check_trainable, read_chips
+from deblora.data.readers.registry import READERS, check_trainable, read_chips
 from deblora.errors import DataError
 
 
@@ -26,22 +21,6 @@ def put(path: Path, content: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
-
-
-def put_parquet(
-    path: Path, images: list, labels: list, names: list[str] | None = None, **columns: list
-) -> Path:
-    table = pa.table({"image": images, "label": labels, **columns})
-    if names is not None:
-        features = {"info": {"features": {"label": {"names": names}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, path, row_group_size=2)
-    return path
-
-
-def structs(*contents: bytes | None) -> list:
-    return [{"bytes": content, "path": f"x/{i}.jpg"} for i, content in enumerate(contents)]
 
 
 def test_folder_of_classes(tmp_path: Path) -> None:
@@ -133,95 +112,6 @@ def test_lists_that_are_refused(tmp_path: Path, rows: str | bytes, message: str)
         read_chips(put(tmp_path / "root" / "l.csv", rows))
 
 
-def test_parquet_folder_reads_any_row_by_content(tmp_path: Path) -> None:
-    put_parquet(tmp_path / "train.parquet", structs(*[png(i) for i in range(5)]), [0, 1, 0, 1, 1], ["a", "b"])
-    put_parquet(tmp_path / "test.parquet", structs(png(9, "RGB", "WEBP")), [1], ["a", "b"])
-    chips = read_chips(tmp_path)
-    assert (chips.class_names, chips.splits) == (("a", "b"), ("train",) * 5 + ("test",))
-    assert chips.ids[3] == "train/3/x/3.jpg"
-    assert [int(chips.pixels.read(i)[0, 0, 0]) for i in (4, 0, 2)] == [4, 0, 2]
-    copy = pickle.loads(pickle.dumps(chips.pixels))
-    assert copy.read(5).shape == (3, 4, 3)
-
-
-def test_parquet_file_without_metadata_takes_names_from_labels(tmp_path: Path) -> None:
-    chips = read_chips(
-        put_parquet(tmp_path / "x.parquet", [png(1), png(2)], ["ship", "car"], split=["train", None])
-    )
-    assert (chips.class_names, chips.labels.tolist(), chips.splits) == (
-        ("car", "ship"),
-        [1, 0],
-        ("train", ""),
-    )
-    chips = read_chips(put_parquet(tmp_path / "y.parquet", structs(png(1), png(2)), [10, 9]))
-    assert (chips.class_names, chips.labels.tolist()) == (("9", "10"), [1, 0])
-
-
-@pytest.mark.parametrize(
-    ("images", "labels", "names", "message"),
-    [
-        (structs(png(1), png(1), None), [0, 1, 0], ["a", "b"], "image of row 2 is null"),
-        ([png(1), png(1), None], [0, 1, 0], ["a", "b"], "image of row 2 is null"),
-        (structs(png(1), png(1)), [0, None], ["a", "b"], "label of row 1 is missing"),
-        (structs(png(1), png(1)), [0, 2], ["a", "b"], "label 2 of row 1 is none of the 2 classes"),
-        (structs(png(1)), [0.5], None, "column label is double"),
-        (["text"], [0], None, "column image is string"),
-        (structs(png(1)), [0], ["a", "a"], "not distinct"),
-    ],
-)
-def test_parquet_rows_that_are_refused(
-    tmp_path: Path, images: list, labels: list, names: list[str] | None, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        read_chips(put_parquet(tmp_path / "x.parquet", images, labels, names))
-
-
-def test_parquet_files_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="damaged or no Parquet"):
-        read_chips(put(tmp_path / "x.parquet", b"PAR1 nothing PAR1"))
-    parquet.write_table(pa.table({"label": [1]}), tmp_path / "y.parquet")
-    with pytest.raises(DataError, match="no column image"):
-        read_chips(tmp_path / "y.parquet")
-    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
-    parquet.write_table(schema.empty_table(), tmp_path / "z.parquet")
-    with pytest.raises(DataError, match="no rows"):
-        read_chips(tmp_path / "z.parquet")
-    put_parquet(tmp_path / "d" / "train.parquet", structs(png(1)), [0], ["a", "b"])
-    put_parquet(tmp_path / "d" / "val.parquet", structs(png(1)), [0], ["b", "a"])
-    with pytest.raises(DataError, match="different classes"):
-        read_chips(tmp_path / "d")
-    with pytest.raises(DataError, match="does not exist"):
-        read_chips(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize(
-    ("mode", "bands", "dtype"),
-    [
-        ("L", 1, np.uint8),
-        ("RGB", 3, np.uint8),
-        ("RGBA", 3, np.uint8),
-        ("P", 3, np.uint8),
-        ("I;16", 1, np.uint16),
-    ],
-)
-def test_modes(mode: str, bands: int, dtype: type) -> None:
-    chip = decode_chip(png(3, mode), "x")
-    assert (chip.shape, chip.dtype) == ((3, 4, bands), dtype)
-
-
-def test_arrays_never_unpickle_and_damaged_images_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.BytesIO()
-    np.save(stream, np.array([[{}]]), allow_pickle=True)
-    noise = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(noise, "JPEG")
-    for content in (stream.getvalue(), b"", b"not an image", noise.getvalue()[:900], png(1)[:40]):
-        with pytest.raises(DataError, match="chip-7"):
-            decode_chip(content, "chip-7")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
-    with pytest.raises(DataError, match="chip-7: too many pixels"):
-        decode_chip(png(1), "chip-7")
-
-
 def test_check_trainable_names_the_classes() -> None:
     def chips(labels: list[int], splits: tuple[str, ...], names: tuple[str, ...]) -> ChipSet:
         ids = tuple(map(str, range(len(labels))))
@@ -253,3 +143,20 @@ def test_mstar_counts(shared: Callable[[str], Path]) -> None:
     assert train.tolist() == [299, 233, 298, 256, 233, 299, 299, 232, 299, 299]
     assert len(chips.split("test")) == 2425
     assert chips.pixels.read(0).shape == (128, 128, 1)
+
+
+def test_recipes_name_every_reader() -> None:
+    from typing import get_args
+
+    from deblora.recipe.classify import DataRecipe
+
+    assert set(get_args(DataRecipe.__dataclass_fields__["format"].type)) == {"auto", *READERS}
+
+
+def test_pictures_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "loose.png"):
+        put(tmp_path / name, png(1))
+    put(tmp_path / "b" / "2.jp2", b"x")
+    assert read_chips(tmp_path).notes == (
+        f"2 pictures passed over (.jp2, .png), first: {tmp_path / 'b' / '2.jp2'}",
+    )
