@@ -12,6 +12,7 @@ from deblora.cli.options import (
     add_out,
     add_source,
     add_start,
+    is_recipe,
     values_from,
 )
 from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
@@ -45,6 +46,8 @@ def _run(options: Any) -> None:
     from deblora.run.run_dir import RunDir
 
     values = values_from(_source(options), options.settings)
+    if options.source is not None and not is_recipe(options.source):
+        values = _with_look(values)
     recipe = recipe_from(values)
     if options.print_recipe:
         if is_first():
@@ -59,6 +62,13 @@ def _run(options: Any) -> None:
     _run_all(run, recipe, options, note=note)
     if is_first():
         _finish(run)
+
+
+def _with_look(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of data with the first look, unless they say something of size, views or the look."""
+    if (values.get("backbone") or {}).get("image_size") or (values.get("extract") or {}).get("views"):
+        return values
+    return {**values, "look": {"enabled": True, **(values.get("look") or {})}}
 
 
 def _source(options: Any) -> str | None:

@@ -31,6 +31,7 @@ NUMBERS = frozenset(
             "loss",
         ),
         *("gap", "chance", "train_scatter", "test_scatter"),
+        *("image_size", "views", "brier_score", "seconds_per_chip"),
     }
 )
 """Columns that hold numbers; an empty cell is unknown."""
@@ -65,6 +66,7 @@ CHOICES = ("method", "classifier", "choice", "value")
 SEPARATION = ("method", "split", "metric", "value")
 MISMATCH = ("method", "class", "group", "n_train", "gap", "chance", "train_scatter", "test_scatter")
 HISTORY = ("step", "loss")
+LOOK = ("image_size", "views", "group", "value", "ci_lower", "ci_upper", "brier_score", "seconds_per_chip")
 
 
 def table(rows: list[dict[str, object]]) -> str:

@@ -130,6 +130,27 @@ class BackboneRecipe:
     """Stable Diffusion: one text for all chips, never a class name (ours: empty)."""
 
 
+LOOKED_AT: tuple[Literal[1, 2, 4, 8], ...] = (1, 4)
+"""Numbers of views that the first look tries (ours)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LookRecipe:
+    """First look: which input size and how many views suit the chips, by cross-validation on frozen features.
+
+    It sets ``backbone.image_size`` and ``extract.views``; labels of test chips have no part in it.
+    """
+
+    enabled: bool = False
+    """Take it. ``deblora run DATA`` does, unless size or views are given."""
+    sizes: list[int] = Field(default_factory=list)
+    """Pixels per side to try; empty tries the model's own, and 7/8, 1 and 3/2 of the chips' side (ours)."""
+    views: list[Literal[1, 2, 4, 8]] = Field(default_factory=lambda: list(LOOKED_AT))
+    """Numbers of views to try (ours)."""
+    max_chips: Annotated[int, Field(ge=10, le=10**7)] = 1000
+    """Labeled chips of training and validation that are looked at: of rare classes all, of others a part (ours)."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class LoraRecipe:
     """Stage 0: the LoRA adapter."""
@@ -314,6 +335,7 @@ class Recipe:
     backbone: BackboneRecipe = Field(default_factory=BackboneRecipe)
     lora: LoraRecipe = Field(default_factory=LoraRecipe)
     extract: ExtractRecipe = Field(default_factory=ExtractRecipe)
+    look: LookRecipe = Field(default_factory=LookRecipe)
     cluster: ClusterRecipe = Field(default_factory=ClusterRecipe)
     center: CenterRecipe = Field(default_factory=CenterRecipe)
     calibrate: CalibrateRecipe = Field(default_factory=CalibrateRecipe)
@@ -328,7 +350,14 @@ MOST_USED = (
     *("data.source", "data.format", "data.groups", "data.scale", "data.offset", "data.on_error"),
     *("backbone.name", "backbone.path", "backbone.image_size"),
     *("lora.adapter", "lora.rank", "lora.loss", "lora.learning_rate", "lora.max_train_steps"),
-    *("extract.batch_size", "cluster.n_clusters", "center.method", "calibrate.numerator"),
+    *(
+        "extract.batch_size",
+        "extract.views",
+        "look.enabled",
+        "cluster.n_clusters",
+        "center.method",
+        "calibrate.numerator",
+    ),
     *("deblora.placement", "deblora.max_train_steps", "shift.temperature"),
     *("evaluate.n_bootstrap", "rows.names"),
 )
@@ -352,6 +381,7 @@ def _checks(recipe: Recipe) -> Iterator[Problem]:
     yield from _pixel_checks(recipe)
     yield from backbone_checks(recipe.backbone)
     yield from _loss_checks(recipe)
+    yield from _look_checks(recipe)
     if recipe.lora.adapter == "adalora" and recipe.deblora.placement in ("stack", "continue"):
         yield Problem(
             ("lora.adapter", "deblora.placement"),
@@ -382,6 +412,20 @@ def _split_checks(data: DataRecipe) -> Iterator[Problem]:
             ("data.val_fraction", "data.test_fraction"),
             f"data.val_fraction {data.val_fraction:g} and data.test_fraction {data.test_fraction:g} leave no training "
             "chips; keep their sum below 1",
+        )
+
+
+def _look_checks(recipe: Recipe) -> Iterator[Problem]:
+    if any(not 8 <= size <= 8192 for size in recipe.look.sizes):
+        yield Problem(
+            ("look.sizes",), f"look.sizes {recipe.look.sizes} holds a size outside 8 to 8192 pixels"
+        )
+    if not recipe.look.views:
+        yield Problem(("look.views",), "look.views is empty; name 1, 2, 4 or 8")
+    if recipe.look.enabled and (recipe.backbone.image_size is not None or recipe.extract.views != 1):
+        yield Problem(
+            ("look.enabled", "backbone.image_size", "extract.views"),
+            "look.enabled chooses backbone.image_size and extract.views; leave these two out, or set it to false",
         )
 
 

@@ -107,6 +107,10 @@ class RunDir:
         """What the fitted classifiers of a method chose and predict."""
         return self.root / "eval" / "fitted" / f"{method}.json"
 
+    def look(self, name: str) -> Path:
+        """A file of the first look: what was tried, and what was chosen."""
+        return self.root / "look" / name
+
     def evaluation(self, name: str) -> Path:
         """A table of the evaluation."""
         return self.root / "eval" / name

@@ -71,6 +71,7 @@ def _report(run: RunDir, recipe: Recipe) -> Report:
             "composition": _composition(run, chips),
             "history": _history(run),
             "separation": _read(run, "separation.csv", csv_tables.SEPARATION),
+            "look": _look(run),
             "timings": pd.DataFrame(
                 [{"stage": k, "seconds": float(v["seconds"])} for k, v in run.manifest()["stages"].items()]
             ),
@@ -88,6 +89,17 @@ def _report(run: RunDir, recipe: Recipe) -> Report:
             "of seed.",
         ),
         findings=_cautions(run, frozen),
+    )
+
+
+def _look(run: RunDir) -> pd.DataFrame:
+    """Return what the first look saw, without lines if none was taken."""
+    path = run.look("candidates.csv")
+    again = f"deblora run --out {run.root} --resume"
+    return (
+        read_table(path, csv_tables.LOOK, command=again)
+        if path.is_file()
+        else pd.DataFrame(columns=csv_tables.LOOK)
     )
 
 
@@ -267,6 +279,7 @@ STAGE = Stage(
         run.history("deblora"),
         run.adapter("lora"),
         *choice_files(run),
+        *(path for path in (run.look("candidates.csv"),) if path.is_file()),
     ],
     outputs=lambda run: [run.report("index.html"), run.report("report.md")],
     work=_work,

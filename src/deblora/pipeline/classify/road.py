@@ -9,7 +9,7 @@ from functools import partial
 from deblora.errors import ModelError, RecipeError
 from deblora.files import write_atomic
 from deblora.pipeline.adapter import check_loss
-from deblora.pipeline.classify import audit, cluster, report, train_deblora, train_lora
+from deblora.pipeline.classify import audit, cluster, look, report, train_deblora, train_lora
 from deblora.pipeline.classify.audit import choose_groups, select_chips
 from deblora.pipeline.classify.calibrate import CALIBRATE, CENTER, check_groups
 from deblora.pipeline.classify.chips import read_source
@@ -107,7 +107,13 @@ def run_all(run: RunDir, recipe: Recipe, *, note: str = "") -> None:
         if note:
             log.warning("%s", note)
         on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
-        for stage in pipeline_of(recipe):
+        first, *_ = pipeline_of(recipe)
+        run_stage(first, run, recipe)
+        if recipe.look.enabled:
+            run_stage(look.STAGE, run, recipe)
+            recipe = look.settled(run, recipe)
+            on_first(lambda: write_atomic(run.recipe, to_yaml(recipe)))
+        for stage in pipeline_of(recipe)[1:]:
             if stage.run_by not in ("evaluate", report.STAGE.name):
                 run_stage(stage, run, recipe)
         on_first(lambda: note_weights(run, recipe))
