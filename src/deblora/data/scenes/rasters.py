@@ -24,15 +24,10 @@ _SAMPLE = 1 << 20
 
 
 class Scene(Protocol):
-    """An image that gives windows of pixels."""
+    """An image that gives windows of pixels, and its size in pixels."""
 
-    @property
-    def height(self) -> int:
-        """Pixels."""
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
+    height: int
+    width: int
 
     @property
     def digest(self) -> str:
@@ -50,16 +45,7 @@ class ArrayScene:
 
     def __init__(self, pixels: Shaped[np.ndarray, "h w b"], *, digest: str = "") -> None:
         self.pixels, self._digest = pixels, digest
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[0])
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[1])
+        self.height, self.width = pixels.shape[:2]
 
     @property
     def digest(self) -> str:
@@ -85,17 +71,8 @@ class RasterScene:
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, open_raster(path)
+        self.height, self.width = int(self._file.height), int(self._file.width)
         self.crs, self.transform = self._file.crs, self._file.transform
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self._file.height)
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self._file.width)
 
     @property
     def digest(self) -> str:
@@ -150,17 +127,8 @@ class BandScene:
                 f"{name} has bands 1 to {n_bands}, but {list(bands)} were asked for; change --bands"
             )
         self._scene, self._bands = scene, [band - 1 for band in bands]
+        self.height, self.width = scene.height, scene.width
         self.crs, self.transform = getattr(scene, "crs", None), getattr(scene, "transform", None)
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return self._scene.height
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return self._scene.width
 
     @property
     def digest(self) -> str:
