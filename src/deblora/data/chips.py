@@ -115,17 +115,10 @@ class ChipSet:
 
     def __post_init__(self) -> None:
         """Check that the parts describe the same chips."""
-        lengths = {len(self.ids), len(self.labels), len(self.splits), len(self.pixels)}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"ids {len(self.ids)}, labels {len(self.labels)}, splits {len(self.splits)} and pixels "
-                f"{len(self.pixels)} differ in length"
-            )
-        for name in ("units", "captions"):
-            if len(getattr(self, name)) not in (0, len(self.ids)):
-                raise ValueError(
-                    f"{name} {len(getattr(self, name))} and ids {len(self.ids)} differ in length"
-                )
+        for name in ("labels", "splits", "pixels", "units", "captions"):
+            n, is_optional = len(getattr(self, name)), name in ("units", "captions")
+            if n != len(self.ids) and not (is_optional and n == 0):
+                raise ValueError(f"{name} {n} and ids {len(self.ids)} differ in length")
         unknown = set(self.splits) - set(SPLITS)
         if unknown:
             raise ValueError(f"splits must be among {SPLITS}, got {sorted(unknown)}")
@@ -155,28 +148,17 @@ class ChipSet:
         pixels = SubsetPixels(self.pixels, chosen)
         if isinstance(self.pixels, SubsetPixels):
             pixels = SubsetPixels(self.pixels.base, tuple(self.pixels.indices[i] for i in chosen))
-        return ChipSet(
-            ids=tuple(self.ids[i] for i in chosen),
-            labels=self.labels[np.array(chosen, dtype=np.int64)],
-            splits=tuple(self.splits[i] for i in chosen),
-            class_names=self.class_names,
-            pixels=pixels,
-            units=tuple(self.units[i] for i in chosen) if self.units else (),
-            captions=tuple(self.captions[i] for i in chosen) if self.captions else (),
-            notes=self.notes,
-        )
+        taken = {
+            name: tuple(values[i] for i in chosen) if (values := getattr(self, name)) else ()
+            for name in ("ids", "splits", "units", "captions")
+        }
+        return replace(self, labels=self.labels[np.array(chosen, dtype=np.int64)], pixels=pixels, **taken)
 
     def split(self, name: str) -> "ChipSet":
-        """Return the chips of one split; may be empty.
-
-        Raises:
-            ValueError: If ``name`` is not a split.
-        """
+        """Return the chips of one split; may be empty. Raises a ValueError if ``name`` is no split."""
         if name not in SPLITS:
             raise ValueError(f"split must be among {SPLITS}, got {name!r}")
-        return self.subset(
-            np.array([i for i, split in enumerate(self.splits) if split == name], dtype=np.int64)
-        )
+        return self.subset(np.flatnonzero(np.array([split == name for split in self.splits], dtype=bool)))
 
 
 def as_chip(array: np.ndarray, name: str) -> Shaped[np.ndarray, "h w b"]:

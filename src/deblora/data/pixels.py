@@ -52,16 +52,15 @@ def to_batch(
 
 def _check_arguments(image_size: int, mean: Sequence[float], std: Sequence[float], scale: float) -> None:
     """Refuse what no batch can be made with."""
-    if image_size < 1:
-        raise ValueError(f"image_size must be at least 1, got {image_size}")
-    if not mean or len(mean) != len(std):
-        raise ValueError(f"mean and std need one value per band, got {len(mean)} and {len(std)}")
-    if not all(math.isfinite(value) for value in mean):
-        raise ValueError(f"mean must be finite, got {tuple(mean)}")
-    if not all(math.isfinite(value) and value > 0 for value in std):
-        raise ValueError(f"std must be positive, got {tuple(std)}")
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be positive, got {scale}")
+    for is_fine, fault in (
+        (image_size >= 1, f"image_size must be at least 1, got {image_size}"),
+        (0 < len(mean) == len(std), f"mean and std need one value per band, got {len(mean)} and {len(std)}"),
+        (all(map(math.isfinite, mean)), f"mean must be finite, got {tuple(mean)}"),
+        (all(0 < value < math.inf for value in std), f"std must be positive, got {tuple(std)}"),
+        (0 < scale < math.inf, f"scale must be positive, got {scale}"),
+    ):
+        if not is_fine:
+            raise ValueError(fault)
 
 
 def _resized(array: np.ndarray, position: int, size: int, n_bands: int) -> Float[torch.Tensor, "1 c h w"]:
@@ -98,7 +97,7 @@ def band_statistics(pixels: Pixels, *, scale: float) -> tuple[tuple[float, ...],
         DataError: If there is no chip or the chips differ in their number of bands.
         ValueError: If ``scale`` is not positive.
     """
-    if not (math.isfinite(scale) and scale > 0):
+    if not 0 < scale < math.inf:
         raise ValueError(f"scale must be positive, got {scale}")
     if not len(pixels):
         raise DataError("no chips to compute band statistics from; check the training split")
