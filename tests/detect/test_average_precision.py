@@ -9,10 +9,10 @@ from deblora.data.longtail import Groups
 from deblora.data.scenes.dota import Labels
 from deblora.detect.average_precision import (
     COCO_THRESHOLDS,
-    ap_at_thresholds,
     average_precision,
     evaluate_detections,
     map_over_groups,
+    precision_curves,
 )
 from deblora.detect.task1 import QuadDetections
 from deblora.errors import DataError
@@ -279,7 +279,8 @@ def test_order_of_files_and_joint_scale_do_not_matter(seed: int) -> None:
 
 def test_all_thresholds_at_once_equal_one_at_a_time() -> None:
     detections, truth = random_scene(5)
-    table = ap_at_thresholds(detections, truth, CLASSES)
+    curves = precision_curves(detections, truth, CLASSES, method="area")
+    table = np.array([[entry.ap for entry in curves[name]] for name in CLASSES]).T
     assert table.shape == (10, 3)
     assert COCO_THRESHOLDS[0] == 0.5
     assert COCO_THRESHOLDS[-1] == 0.95
@@ -296,8 +297,8 @@ def test_perfect_detections_have_average_precision_one() -> None:
         for image, labels in truth.items()
         for name, quad in zip(labels.class_names, labels.quads.tolist(), strict=True)
     ]
-    table = ap_at_thresholds(detections_of(*rows), truth, CLASSES[:2])
-    np.testing.assert_allclose(table, 1.0)
+    for entries in precision_curves(detections_of(*rows), truth, CLASSES[:2], method="area").values():
+        np.testing.assert_allclose([entry.ap for entry in entries], 1.0)
 
 
 # --- bad input ---------------------------------------------------------------------------------------------

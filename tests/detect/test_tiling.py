@@ -77,7 +77,7 @@ def test_an_object_no_longer_than_the_overlap_is_whole_in_its_owner() -> None:
         assert (high <= bounds + 100).all()
 
 
-def test_kept_truncated_and_dropped_objects() -> None:
+def test_kept_and_truncated_objects() -> None:
     first, second = tile_grid(100, 180, tile=100, overlap=20)
     labels = labels_of(
         upright(10, 10, 20, 20),  # whole
@@ -90,8 +90,6 @@ def test_kept_truncated_and_dropped_objects() -> None:
     kept, rows = tile_labels(labels, first)
     assert rows.tolist() == [0, 2, 3, 5]
     assert kept.difficult.tolist() == [0, 2, 2, 0]
-    kept, rows = tile_labels(labels, first, truncated="drop")
-    assert rows.tolist() == [0, 5]
     kept, rows = tile_labels(labels, second)
     assert rows.tolist() == [1, 2, 3, 4, 5]
     assert kept.quads[0].tolist() == upright(10, 10, 30, 20)
@@ -180,8 +178,6 @@ def test_degenerate_labels_and_options() -> None:
     assert tile_labels(labels_of(point, line), window)[1].tolist() == [0]
     with pytest.raises(ValueError, match="min_inside"):
         tile_labels(labels_of(), window, min_inside=0)
-    with pytest.raises(ValueError, match="truncated must be"):
-        tile_labels(labels_of(), window, truncated="keep")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -221,25 +221,15 @@ def evaluate_detections(
             coordinate is not finite.
         ValueError: If an option is out of range.
     """
-    curves = _curves(detections, ground_truth, class_names, (iou_threshold,), method, protocol)
+    curves = precision_curves(
+        detections,
+        ground_truth,
+        class_names,
+        iou_thresholds=(iou_threshold,),
+        method=method,
+        protocol=protocol,
+    )
     return {name: entries[0] for name, entries in curves.items()}
-
-
-def ap_at_thresholds(
-    detections: QuadDetections,
-    ground_truth: Mapping[str, Labels],
-    class_names: Sequence[str],
-    *,
-    iou_thresholds: Sequence[float] = COCO_THRESHOLDS,
-    method: Method = "area",
-    protocol: Protocol = "dota1.0",
-) -> Float[np.ndarray, "t c"]:
-    """Return the AP per threshold and class; the mean over thresholds of each class gives mAP 50:95.
-
-    Arguments and errors as :func:`evaluate_detections`; IoU is computed once for all thresholds.
-    """
-    curves = _curves(detections, ground_truth, class_names, tuple(iou_thresholds), method, protocol)
-    return np.array([[entry.ap for entry in curves[name]] for name in class_names]).T
 
 
 def map_over_groups(
@@ -259,18 +249,23 @@ def map_over_groups(
     return group_scores(np.asarray(ap_per_class, dtype=np.float64), groups), missing
 
 
-def _curves(
+def precision_curves(
     detections: QuadDetections,
     ground_truth: Mapping[str, Labels],
     class_names: Sequence[str],
-    iou_thresholds: tuple[float, ...],
-    method: Method,
-    protocol: Protocol,
+    *,
+    iou_thresholds: Sequence[float] = COCO_THRESHOLDS,
+    method: Method = "voc07",
+    protocol: Protocol = "dota1.0",
 ) -> dict[str, list[ClassDetection]]:
+    """Return what :func:`evaluate_detections` does at each of several thresholds; IoU is computed once.
+
+    Arguments and errors as there.
+    """
     if protocol not in ("dota1.0", "dota1.5"):
         raise ValueError(f"protocol must be dota1.0 or dota1.5, got {protocol!r}")
     if not iou_thresholds or not all(0 <= value < 1 for value in iou_thresholds):
-        raise ValueError(f"IoU thresholds must be in [0, 1), got {iou_thresholds}")
+        raise ValueError(f"IoU thresholds must be in [0, 1), got {tuple(iou_thresholds)}")
     _check(detections, ground_truth, class_names)
     curves: dict[str, list[ClassDetection]] = {}
     for name in class_names:
@@ -380,17 +375,11 @@ def summarize_detections(
         ``map50_area``, ``map50_95``), ``missing`` (classes without ground truth, in no mean) and ``classes``, of
         which ``threshold`` is the score of the best F1.
     """
-    curves = evaluate_detections(detections, ground_truth, class_names, protocol=protocol)
+    every = precision_curves(detections, ground_truth, class_names, protocol=protocol)
+    curves = {name: entries[0] for name, entries in every.items()}
     voc = np.array([curves[name].ap for name in class_names])
-    area = np.array(
-        [
-            average_precision(curves[name].recall, curves[name].precision, method="area")
-            if curves[name].n_ground_truth
-            else np.nan
-            for name in class_names
-        ]
-    )
-    strict = ap_at_thresholds(detections, ground_truth, class_names, protocol=protocol).mean(axis=0)
+    areas = np.array([[_area(entry) for entry in every[name]] for name in class_names]).T
+    area, strict = areas[0], areas.mean(axis=0)
     per_group: dict[str, dict[str, float | None]] = {}
     missing: tuple[str, ...] = ()
     for measure, values in zip(MEASURES, (voc, area, strict), strict=True):
@@ -420,6 +409,12 @@ def summarize_detections(
             for i, name in enumerate(class_names)
         ],
     }
+
+
+def _area(entry: ClassDetection) -> float:
+    if not entry.n_ground_truth:
+        return float("nan")
+    return average_precision(entry.recall, entry.precision, method="area")
 
 
 def _counts(entry: ClassDetection) -> dict[str, int]:

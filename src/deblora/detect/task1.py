@@ -1,7 +1,6 @@
 """Task-1 files of DOTA: detections as one text file per class, in a folder or a zip."""
 
 import io
-import logging
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +13,6 @@ from jaxtyping import Float
 from deblora.data.scenes.dota import format_numbers, parse_numbers
 from deblora.errors import DataError
 from deblora.files import write_atomic
-
-PLACEHOLDER_SCORE = 1e-4
-"""Score of the line that keeps the file of a class without detections from being empty (ours)."""
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,24 +33,13 @@ class QuadDetections:
             )
 
 
-def write_task1(
-    path: Path,
-    detections: QuadDetections,
-    *,
-    class_names: Sequence[str],
-    placeholder_image: str | None = None,
-) -> tuple[str, ...]:
+def write_task1(path: Path, detections: QuadDetections, *, class_names: Sequence[str]) -> None:
     """Write ``Task1_<class>.txt`` for every class: ``image score x1 y1 ... x4 y4`` per line, exact decimals.
 
     Args:
         path: A folder, or a file that ends in ``.zip``.
         detections: Of all images, image names without extension.
         class_names: All classes; each gets a file.
-        placeholder_image: The evaluation server is reported to refuse empty files. With a name given, a class
-            without detections gets one line for that image, a box of one pixel with score 1e-4.
-
-    Returns:
-        The classes that got a placeholder line.
 
     Raises:
         DataError: If a class is not in ``class_names`` or an image name holds a space.
@@ -74,11 +57,6 @@ def write_task1(
         if name not in lines:
             raise DataError(f"a detection has the class {name!r}, not one of {', '.join(class_names)}")
         lines[name].append(f"{image} {score!r} {format_numbers(quad)}")
-    filled = tuple(name for name, entries in lines.items() if not entries and placeholder_image is not None)
-    for name in filled:
-        lines[name].append(f"{placeholder_image} {PLACEHOLDER_SCORE!r} 0.0 0.0 1.0 0.0 1.0 1.0 0.0 1.0")
-    if filled:
-        _LOG.info("classes without detections got a placeholder line: %s", ", ".join(filled))
     files = {f"Task1_{name}.txt": "".join(f"{line}\n" for line in entries) for name, entries in lines.items()}
     if path.suffix.lower() == ".zip":
         buffer = io.BytesIO()
@@ -89,7 +67,6 @@ def write_task1(
     else:
         for file_name, text in files.items():
             write_atomic(path / file_name, text)
-    return filled
 
 
 def check_image_names(names: Iterable[str]) -> None:

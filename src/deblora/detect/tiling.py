@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.rasters import Scene
-from deblora.detect.boxes import untangle_quads
+from deblora.detect.boxes import boxes_from_quads, untangle_quads
 from deblora.detect.overlap import quad_areas, quad_intersection
 from deblora.errors import DataError
 from deblora.files import write_atomic
@@ -78,34 +77,26 @@ def tile_labels(
     window: Window,
     *,
     min_inside: float = 0.7,
-    truncated: Literal["difficult", "drop"] = "difficult",
 ) -> tuple[Labels, Int[np.ndarray, " k"]]:
     """Return the objects that a tile sees, in tile pixels and unclipped, and their rows in ``labels``.
 
     An object is kept if at least ``min_inside`` of its area lies in the window. One with a vertex outside is
-    truncated. The border of the scene truncates nothing: an annotation that reaches past it keeps its flag.
+    truncated: its flag becomes 2, as in the reference implementation. The border of the scene truncates nothing:
+    an annotation that reaches past it keeps its flag.
 
     Args:
         labels: Of the whole scene.
         window: From :func:`tile_grid`.
         min_inside: Least share of the area inside, in (0, 1] (reference implementation: 0.7).
-        truncated: ``difficult`` sets the flag of truncated objects to 2 (reference implementation), ``drop``
-            leaves them out.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If the share is out of range.
     """
     if not 0 < min_inside <= 1:
         raise ValueError(f"min_inside must be in (0, 1], got {min_inside}")
-    if truncated not in ("difficult", "drop"):
-        raise ValueError(f"truncated must be difficult or drop, got {truncated!r}")
     bounds = _open_bounds(window)
     whole = _inside(labels.quads, bounds)
-    if truncated == "drop":
-        rows = np.flatnonzero(whole)
-    else:
-        share = _share_inside(labels.quads, bounds)
-        rows = np.flatnonzero(whole | (share >= min_inside))
+    rows = np.flatnonzero(whole | (_share_inside(labels.quads, bounds) >= min_inside))
     kept = labels.select(rows)
     flags = np.where(whole[rows], kept.difficult, 2)
     origin = np.array([window.x, window.y], dtype=np.float64)
@@ -273,10 +264,6 @@ def drop_flat(labels: Mapping[str, Labels], *, shortest: float = 1e-3) -> tuple[
     Returns:
         The other objects, and one line per object left out.
     """
-    import torch
-
-    from deblora.detect.boxes import boxes_from_quads
-
     kept, lines = {}, []
     for image, entry in labels.items():
         sides = boxes_from_quads(torch.from_numpy(entry.quads))[:, 2:4].amin(dim=1).numpy()

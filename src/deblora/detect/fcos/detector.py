@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from deblora.detect.fcos.assign import CENTER_RADIUS, AngleCoding, Targets, assign
+from deblora.detect.fcos.assign import AngleCoding, Targets, assign
 from deblora.detect.fcos.class_loss import Scoring
 from deblora.detect.fcos.head import (
     MAX_DETECTIONS,
@@ -39,7 +39,6 @@ class OrientedFCOS(nn.Module):
         scoring: Meaning and loss of the class channels.
         angle: Coding of boxes and angles; the one of the head.
         box_loss: ``riou`` or ``kld``.
-        center_radius: In strides, see :func:`deblora.detect.fcos.assign.assign`.
         maps: Turns extractor and pixels into maps, finest first.
     """
 
@@ -52,12 +51,11 @@ class OrientedFCOS(nn.Module):
         *,
         angle: AngleCoding = "vector",
         box_loss: BoxLoss = "riou",
-        center_radius: float = CENTER_RADIUS,
         maps: Callable[..., list[torch.Tensor]] = feature_maps,
     ) -> None:
         super().__init__()
         self.extractor, self.pyramid, self.head, self.scoring = extractor, pyramid, head, scoring
-        self.angle, self.box_loss, self.center_radius, self._maps = angle, box_loss, center_radius, maps
+        self.angle, self.box_loss, self._maps = angle, box_loss, maps
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Level]:
         """Return the raw outputs of every level, finest first."""
@@ -86,7 +84,6 @@ class OrientedFCOS(nn.Module):
                 of_image.to(points[0]),
                 classes.to(points[0].device),
                 n_classes=self.scoring.n_classes,
-                center_radius=self.center_radius,
             )
             for of_image, classes in zip(boxes, labels, strict=True)
         ]

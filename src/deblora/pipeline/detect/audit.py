@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -32,14 +31,13 @@ from deblora.detect.task1 import check_image_names
 from deblora.detect.tiling import drop_flat, each_once, scene_of
 from deblora.errors import DataError
 from deblora.files import write_atomic
-from deblora.pipeline.audited import class_names, groups_of
+from deblora.pipeline.audited import class_names
 from deblora.pipeline.tables import table
 from deblora.recipe.detect import DetectionDataRecipe, DetectionRecipe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
 
 log = logging.getLogger("deblora")
-__all__ = ["STAGE", "choose_groups", "class_names", "groups_of", "image_sizes", "open_split", "train_counts"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,6 @@ def choose_groups(recipe: DetectionDataRecipe, names: tuple[str, ...], counts: n
     return groups_by_thirds(counts)
 
 
-def train_counts(run: RunDir) -> np.ndarray:
-    """Return the training objects of every class; tiles of ``deblora detect tile`` count those of their scenes."""
-    return np.array(json.loads(run.groups.read_text())["counts"]["train"], dtype=np.int64)
-
-
 def image_sizes(run: RunDir, split: str) -> dict[str, tuple[int, int]]:
     """Return height and width of every training or validation image, as the audit found them."""
     with run.samples.open(newline="", encoding="utf-8") as file:
@@ -87,7 +80,7 @@ def image_sizes(run: RunDir, split: str) -> dict[str, tuple[int, int]]:
     return {row["id"]: (int(row["height"]), int(row["width"])) for row in rows}
 
 
-def _work(run: RunDir, recipe: Any) -> None:
+def _work(run: RunDir, recipe: DetectionRecipe) -> None:
     data: DetectionDataRecipe = recipe.data
     sets = {name: read_detection_set(Path(getattr(data, name))) for name in ("train", "val")}
     _refuse_shared_images(sets)

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from deblora.data.longtail import exponential_counts
 from deblora.data.scenes.dota import Labels, write_labels
 from deblora.data.simulate.chips import SPLITS
-from deblora.data.simulate.scenes import SceneSensor, simulate_scenes
+from deblora.data.simulate.scenes import simulate_scenes
 from deblora.errors import ArtifactError
 from deblora.files import write_atomic
 from deblora.pipeline.detect.compare import comparison_text
@@ -34,33 +34,25 @@ N_TAIL = 3
 RECIPE = "detect-demo.yaml"
 
 
-@dataclass(frozen=True)
-class SceneSettings:
-    """Simulated scenes of a demo (all ours).
+def scene_settings(seed: int) -> dict[str, Any]:
+    """Return what the simulated scenes depend on (all ours).
 
-    Attributes:
-        class_names: By falling frequency in training; the last three are the tail.
-        n_scenes: Of train, val and test.
-        largest: Training objects of the first class.
-        imbalance: Largest over smallest class in training.
-        balanced: Objects per class in val and in test.
-        size: Side of a scene in pixels.
-        gsd: Meters per pixel.
-        sensor: What sees the scenes.
-        tail_coverage: Share of looks that tail classes show in training.
-        seed: Of everything.
+    Classes by falling frequency in training; scenes of train, val and test; training objects of the first class, and
+    how many times more these are than those of the last; objects per class in val and test; side in pixels; meters
+    per pixel; sensor; share of looks that tail classes show in training.
     """
-
-    class_names: tuple[str, ...] = DEMO_CLASSES
-    n_scenes: tuple[int, int, int] = (120, 40, 0)
-    largest: int = 180
-    imbalance: float = 10.0
-    balanced: int = 20
-    size: int = 192
-    gsd: float = 0.5
-    sensor: SceneSensor = "optical"
-    tail_coverage: float = 0.75
-    seed: int = 0
+    return {
+        "class_names": DEMO_CLASSES,
+        "n_scenes": (120, 40, 0),
+        "largest": 180,
+        "imbalance": 10.0,
+        "balanced": 20,
+        "size": 192,
+        "gsd": 0.5,
+        "sensor": "optical",
+        "tail_coverage": 0.75,
+        "seed": seed,
+    }
 
 
 def run_demo(root: Path, *, seed: int, resume: bool) -> list[str]:
@@ -73,7 +65,7 @@ def run_demo(root: Path, *, seed: int, resume: bool) -> list[str]:
 
     from deblora.recipe.classify import read_recipe
 
-    settings = SceneSettings(seed=seed)
+    settings = scene_settings(seed)
     if root.is_dir() and any(root.iterdir()) and not resume:
         raise ArtifactError(f"{root} is not empty; add --resume to go on, or name another folder with --out")
     write_scenes(root / "scenes", settings)
@@ -91,49 +83,47 @@ def run_demo(root: Path, *, seed: int, resume: bool) -> list[str]:
     return [*lines, "", *(f"report: {folder / 'report' / 'index.html'}" for folder in folders)]
 
 
-def write_scenes(folder: Path, settings: SceneSettings) -> None:
+def write_scenes(folder: Path, settings: dict[str, Any]) -> None:
     """Write ``folder/<split>/images`` and ``labelTxt``; nothing is done if they are there with these settings.
 
     Raises:
         ArtifactError: If the folder holds other scenes.
     """
-    note, text = folder / "scenes.json", json.dumps(asdict(settings), indent=1)
+    note, text = folder / "scenes.json", json.dumps(settings, indent=1)
     if note.is_file():
         if note.read_text() == text:
             return
         raise ArtifactError(f"{folder} holds scenes of other settings; name another folder")
     long_tail = exponential_counts(
-        len(settings.class_names), largest=settings.largest, imbalance_factor=settings.imbalance
+        len(settings["class_names"]), largest=settings["largest"], imbalance_factor=settings["imbalance"]
     )
-    for split, n_scenes in zip(SPLITS, settings.n_scenes, strict=True):
+    for split, n_scenes in zip(SPLITS, settings["n_scenes"], strict=True):
         if not n_scenes:
             continue
-        counts = long_tail.tolist() if split == "train" else [settings.balanced] * len(settings.class_names)
+        counts = (
+            long_tail.tolist() if split == "train" else [settings["balanced"]] * len(settings["class_names"])
+        )
         scenes = simulate_scenes(
             n_scenes,
             split=split,
-            quotas=dict(zip(settings.class_names, counts, strict=True)),
-            size=settings.size,
-            gsd=settings.gsd,
-            sensor=settings.sensor,
-            tail_coverage=settings.tail_coverage,
-            tail_class_names=settings.class_names[-N_TAIL:],
-            seed=settings.seed,
+            quotas=dict(zip(settings["class_names"], counts, strict=True)),
+            size=settings["size"],
+            gsd=settings["gsd"],
+            sensor=settings["sensor"],
+            tail_coverage=settings["tail_coverage"],
+            tail_class_names=settings["class_names"][-N_TAIL:],
+            seed=settings["seed"],
         )
         images, labels = folder / split / "images", folder / split / "labelTxt"
         for path in (images, labels):
             path.mkdir(parents=True, exist_ok=True)
         for scene in tqdm(scenes, desc=f"simulate {split} scenes", unit="scene", total=n_scenes):
-            band = scene.image[..., 0] if scene.image.shape[2] == 1 else scene.image
-            if scene.image.shape[2] in (1, 3):
-                Image.fromarray(np.ascontiguousarray(band)).save(images / f"{scene.name}.png")
-            else:
-                np.save(images / f"{scene.name}.npy", scene.image)
+            Image.fromarray(scene.image).save(images / f"{scene.name}.png")
             objects = Labels(
                 scene.quads.round(2),
                 scene.class_names,
                 scene.difficult.astype(np.int64),
-                settings.gsd,
+                settings["gsd"],
                 "simulated",
             )
             write_labels(labels / f"{scene.name}.txt", objects)

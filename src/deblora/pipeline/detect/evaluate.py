@@ -15,9 +15,9 @@ from deblora.detect.average_precision import Protocol, summarize_detections
 from deblora.detect.task1 import QuadDetections, read_task1
 from deblora.errors import DataError
 from deblora.files import write_atomic
-from deblora.pipeline.audited import class_names, groups_of
+from deblora.pipeline.audited import class_names, groups_of, train_counts
 from deblora.pipeline.detect import model
-from deblora.pipeline.detect.audit import Split, open_split, train_counts
+from deblora.pipeline.detect.audit import Split, open_split
 from deblora.pipeline.detect.model import evaluation_path, read_facts, shown_from
 from deblora.pipeline.detect.predict import group_of, predictions_path
 from deblora.pipeline.detect.train import NAME
@@ -33,7 +33,7 @@ from deblora.run.stage import Stage
 def stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that evaluates ``val`` or ``test``."""
 
-    def work(run: RunDir, recipe: Any) -> None:
+    def work(run: RunDir, recipe: DetectionRecipe) -> None:
         labels = open_split(run, recipe.data, split).labels
         summary = summarize_detections(
             read_task1(predictions_path(run, split)),
@@ -119,7 +119,7 @@ def report_path(run: RunDir, split: str, suffix: str) -> Any:
 def report_stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that reports ``val`` or ``test``."""
 
-    def work(run: RunDir, recipe: Any) -> None:
+    def work(run: RunDir, recipe: DetectionRecipe) -> None:
         summary = read_facts(evaluation_path(run, split))
         facts = read_facts(model.facts_path(run))
         detections = read_task1(predictions_path(run, split))

@@ -16,8 +16,7 @@ from deblora.models.adapters.lora import CONFIG, SIDECAR, attach_lora, load_adap
 from deblora.models.backbone import Backbone
 from deblora.models.maps import size_multiple
 from deblora.pipeline.adapter import PEFT_NAMES
-from deblora.pipeline.audited import class_names
-from deblora.pipeline.detect.audit import train_counts
+from deblora.pipeline.audited import class_names, train_counts
 from deblora.pipeline.open_model import adopt_input, open_backbone
 from deblora.recipe.classify import read_recipe
 from deblora.recipe.detect import NO_ADAPTER, DetectionRecipe, MethodRecipe, detection_recipe_from
@@ -173,17 +172,6 @@ def _adapter_folders(method: MethodRecipe) -> list[tuple[str, Path]]:
         raise ModelError(f"{folder / SIDECAR} is damaged ({error}); train that adapter again") from error
     first = [("lora", root / "adapters" / "lora")] if parents else []
     return [*first, ("deblora", folder)]
-
-
-__all__ = [
-    "adapter_settings",
-    "build",
-    "class_names",
-    "device",
-    "load_trained",
-    "open_extractor",
-    "tile_spec",
-]
 
 
 def open_run(root: Path) -> tuple[RunDir, DetectionRecipe]:

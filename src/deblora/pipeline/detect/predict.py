@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -276,10 +275,10 @@ def predictions_path(run: RunDir, split: str) -> Path:
 def stage_for(split: str) -> Stage[DetectionRecipe]:
     """Return the stage that predicts ``val`` or ``test``."""
 
-    def settings(recipe: Any) -> list[object]:
+    def settings(recipe: DetectionRecipe) -> list[object]:
         return [recipe.data, recipe.predict, recipe.mixed_precision]
 
-    def work(run: RunDir, recipe: Any) -> None:
+    def work(run: RunDir, recipe: DetectionRecipe) -> None:
         from tqdm import tqdm
 
         files = open_split(run, recipe.data, split).files

@@ -3,7 +3,6 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,9 +17,9 @@ from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.models.backbone import Backbone
 from deblora.models.maps import feature_maps, map_strides
 from deblora.pipeline.adapter import PEFT_NAMES, save_history, sidecar
-from deblora.pipeline.audited import class_names
+from deblora.pipeline.audited import class_names, train_counts
 from deblora.pipeline.detect import model
-from deblora.pipeline.detect.audit import image_sizes, open_split, train_counts
+from deblora.pipeline.detect.audit import image_sizes, open_split
 from deblora.pipeline.open_model import model_settings, noise_settings
 from deblora.recipe.detect import DetectionRecipe, DetectionTrainRecipe
 from deblora.run.run_dir import RunDir, fingerprint
@@ -35,8 +34,8 @@ TILING = ("tile", "overlap", "zoom", "min_inside", "keep_empty", "scale", "ignor
 N_FIRST = 8  # tiles from which a network trained from scratch takes its batch-norm statistics
 
 
-def _work(run: RunDir, recipe: Any) -> None:
-    settings: Any = recipe.train
+def _work(run: RunDir, recipe: DetectionRecipe) -> None:
+    settings = recipe.train
     names = class_names(run)
     split = open_split(run, recipe.data, "train")
     backbone = model.open_extractor(recipe)
@@ -179,7 +178,7 @@ def _facts(
     }
 
 
-def _settings(recipe: Any) -> list[object]:
+def _settings(recipe: DetectionRecipe) -> list[object]:
     return [
         model_settings(recipe.backbone),
         {key: getattr(recipe.data, key) for key in TILING},
