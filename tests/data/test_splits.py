@@ -75,15 +75,23 @@ def test_nothing_is_asked_nothing_is_taken() -> None:
     assert chips.splits == ("train", "train")
 
 
-def test_a_class_with_too_few_chips_is_named() -> None:
+def test_classes_of_one_or_two_chips_train_and_are_named() -> None:
     given = chip_set([0] * 9 + [1] * 2 + [2] * 3 + [3], [""] * 15)
-    with pytest.raises(DataError) as caught:
-        stratified_split(given, val_fraction=0.1, test_fraction=0.1, seed=0)
-    assert "in 2 classes: class1 has 2 of 3, class3 has 1 of 3; add chips" in str(caught.value)
-    assert "data.ignore: [class1, class3]" in str(caught.value)
+    chips = stratified_split(given, val_fraction=0.1, test_fraction=0.1, seed=0)
+    assert [chips.splits[i] for i in (9, 10, 14)] == ["train"] * 3
+    assert sorted(chips.splits[11:14]) == ["test", "train", "val"]
+    assert chips.notes == ("2 classes of one or two chips train and are not judged: class1, class3",)
     many = chip_set([label for label in range(13) for _ in range(9 if label == 0 else 2)], [""] * 33)
-    with pytest.raises(DataError, match="class10 has 2 of 3 and 2 more; add chips"):
-        stratified_split(many, val_fraction=0.1, test_fraction=0.1, seed=0)
+    (note,) = stratified_split(many, val_fraction=0.1, test_fraction=0.1, seed=0).notes
+    assert note.startswith("12 classes") and "class10 ..." in note
+
+
+def test_a_class_with_fewer_chips_than_are_asked_for_is_named() -> None:
+    given = chip_set([0] * 60 + [1] * 20 + [2] * 4, [""] * 84)
+    with pytest.raises(DataError) as caught:
+        stratified_split(given, val_fraction=0.1, test_fraction=0.1, val_per_class=30, seed=0)
+    assert "in 2 classes: class1 has 20 of 33, class2 has 4 of 32; add chips" in str(caught.value)
+    assert "data.ignore: [class1, class2]" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -237,8 +237,6 @@ SOURCES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "empty folder": (lambda folder: folder.mkdir() or folder, ("no class folders",)),  # type: ignore[func-returns-value]
     "folders without chips": (folder_of(a=0, b=0), ("no images", ".png")),
     "one class": (folder_of(checks=20), ("only one class (checks)", "at least two")),
-    "a class of one": (folder_of(checks=20, rows=1), ("1 classes: rows has 1 of 3", "add chips")),
-    "a class of two": (folder_of(checks=20, rows=2), ("1 classes: rows has 2 of 3", "give the splits")),
     "a class absent from train": (
         splits_of(
             train={"checks": 9, "rows": 9}, val={"checks": 3, "rows": 3}, test={"checks": 3, "slope": 3}

@@ -14,7 +14,7 @@ import yaml
 from sklearn.metrics import f1_score
 
 import deblora.pipeline.classify.predict as predict
-from builders import COUNTS
+from builders import COUNTS, write_chips
 from deblora.cli.main import main
 from deblora.pipeline.classify.predict import new_features
 from deblora.run.artifacts import FeatureTable
@@ -138,6 +138,19 @@ def test_predictions_give_the_printed_scores(finished: Path) -> None:
             zero_division=0,
         )
         assert float(row["value"]) == pytest.approx(np.mean(scores[members[row["group"]]]), abs=1e-12)
+
+
+def test_a_class_of_one_chip_trains_and_is_said_to_be_unjudged(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_chips(tmp_path / "toy", counts={"checks": 20, "rows": 12, "slope": 2, "dots": 1})
+    out = tmp_path / "run"
+    assert main(["run", str(recipe), "--data.source", str(data), "--out", str(out)]) == 0
+    said = "Means are over 2 of 4 classes; without a test chip: dots, slope."
+    assert said in capsys.readouterr().out
+    assert said.split(";")[0] in (out / "report" / "report.md").read_text()
+    rows = [row for row in rows_of(out / "eval" / "scores.csv") if row["metric"] == "macro_f1"]
+    assert {row["n_classes"] for row in rows if row["group"] == "all"} == {"2"}
 
 
 def test_the_report_loads_nothing(finished: Path) -> None:

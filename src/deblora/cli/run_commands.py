@@ -114,10 +114,13 @@ def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
 
 
 def _finish(run: Any) -> None:
+    from deblora.pipeline.audited import say_unjudged
     from deblora.pipeline.classify.evaluate.choose import read_choice
     from deblora.report.summary import say_choice
 
     print("\n" + "\n".join(_score_table(run.evaluation("scores.csv"))))
+    if unjudged := say_unjudged(run):
+        print(unjudged)
     print("\n" + "\n".join(say_choice(read_choice(run))))
     print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
     print(f"\nreport: {run.report('index.html')}")
@@ -129,9 +132,10 @@ def _score_table(path: Path) -> list[str]:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["metric"] == "macro_f1"]
     cells = {(r["method"], r["classifier"], r["group"]): r for r in rows}
+    widths = [2 + max(len(row[key]) for row in rows) for key in ("method", "classifier")]
     lines = [
         "macro F1 in percent [95 % interval]",
-        f"{'method':<18}{'classifier':<18}" + "".join(f"{g:>22}" for g in GROUPS),
+        f"{'method':<{widths[0]}}{'classifier':<{widths[1]}}" + "".join(f"{g:>22}" for g in GROUPS),
     ]
     for method, classifier in dict.fromkeys((r["method"], r["classifier"]) for r in rows):
         texts = []
@@ -142,7 +146,9 @@ def _score_table(path: Path) -> list[str]:
             )
             shown = "-" if any(end != end for end in ends) else "[{:.1f}, {:.1f}]".format(*ends)
             texts.append("-" if value != value else f"{value:.1f} {shown}")
-        lines.append(f"{method:<18}{classifier:<18}" + "".join(f"{text:>22}" for text in texts))
+        lines.append(
+            f"{method:<{widths[0]}}{classifier:<{widths[1]}}" + "".join(f"{text:>22}" for text in texts)
+        )
     return lines
 
 

@@ -10,6 +10,9 @@ from deblora.errors import DataError
 
 _N_NAMED = 10
 
+MOST_UNJUDGED = 2
+"""Chips of a class up to which it gives none to validation and test, for which three are needed."""
+
 
 def stratified_split(
     chips: ChipSet,
@@ -24,7 +27,8 @@ def stratified_split(
     Chips without a split go to test and val (unless these exist) and else to train. Where val is still absent
     and chips are marked train, val is carved from train. Test is never carved from chips marked train. Each
     class gives ``floor(fraction * n + 1/2)`` chips, at least 1 where the fraction is not 0, and keeps at
-    least 1 for train. The draw of a class depends on ``seed`` and its index only.
+    least 1 for train. A class of one or two chips only trains, which the notes say. The draw of a class depends on
+    ``seed`` and its index only.
 
     Args:
         chips: The chips.
@@ -49,6 +53,7 @@ def stratified_split(
     is_open = splits == ""
     needs_val, needs_test = "val" not in chips.splits, "test" not in chips.splits
     tiny: dict[str, tuple[int, int]] = {}
+    unjudged: list[str] = []
     # Marked training chips may give to val, but only unmarked ones may become test.
     for label in range(chips.n_classes):
         of_class = chips.labels == label
@@ -60,6 +65,10 @@ def stratified_split(
         n_val = 0
         if needs_val:
             n_val = val_per_class if val_per_class is not None else _quota(val_fraction, len(for_train))
+        if n_val + n_test >= len(for_train) and len(for_train) <= MOST_UNJUDGED:
+            splits[for_train] = "train"
+            unjudged.append(chips.class_names[label])
+            continue
         if n_val + n_test >= len(for_train):
             tiny[chips.class_names[label]] = (len(for_train), n_val + n_test + 1)
             continue
@@ -71,7 +80,11 @@ def stratified_split(
         splits[test] = "test"
     if tiny:
         raise DataError(_too_few(tiny))
-    return replace(chips, splits=tuple(str(split) for split in splits))
+    some = ", ".join(unjudged[:_N_NAMED]) + (" ..." if len(unjudged) > _N_NAMED else "")
+    notes = (
+        [f"{len(unjudged)} classes of one or two chips train and are not judged: {some}"] if unjudged else []
+    )
+    return replace(chips, splits=tuple(str(split) for split in splits), notes=(*chips.notes, *notes))
 
 
 def _too_few(tiny: dict[str, tuple[int, int]]) -> str:

@@ -84,6 +84,22 @@ def train_counts(run: RunDir) -> Int[np.ndarray, " c"]:
     return np.array(frozen(run)["counts"]["train"], dtype=np.int64)
 
 
+def without_chips(run: RunDir, split: str) -> list[str]:
+    """Return the names of the classes that have no chip in a split: no mean there holds them."""
+    counts = frozen(run)["counts"][split]
+    return [name for name, n in zip(class_names(run), counts, strict=True) if not n]
+
+
+def say_unjudged(run: RunDir) -> str:
+    """Say over how many classes the means are, and which have no test chip; empty if all have one."""
+    absent = without_chips(run, "test")
+    if not absent:
+        return ""
+    some = ", ".join(absent[:10]) + (f" and {len(absent) - 10} more" if len(absent) > 10 else "")
+    n_classes = len(class_names(run))
+    return f"Means are over {n_classes - len(absent)} of {n_classes} classes; without a test chip: {some}."
+
+
 def as_audited(run: RunDir, pixels: Pixels) -> Pixels:
     """Return pixels in the range that the audit froze: black and white of the recipe, or as they are."""
     black_and_white = frozen(run).get("black_and_white")

@@ -176,6 +176,16 @@ def _work(run: RunDir, recipe: Recipe) -> None:
             recipe.calibrate.numerator,
         )
     write_atomic(run.groups, json.dumps(frozen, indent=1))
+    for split, what in (("val", "no score chooses for them"), ("test", "they are in no mean")):
+        absent = [name for name, n in zip(chips.class_names, counts[split], strict=True) if not n]
+        if absent:
+            log.warning(
+                "audit: %d classes without a %s chip, %s: %s",
+                len(absent),
+                split,
+                what,
+                ", ".join(absent[:10]),
+            )
 
 
 def _samples(chips: ChipSet) -> list[dict[str, object]]:

@@ -15,7 +15,7 @@ from deblora.evaluate.features import tsne_2d
 from deblora.evaluate.intervals import single_sample_groups
 from deblora.files import write_atomic
 from deblora.pipeline import tables as csv_tables
-from deblora.pipeline.audited import Audited, groups_of, read_audited
+from deblora.pipeline.audited import Audited, groups_of, read_audited, say_unjudged
 from deblora.pipeline.classify.evaluate.choose import choice_files, read_choice
 from deblora.pipeline.tables import NAME, class_f1, only, read_table, say_single_sample
 from deblora.recipe.classify import Recipe
@@ -160,10 +160,12 @@ def _cautions(run: RunDir, frozen: dict[str, Any]) -> list[str]:
         )
     if Targets.load(run.targets("shift")).moved_nothing:
         found.append("The shift moved no class (all alpha are 1), so its rows repeat those of lora.")
+    if unjudged := say_unjudged(run):
+        found.append(unjudged)
     hidden = single_sample_groups(np.array(frozen["counts"]["test"]), groups_of(run))
     if hidden:
         found.append(say_single_sample(hidden))
-    fewest = min(frozen["counts"]["test"])
+    fewest = min(n for n in frozen["counts"]["test"] if n)
     if fewest < FEW_TEST_CHIPS:
         found.append(
             f"The rarest class has {fewest} test chip{'s' * (fewest != 1)}: below {FEW_TEST_CHIPS} the "

@@ -263,7 +263,9 @@ def score_tables(
         name: without_interval(bootstrap_scores(y, own.predicted, n_classes, groups, draws), hidden)
         for name, own in judged.items()
     }
-    sizes = {**{name: len(members) for name, members in groups.named().items()}, "all": n_classes}
+    has_test = np.bincount(y, minlength=n_classes) > 0
+    sizes = {name: int(has_test[list(members)].sum()) for name, members in groups.named().items()}
+    sizes["all"] = int(has_test.sum())
     unknown = interval_cells(np.array([np.nan]))
     points: dict[Name, dict[str, float]] = {}
     scores: list[dict[str, object]] = []
