@@ -143,10 +143,12 @@ def test_predictions_give_the_printed_scores(finished: Path) -> None:
 def test_a_class_of_one_chip_trains_and_is_said_to_be_unjudged(
     tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write_chips(tmp_path / "toy", counts={"checks": 20, "rows": 12, "slope": 2, "dots": 1})
+    data = write_chips(tmp_path / "toy", counts={"checks": 20, "rows": 12, "slope": 3})
+    (data / "lone").mkdir()
+    (data / "slope" / "002.png").rename(data / "lone" / "000.png")
     out = tmp_path / "run"
     assert main(["run", str(recipe), "--data.source", str(data), "--out", str(out)]) == 0
-    said = "Means are over 2 of 4 classes; without a test chip: dots, slope."
+    said = "Means are over 2 of 4 classes; without a test chip: lone, slope."
     assert said in capsys.readouterr().out
     assert said.split(";")[0] in (out / "report" / "report.md").read_text()
     rows = [row for row in rows_of(out / "eval" / "scores.csv") if row["metric"] == "macro_f1"]
