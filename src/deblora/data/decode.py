@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deblora.data.chips import ChipSet, Pixels, as_chip
 from deblora.errors import DataError
-from deblora.progress import titled
+from deblora.progress import no_bar, titled
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 """Formats of Pillow that may be opened; some of the others start outside programs or read other files."""
@@ -187,7 +187,7 @@ def read_contents(chips: ChipSet) -> Contents:
     same: dict[bytes, dict[str, str]] = {}
     lowest, highest = np.inf, -np.inf
     for i, chip_id in enumerate(
-        tqdm(chips.ids, desc=titled("audit"), unit="chip", disable=len(chips) < _BAR_FROM)
+        tqdm(chips.ids, desc=titled("audit"), unit="chip", disable=no_bar(short=len(chips) < _BAR_FROM))
     ):
         try:
             pixels = np.ascontiguousarray(chips.pixels.read(i))

@@ -19,6 +19,7 @@ from deblora.detect.fcos.head import Detections
 from deblora.detect.overlap import rotated_nms
 from deblora.detect.tiling import TileSpec, Window, owned, parse_tile_name, read_tile
 from deblora.errors import ArtifactError
+from deblora.progress import no_bar
 
 log = logging.getLogger("deblora")
 Detector = Callable[[Float[torch.Tensor, "b c t t"]], Sequence[Detections]]
@@ -119,7 +120,9 @@ def predict_scene(
     windows = spec.windows(scene.height, scene.width)
     done = _open_journal(journal, key, resume=resume) if journal else {}
     batches = [range(i, min(i + batch_size, len(windows))) for i in range(0, len(windows), batch_size)]
-    for batch in tqdm(batches, desc=title, unit="batch", disable=len(windows) < PROGRESS_FROM, leave=False):
+    for batch in tqdm(
+        batches, desc=title, unit="batch", disable=no_bar(short=len(windows) < PROGRESS_FROM), leave=False
+    ):
         # Whole batches always: another batch could round differently, and a resumed run must not differ.
         if all(i in done for i in batch):
             continue

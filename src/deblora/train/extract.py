@@ -18,7 +18,7 @@ from deblora.data.chips import Pixels
 from deblora.data.pixels import to_batch
 from deblora.errors import DataError, ModelError
 from deblora.models.backbone import Backbone, InputSpec, UnitFeatures
-from deblora.progress import titled
+from deblora.progress import no_bar, titled
 
 N_VIEWS = (1, 2, 4, 8)
 """As it is; with its left-right mirror image; four flips; four flips and their quarter turns. Each is a group, so the
@@ -187,7 +187,7 @@ def extract_features(
     with (
         torch.inference_mode(),
         _products_in(precision, device),
-        tqdm(total=len(ids), desc=titled(title or ""), unit="chip", disable=hidden) as bar,
+        tqdm(total=len(ids), desc=titled(title or ""), unit="chip", disable=no_bar(short=hidden)) as bar,
     ):
         for batch in _batches(pixels, len(ids), batch_size, backbone.spec, n_readers(device)):
             mean = mean_over_views(backbone, batch.to(device), n_views)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from deblora.errors import ModelError
 from deblora.files import write_atomic
-from deblora.progress import titled
+from deblora.progress import no_bar, titled
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -154,7 +154,7 @@ def train(
         fp16=mixed_precision == "fp16",
         use_cpu=not torch.cuda.is_available(),  # else Trainer sees no other process on CPUs
         ddp_find_unused_parameters=False,
-        disable_tqdm=n_steps < 20,
+        disable_tqdm=no_bar(short=n_steps < 20),
         log_level="error",
         log_level_replica="error",
     )

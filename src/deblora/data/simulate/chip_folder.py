@@ -16,6 +16,7 @@ from tqdm import tqdm
 from deblora.data.longtail import exponential_counts
 from deblora.data.simulate.chips import CLASS_NAMES, simulated_chips
 from deblora.errors import RecipeError
+from deblora.progress import no_bar
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def write_chips(folder: Path, simulation: Simulation, *, seed: int) -> None:
         tail_coverage=simulation.tail_coverage,
         seed=seed,
     )
-    for i, chip_id in enumerate(tqdm(chips.ids, desc=f"simulate {simulation.sensor} chips", unit="chip")):
+    for i, chip_id in enumerate(
+        tqdm(chips.ids, desc=f"simulate {simulation.sensor} chips", unit="chip", disable=no_bar())
+    ):
         path = folder / f"{chip_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = chips.pixels.read(i)

@@ -33,6 +33,7 @@ from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.pipeline.audited import class_names
 from deblora.pipeline.tables import table
+from deblora.progress import no_bar
 from deblora.recipe.detect import DetectionDataRecipe, DetectionRecipe
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
@@ -140,7 +141,9 @@ def _describe(found: DetectionSet, labels: dict[str, Labels], split: str) -> lis
     """Return one row per image, with a hash of its pixels and labels: what a training depends on."""
     rows: list[dict[str, object]] = []
     n_outside = 0
-    for name in tqdm(found.names, desc=f"audit {split}", unit="image", disable=len(found.names) < 200):
+    for name in tqdm(
+        found.names, desc=f"audit {split}", unit="image", disable=no_bar(short=len(found.names) < 200)
+    ):
         scene, entry = found.files.open(name), labels[name]
         text = json.dumps([entry.quads.tolist(), entry.class_names, entry.difficult.tolist()])
         digest = hashlib.sha256((scene.digest + text).encode()).hexdigest()

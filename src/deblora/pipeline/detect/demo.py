@@ -17,6 +17,7 @@ from deblora.errors import ArtifactError
 from deblora.files import write_atomic
 from deblora.pipeline.detect.compare import comparison_text
 from deblora.pipeline.detect.road import train_detector
+from deblora.progress import no_bar
 from deblora.recipe.detect import detection_recipe_from
 from deblora.run.run_dir import RunDir
 
@@ -117,7 +118,9 @@ def write_scenes(folder: Path, settings: dict[str, Any]) -> None:
         images, labels = folder / split / "images", folder / split / "labelTxt"
         for path in (images, labels):
             path.mkdir(parents=True, exist_ok=True)
-        for scene in tqdm(scenes, desc=f"simulate {split} scenes", unit="scene", total=n_scenes):
+        for scene in tqdm(
+            scenes, desc=f"simulate {split} scenes", unit="scene", total=n_scenes, disable=no_bar()
+        ):
             Image.fromarray(scene.image).save(images / f"{scene.name}.png")
             objects = Labels(
                 scene.quads.round(2),

@@ -30,6 +30,7 @@ from deblora.pipeline.audited import class_names, groups_of
 from deblora.pipeline.detect import model
 from deblora.pipeline.detect.audit import open_split
 from deblora.pipeline.detect.model import shown_from
+from deblora.progress import no_bar
 from deblora.recipe.detect import DetectionRecipe
 from deblora.report.overlays import overlay, thumbnail
 from deblora.run.run_dir import RunDir, fingerprint
@@ -286,7 +287,7 @@ def stage_for(split: str) -> Stage[DetectionRecipe]:
         predictor = open_predictor(run, recipe)
         found = {
             name: predictor.scene(files.open(name), title=name)
-            for name in tqdm(files.members, desc=f"predict {split}", unit="image")
+            for name in tqdm(files.members, desc=f"predict {split}", unit="image", disable=no_bar())
         }
         path = predictions_path(run, split)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ from deblora.detect.tiling import (
 )
 from deblora.errors import ArtifactError, DataError
 from deblora.files import write_atomic
+from deblora.progress import no_bar
 from deblora.report.overlays import to_rgb
 
 log = logging.getLogger("deblora")
@@ -75,7 +76,7 @@ def tile_set(
     for folder in ("images", "labelTxt"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     n_new = 0
-    for name in tqdm(found.names, desc="tile", unit="scene"):
+    for name in tqdm(found.names, desc="tile", unit="scene", disable=no_bar()):
         scene, labels = found.files.open(name), found.labels[name]
         key = hashlib.sha256(
             f"{scene.digest}{labels.quads.tolist()}{labels.class_names}{labels.difficult.tolist()}".encode()
@@ -210,7 +211,7 @@ def cut_chips(
     for class_name in names:
         (out / class_name).mkdir(parents=True, exist_ok=True)
     counts = dict.fromkeys(names, 0)
-    for name in tqdm(found.names, desc="cut chips", unit="scene"):
+    for name in tqdm(found.names, desc="cut chips", unit="scene", disable=no_bar()):
         entry = labels[name]
         if not len(entry.quads):
             continue

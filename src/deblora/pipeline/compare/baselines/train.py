@@ -41,7 +41,7 @@ from deblora.pipeline.compare.baselines.settings import (
     save_head,
 )
 from deblora.pipeline.open_model import open_checked, open_for_chips
-from deblora.progress import titled
+from deblora.progress import no_bar, titled
 from deblora.recipe.classify import Recipe
 from deblora.recipe.methods import METHODS
 from deblora.run.run_dir import ADAPTER, ADAPTERS, FACTS, HEAD, HISTORY, WEIGHTS, RunDir
@@ -163,7 +163,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     done = unfinished / ADAPTERS  # finished classes outlive a kill, as long as nothing they depend on changes
     records: list[tuple[int, float]] = []
     n_trained, spec = 0, open_for_chips(run, recipe, chips).spec
-    for label in tqdm(range(chips.n_classes), desc=titled(f"train {NAME}"), unit="class"):
+    for label in tqdm(range(chips.n_classes), desc=titled(f"train {NAME}"), unit="class", disable=no_bar()):
         backbone = open_checked(run, recipe)
         backbone.spec = spec
         attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
