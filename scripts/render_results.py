@@ -6,6 +6,7 @@ A result is a folder ``results/<name>/``, a section each, in the order of the na
 - ``summary.csv`` and ``results.json`` of ``deblora compare``, ``deblora merge`` or ``deblora study``: a
   table of methods per data set and backbone, what validation chose, hashes and costs;
 - ``scores.csv`` of a single run (``eval/scores.csv``);
+- ``folders.csv`` of ``benchmarks/own_folders.py``: the default on folders, a line each;
 - ``regime.csv`` of ``scripts/simulate_regime.py``: one table per coverage;
 - ``detection-*.csv`` of ``deblora detect compare --csv``: mAP50 of every method, with the value of each seed.
 
@@ -79,6 +80,8 @@ SHORT: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
 }
 """Tables of README.md: name -> folder under results/, and the methods with their classifiers."""
+FOLDERS = ("folders", "0-own-folder")
+"""The table of the default on folders: its name in README.md, and its folder under results/."""
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -118,6 +121,8 @@ def fill(text: str, folder: Path) -> str:
 
     def table(found: re.Match[str]) -> str:
         name = found[2]
+        if name == FOLDERS[0]:
+            return f"{found[1]}{markdown_table(_folders(pd.read_csv(folder / FOLDERS[1] / 'folders.csv')))}\n{found[3]}"
         if name not in SHORT:
             raise SystemExit(f"no table is called {name}; known are {', '.join(SHORT)}")
         own, rows = SHORT[name]
@@ -171,7 +176,27 @@ def _differences(found: pd.DataFrame, prefix: str, method: str, classifier: str)
     return own[own["value"].notna()].assign(n_ties=own.get("n_ties", 0))
 
 
+def _folders(found: pd.DataFrame) -> Table:
+    """Return one line per folder: what was chosen, and macro F1 of the simple things and of the model for new chips."""
+    methods = [*dict.fromkeys(found["method"])]
+    head = ("Folder", "Labels", "Classes", "Size, views", "Chosen", *(f"{name}, tail / all" for name in methods))
+    lines = []
+    for folder, own in found.groupby("folder", sort=False):
+        values = own.pivot_table(index="method", columns="group", values="value")
+        best = values["all"].drop("shipped").max()
+        cells = [
+            Cell(f"{percent(values.loc[m, 'tail'])} / {percent(values.loc[m, 'all'])}", style="best" if values.loc[m, "all"] >= best else "")
+            for m in methods
+        ]
+        first = own.iloc[0]
+        facts = (folder, first["n_labels"], first["n_classes"], f"{first['image_size']} px, {first['views']}", first["chosen"])
+        lines.append((*(Cell(str(fact)) for fact in facts), *cells))
+    return Table(head, tuple(lines), 1)
+
+
 def _section(folder: Path) -> list[str]:
+    if (folder / "folders.csv").is_file():
+        return [markdown_table(_folders(pd.read_csv(folder / "folders.csv")))]
     if (folder / "regime.csv").is_file():
         return _regime(pd.read_csv(folder / "regime.csv"))
     detected = sorted(folder.glob("detection-*.csv"))
