@@ -1,7 +1,7 @@
 """The default, ``deblora run FOLDER``, on eight folders that are long-tailed themselves, with drawn validation.
 
-``python benchmarks/own_folders.py DATA WEIGHTS OUT`` writes the folders ``train/<class>``, ``test/<class>`` below ``OUT``,
-runs the default on each (hours on two cores; finished stages are skipped when it is started again) and writes
+``python benchmarks/own_folders.py DATA WEIGHTS OUT`` writes the folders ``train/<class>``, ``test/<class>`` below
+``OUT``, runs the default on each (hours on two cores; finished stages are skipped when it is started again) and writes
 ``folders.csv``: macro F1 on the test of the model for new chips and of what is simple. ``DATA`` holds ``aid150``,
 ``mstar_soc``, ``hit_uav_obb`` and ``opensarship_mini``, ``WEIGHTS`` the folder ``efficientnet_lite0_in1k``.
 """
@@ -19,9 +19,9 @@ from PIL import Image
 from deblora.cli.main import main
 from deblora.data.chips import ChipSet
 from deblora.data.readers.registry import read_chips
-from deblora.data.sources import Reading
 from deblora.data.simulate.chip_folder import Simulation, write_chips
-
+from deblora.data.sources import Reading
+from deblora.recipe.methods import FLOORS
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def draw(chips: ChipSet, root: Path, own: Folder) -> None:
     rng, y = np.random.default_rng(own.seed), chips.labels
     splits = np.array(chips.splits)
     classes = [
-        c
-        for c, name in enumerate(chips.class_names)
-        if name != "dont-care" and (y == c).sum() >= own.least
+        c for c, name in enumerate(chips.class_names) if name != "dont-care" and (y == c).sum() >= own.least
     ]
     known = np.isin(y, classes)
     if (splits == "test").any():
@@ -108,8 +106,18 @@ def options_of(name: str, weights: Path) -> list[str]:
         return ["--look.max_chips", "400"]
     own = FROM_DATA[name]
     return [
-        *("--backbone.name", "efficientnet-lite0", "--backbone.path", str(weights / "efficientnet_lite0_in1k")),
-        *("--lora.loss", "balanced_softmax", "--evaluate.classifiers", "[balanced_softmax, sade, cross_entropy]"),
+        *(
+            "--backbone.name",
+            "efficientnet-lite0",
+            "--backbone.path",
+            str(weights / "efficientnet_lite0_in1k"),
+        ),
+        *(
+            "--lora.loss",
+            "balanced_softmax",
+            "--evaluate.classifiers",
+            "[balanced_softmax, sade, cross_entropy]",
+        ),
         *("--look.sizes", own.sizes, "--look.max_chips", str(own.n_looked_at)),
     ]
 
@@ -132,7 +140,8 @@ def summary(run: Path) -> list[dict[str, object]]:
     return [
         {**facts, "method": row["method"], "group": row["group"], "value": row["value"]}
         for row in scores
-        if row["group"] in ("tail", "all") and row["classifier"] == "balanced_softmax_cv"
+        if row["group"] in ("tail", "all")
+        and (row["method"], row["classifier"]) in (*FLOORS, ("shipped", choice["classifier"]))
     ]
 
 

@@ -179,17 +179,33 @@ def _differences(found: pd.DataFrame, prefix: str, method: str, classifier: str)
 def _folders(found: pd.DataFrame) -> Table:
     """Return one line per folder: what was chosen, and macro F1 of the simple things and of the model for new chips."""
     methods = [*dict.fromkeys(found["method"])]
-    head = ("Folder", "Labels", "Classes", "Size, views", "Chosen", *(f"{name}, tail / all" for name in methods))
+    head = (
+        "Folder",
+        "Labels",
+        "Classes",
+        "Size, views",
+        "Chosen",
+        *(f"{name}, tail / all" for name in methods),
+    )
     lines = []
     for folder, own in found.groupby("folder", sort=False):
         values = own.pivot_table(index="method", columns="group", values="value")
         best = values["all"].drop("shipped").max()
         cells = [
-            Cell(f"{percent(values.loc[m, 'tail'])} / {percent(values.loc[m, 'all'])}", style="best" if values.loc[m, "all"] >= best else "")
+            Cell(
+                f"{percent(values.loc[m, 'tail'])} / {percent(values.loc[m, 'all'])}",
+                style="best" if values.loc[m, "all"] >= best else "",
+            )
             for m in methods
         ]
         first = own.iloc[0]
-        facts = (folder, first["n_labels"], first["n_classes"], f"{first['image_size']} px, {first['views']}", first["chosen"])
+        facts = (
+            folder,
+            first["n_labels"],
+            first["n_classes"],
+            f"{first['image_size']} px, {first['views']}",
+            first["chosen"],
+        )
         lines.append((*(Cell(str(fact)) for fact in facts), *cells))
     return Table(head, tuple(lines), 1)
 

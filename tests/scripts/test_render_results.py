@@ -128,7 +128,7 @@ def test_marked_tables_are_filled_in(
     script: ModuleType, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "SHORT", {"toy": ("1-bench", ("strong", "shift balanced_softmax"))})
-    text = "before\n\n<!-- table: toy -->\nold\n<!-- end -->\n\nafter\n"
+    text = "before\n\n<!-- table: toy -->\nstale text\n<!-- end -->\n\nafter\n"
     filled = script.fill(text, results)
     assert filled.startswith("before\n\n<!-- table: toy -->\n| Method | Classifier | Head |")
     assert "old" not in filled and filled.endswith("|\n<!-- end -->\n\nafter\n")
@@ -182,3 +182,17 @@ def test_a_simulated_regime_is_compared_draw_by_draw(script: ModuleType, tmp_pat
     assert r"| none | cross\_entropy | 90.0 ± 0.0 | 70.0 ± 0.0 | 55.0 ± 7.1 | 70.0 ± 0.0 | - |" in text
     # t(.975, 1) = 12.7, sd / sqrt(2) = 1
     assert "| 57.0 ± 5.7 | 70.0 ± 0.0 | +2.0 (−10.7 to +14.7; 2 higher) |" in text
+
+
+def test_the_default_on_folders_is_a_table_with_what_is_simple_beside_it(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    folder = tmp_path / "0-own-folder"
+    folder.mkdir()
+    lines = ["folder,n_labels,n_classes,chosen,image_size,views,method,group,value"]
+    for method, tail, every in (("zero-shot", 0.4, 0.6), ("lora", 0.5, 0.7), ("shipped", 0.45, 0.65)):
+        lines += [f"mine,90,3,lora,112,4,{method},{g},{v}" for g, v in (("tail", tail), ("all", every))]
+    (folder / "folders.csv").write_text("\n".join(lines) + "\n")
+    text = script.fill("<!-- table: folders -->\nstale text\n<!-- end -->", tmp_path)
+    assert "| mine | 90 | 3 | 112 px, 4 | lora | 40.0 / 60.0 | **50.0 / 70.0** | 45.0 / 65.0 |" in text
+    assert "45.0 / 65.0" in script.render(tmp_path) and "stale text" not in text
