@@ -254,7 +254,8 @@ COMMANDS = (
         "all stages in order, from data or a recipe",
         _run,
         _add_run,
-        about="Finished stages whose inputs have not changed are skipped. Data take the default recipe, with a first look at input sizes and views.",
+        about="Finished stages whose inputs have not changed are skipped. Data take the default recipe, with a first "
+        "look at input sizes and views.",
         settings="classify",
         in_processes=True,
         after_a_stop=RESUME,
