@@ -69,13 +69,15 @@ SHORT: dict[str, tuple[str, tuple[str, ...]]] = {
         "7-demo",
         (
             "zero-shot cross_entropy",
-            "zero-shot balanced_softmax",
+            "zero-shot balanced_softmax_cv",
             "lora cross_entropy",
-            "lora balanced_softmax",
+            "lora balanced_softmax_cv",
+            "lora-and-zero-shot balanced_softmax_cv",
             "deblora cross_entropy",
-            "deblora balanced_softmax",
+            "deblora balanced_softmax_cv",
             "shift balanced_softmax",
             "semi-supervised gaussians_lora",
+            "shipped balanced_softmax_cv",
         ),
     ),
 }
