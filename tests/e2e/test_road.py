@@ -59,6 +59,7 @@ CHOICE = {
     **{key: ["deblora", "cross_entropy"] for key in ("best", "floor", "reference")},
     "gains": dict.fromkeys(("tail", "all"), dict.fromkeys(("value", "ci_lower", "ci_upper"), 0.0)),
     "sure": 0.0,
+    "floor_scores": {"deblora": 0.5},
     "is_refitted": False,
     **dict.fromkeys(("fewest_val", "n_val"), 10),
     "candidates": [],

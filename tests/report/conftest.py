@@ -66,6 +66,7 @@ def report() -> Report:
                 "all": {"value": 0.08, "ci_lower": 0.03, "ci_upper": 0.12},
             },
             "sure": 0.97,
+            "floor_scores": {"lora": 0.41, "zero-shot": 0.44},
             "is_refitted": True,
             "n_val": 96,
             "fewest_val": 12,

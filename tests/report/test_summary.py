@@ -8,7 +8,7 @@ import pytest
 
 from deblora.pipeline.compare.over_seeds import BALANCED, PLAIN, mean_scores, paired_differences
 from deblora.report import tables
-from deblora.report.summary import say_choice, summarize
+from deblora.report.summary import say_choice, say_tested, summarize
 
 GROUPS = ("head", "middle", "tail", "all")
 
@@ -183,6 +183,20 @@ def test_without_enough_validation_chips_the_floor_says_so() -> None:
     assert "no candidate was surely better" in say_choice({**floor, "fewest_val": 20})[0]
     simplest = {**floor, "method": "zero-shot", "floor": CHOICE["reference"]}
     assert "no gain is stated" in " ".join(say_choice(simplest))
+
+
+def test_the_test_score_of_the_model_for_new_chips_stands_beside_the_simplest_thing() -> None:
+    lines = [
+        ("shipped", "sade", "tail", 0.62), ("shipped", "sade", "all", 0.7),
+        ("zero-shot", "balanced_softmax_cv", "tail", 0.5), ("zero-shot", "balanced_softmax_cv", "all", 0.6),
+    ]  # fmt: skip
+    scores = pd.DataFrame(lines, columns=["method", "classifier", "group", "value"]).assign(
+        ci_lower=0.4, ci_upper=0.8
+    )
+    (text,) = say_tested(scores, CHOICE)
+    assert text.startswith("Macro F1 on the test: 62.0 % (40.0 to 80.0) on the tail classes and 70.0 %")
+    assert "; zero-shot · balanced_softmax_cv has 50.0 %" in text
+    assert say_tested(scores[scores["method"] != "shipped"], CHOICE) == []
 
 
 @pytest.mark.parametrize(

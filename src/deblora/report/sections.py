@@ -13,7 +13,7 @@ import pandas as pd
 
 from deblora.report import class_figures, figures, tables
 from deblora.report.page import Block, Details, Page, Section, Text, present, section
-from deblora.report.summary import say_choice, summarize, summarize_study
+from deblora.report.summary import say_choice, say_tested, summarize, summarize_study
 from deblora.report.tables import NAME, PAIR, label
 
 PLAIN, BALANCED = "cross_entropy", "balanced_softmax"
@@ -92,21 +92,27 @@ def report_page(report: Report, sections: Sequence[Callable[[Report], Section | 
 
 
 def _summary(report: Report) -> list[str]:
-    sentences = say_choice(report.choice) if report.choice else []
-    scores, differences = report.scores(), report.table("differences")
+    """Return what a reader needs first: the model of a run, or else what the comparison of methods says."""
+    scores = report.scores()
+    if report.choice:
+        return [*say_choice(report.choice), *say_tested(scores, report.choice), *report.findings]
     if report.varied is not None:
         n_seeds = int(scores["n_seeds"].max()) if len(scores) else 0
         first = report.table("to_first")
-        sentences += summarize_study(scores, first, report.varied.axis, list(report.varied.places), n_seeds)
-    elif len(scores):
-        pieces = dict(report.parts(differences))
-        for name, own in report.parts(scores):
-            prefix = f"{name}: " if name else ""
-            paired = pieces.get(name, report.table("differences").iloc[:0])
-            sentences += [prefix + text for text in summarize(own, paired, focus=FOCUS, derived=FOCUS)]
-    else:
-        sentences.append("There are no scores.")
-    return [*sentences, *report.findings]
+        said = summarize_study(scores, first, report.varied.axis, list(report.varied.places), n_seeds)
+        return [*said, *report.findings]
+    return [*(_in_words(report) or ["There are no scores."]), *report.findings]
+
+
+def _in_words(report: Report) -> list[str]:
+    """Return what the paired differences say, as sentences."""
+    sentences: list[str] = []
+    pieces = dict(report.parts(report.table("differences")))
+    for name, own in report.parts(report.scores()):
+        prefix = f"{name}: " if name else ""
+        paired = pieces.get(name, report.table("differences").iloc[:0])
+        sentences += [prefix + text for text in summarize(own, paired, focus=FOCUS, derived=FOCUS)]
+    return sentences
 
 
 def short_list(frame: pd.DataFrame, *, kept: Sequence[str] = FOCUS) -> pd.DataFrame:
@@ -139,11 +145,22 @@ def chosen(report: Report) -> Section | None:
     return section(
         "chosen",
         "Chosen model",
-        "Macro F1 on the validation chips of every method and classifier that could be chosen, the best "
-        "first. The test chips had no part in the choice.",
+        "The model for new chips (shipped) on the test, beside what is simple: the plain classifier on LoRA features, "
+        "and the floors, whose settings need no validation chip. Below, macro F1 on the validation chips of what could "
+        "be chosen, the best first; the test chips had no part in the choice.",
+        figures.dots(_beside_the_simple(report)),
         tables.frame_table(shown.head(N_CANDIDATES), n_text=2, digits=1),
         *([Details("All candidates", (every,))] if len(shown) > N_CANDIDATES else []),
     )
+
+
+def _beside_the_simple(report: Report) -> pd.DataFrame:
+    """Return the scores of the plain classifier, of the floors, and of the model for new chips."""
+    scores, choice = report.scores(), report.choice or {}
+    shown = [("lora", PLAIN), *((method, choice["floor"][1]) for method in choice["floor_scores"])]
+    names = zip(scores["method"], scores["classifier"], strict=True)
+    kept = [name in shown or name[0] == "shipped" for name in names]
+    return scores[np.array(kept, dtype=bool)]
 
 
 def look(report: Report) -> Section | None:
@@ -212,6 +229,8 @@ def differences(report: Report) -> Section | None:
         strong = own[own["baseline"] == "strong"] if (own["baseline"] == "strong").any() else own
         blocks += [Text(name) if name else None, figures.forest(short_list(strong))]
         blocks.append(Details("All differences", (tables.difference_table(own),)))
+    if report.choice and len(found):
+        blocks.append(Details("In words", tuple(map(Text, _in_words(report)))))
     seeds = "n_wins" in found
     how = "seed by seed" if seeds else "on the same bootstrap draws of the test chips"
     return section(

@@ -265,3 +265,25 @@ def say_choice(choice: Any) -> list[str]:
     if not choice["gains"]["all"]["ci_lower"] > 0:
         sentences.append("The interval over all classes does not exclude zero.")
     return sentences
+
+
+def say_tested(scores: pd.DataFrame, choice: Any) -> list[str]:
+    """Say how the model for new chips did on the test, beside the reference of its promise; nothing without scores.
+
+    Args:
+        scores: Macro F1 of a run.
+        choice: As in :func:`say_choice`.
+    """
+
+    def cells(method: str, classifier: str) -> str:
+        own = scores[(scores["method"] == method) & (scores["classifier"] == classifier)].set_index("group")
+        return " and ".join(
+            f"{percent(own.loc[group, 'value'])} % "
+            f"({between(own.loc[group, 'ci_lower'], own.loc[group, 'ci_upper'])}) {of}"
+            for group, of in (("tail", "on the tail classes"), ("all", "over all classes"))
+            if group in own.index
+        )
+
+    shipped, reference = cells("shipped", choice["classifier"]), cells(*choice["reference"])
+    beside = f"; {label(*choice['reference'])} has {reference}" if reference else ""
+    return [f"Macro F1 on the test: {shipped}{beside}."] if shipped else []

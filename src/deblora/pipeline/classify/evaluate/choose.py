@@ -166,6 +166,7 @@ def read_choice(run: RunDir) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         str(record["method"]), str(record["classifier"]), float(record["sure"]), bool(record["is_refitted"])
         [tuple(record[key]) for key in ("reference", "floor", "best")]
+        {str(method): float(score) for method, score in record["floor_scores"].items()}
         [
             float(record["gains"][group][key])
             for group in ("tail", "all")
@@ -173,6 +174,6 @@ def read_choice(run: RunDir) -> dict[str, Any]:
         ]
         int(record["fewest_val"]), int(record["n_val"])
         [(row["method"], row["classifier"], float(row["macro_f1"])) for row in record["candidates"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path} is damaged ({error!r}); {again}") from error
     return dict(record)
