@@ -7,7 +7,7 @@ import pytest
 from conftest import REPOSITORY_ROOT
 
 HOUSE = runpy.run_path(str(REPOSITORY_ROOT / "scripts" / "house.py"))
-MOST_MODULES, MOST_LINES = 200, 34_260  # they only go down
+MOST_MODULES, MOST_LINES = 184, 33_980  # they only go down
 
 
 def test_the_package_does_not_grow_beyond_its_limits() -> None:
