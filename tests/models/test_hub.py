@@ -8,7 +8,7 @@ import pytest
 import tiny_models as tiny
 from deblora.errors import ModelError
 from deblora.models.backbone import load_backbone
-from deblora.models.hub import _snapshot, find_weights, is_hub_id
+from deblora.models.hub import _snapshot, find_weights
 from deblora.models.presets import CARDS, Card
 from deblora.pipeline.open_model import weights_path
 from deblora.recipe.classify import BackboneRecipe
@@ -40,15 +40,9 @@ def fill(cache: Path, hub_id: str, *, revision: str = "main") -> Path:
 
 def test_a_cached_model_is_opened_by_its_id(cache: Path) -> None:
     snapshot = fill(cache, "facebook/dinov2-small")
-    found = find_weights("facebook/dinov2-small")
+    found = find_weights("hub:facebook/dinov2-small")
     assert found.resolve() == snapshot.resolve()
     assert load_backbone("dinov2", path=found).feature_size == tiny.WIDTH
-
-
-def test_what_lies_in_a_folder_that_is_here_is_no_hub_id(cache: Path, tmp_path: Path) -> None:
-    assert is_hub_id("weights/mine")
-    (tmp_path / "weights").mkdir()
-    assert not is_hub_id("weights/mine")
 
 
 @pytest.mark.parametrize("card", [card for card in CARDS if card.path], ids=lambda card: card.weights)
@@ -61,15 +55,15 @@ def test_a_missing_folder_of_a_recipe_says_how_to_get_it(card: Card, cache: Path
 
 def test_a_revision_is_honored(cache: Path) -> None:
     snapshot = fill(cache, "facebook/dinov2-small", revision="v2")
-    assert find_weights("facebook/dinov2-small", revision="v2").resolve() == snapshot.resolve()
-    assert find_weights("facebook/dinov2-small", revision=COMMIT).resolve() == snapshot.resolve()
+    assert find_weights("hub:facebook/dinov2-small", revision="v2").resolve() == snapshot.resolve()
+    assert find_weights("hub:facebook/dinov2-small", revision=COMMIT).resolve() == snapshot.resolve()
     with pytest.raises(ModelError, match="--revision v3 --local-dir weights/dinov2-small"):
-        find_weights("facebook/dinov2-small", revision="v3")
+        find_weights("hub:facebook/dinov2-small", revision="v3")
 
 
 def test_without_cache_and_network_the_command_is_given(cache: Path) -> None:
     with pytest.raises(ModelError) as caught:
-        find_weights("facebook/dinov2-small")
+        find_weights("hub:facebook/dinov2-small")
     message = str(caught.value)
     command = "hf download facebook/dinov2-small config.json preprocessor_config.json model.safetensors"
     assert f"  {command} --local-dir weights/dinov2-small\n" in message
@@ -80,13 +74,51 @@ def test_a_half_fetched_model_is_not_taken(cache: Path) -> None:
     snapshot = fill(cache, "facebook/dinov2-small")
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="hf download"):
-        find_weights("facebook/dinov2-small")
+        find_weights("hub:facebook/dinov2-small")
 
 
-def test_local_paths_go_first_and_stay_local(cache: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def asked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    import huggingface_hub
+
+    names: list[str] = []
+
+    def download(name: str, **_: object) -> str:
+        names.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return names
+
+
+@pytest.mark.parametrize("text", ["weights/mine", "facebook/dinov2-small", "some/model@abc"])
+def test_a_plain_path_never_asks_the_hub(text: str, asked: list[str]) -> None:
+    with pytest.raises(ModelError, match=f"no weights at {text}: .*set backbone.path to hub:{text} for"):
+        find_weights(text)
+    for name in ("dinov2", "stable-diffusion"):
+        with pytest.raises(ModelError, match="the hub is not asked for a plain path"):
+            weights_path(BackboneRecipe(name=name, path=text))
+    assert asked == []
+
+
+def test_the_prefix_asks_the_hub_even_where_such_a_folder_is(asked: list[str], tmp_path: Path) -> None:
     (tmp_path / "facebook" / "dinov2-small").mkdir(parents=True)
-    assert not is_hub_id("facebook/dinov2-small")
     assert find_weights("facebook/dinov2-small") == Path("facebook/dinov2-small")
-    assert find_weights("no/where", from_hub=False) == Path("no/where")
+    assert asked == []
+    with pytest.raises(
+        ModelError, match=r"(?s)^hub:facebook/dinov2-small is not in .*\(offline\).*hf download"
+    ):
+        find_weights("hub:facebook/dinov2-small")
+    assert asked == ["facebook/dinov2-small"] * 2  # the cache, then the network
+
+
+def test_other_paths_stay_as_they_are(asked: list[str]) -> None:
     for text in ("/abs/olute", "./a/b", "a", "a/b/c", "~/weights"):
-        assert not is_hub_id(text)
+        assert find_weights(text) == Path(text)
+    assert find_weights("no/where", from_hub=False) == Path("no/where")
+    with pytest.raises(ModelError, match="hub:some/thing: this backbone has no layout"):
+        weights_path(BackboneRecipe(name="galileo-nano", path="hub:some/thing"))
+    for text in ("hub:", "hub:name", "hub:a/b/c"):
+        with pytest.raises(ModelError, match="write hub:owner/name or hub:owner/name@revision"):
+            find_weights(text)
+    assert asked == []

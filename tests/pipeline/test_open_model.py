@@ -18,7 +18,7 @@ from deblora.pipeline.open_model import (
     open_backbone,
     uses_train_statistics,
 )
-from deblora.recipe.classify import BackboneRecipe, LoraRecipe, tables
+from deblora.recipe.classify import BackboneRecipe, LoraRecipe, Recipe, tables
 
 
 def backbone(n_bands: int = 3) -> Backbone:
@@ -89,7 +89,8 @@ def test_what_a_stage_depends_on_is_what_the_model_reads() -> None:
     read = model_settings(BackboneRecipe(n_bands=4, draws=3))[0]
     assert read["n_bands"] == 4
     assert "draws" not in read  # the embedded model does not read it
-    assert adapter_settings(LoraRecipe(adapter="dora")) == tables(LoraRecipe(adapter="dora"))
+    recipe = Recipe(lora=LoraRecipe(adapter="dora"))
+    assert adapter_settings(recipe) == {**tables(recipe.lora), "views": recipe.extract.views}
 
 
 def test_unit_features_keep_what_the_run_decided() -> None:

@@ -19,7 +19,7 @@ from deblora.train.objectives import Contrast
 from generative_builders import write_clip
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-HUB_ID = "owner/tiny-clip"
+HUB_ID = "hub:owner/tiny-clip"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from deblora.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PREFIX = "hub:"
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,31 +35,42 @@ PIPELINE = (
 """What is read of a Stable Diffusion in the layout of diffusers."""
 
 
-def is_hub_id(text: str) -> bool:
-    """Tell whether a text has the form ``owner/name`` and names nothing here, nor anything in a folder that is here."""
-    path = Path(text)
-    return not path.exists() and not path.parent.is_dir() and _HUB_ID.fullmatch(text) is not None
-
-
 def find_weights(
     text: str, *, revision: str | None = None, files: tuple[str, ...] = FILES, from_hub: bool = True
 ) -> Path:
-    """Return the local path of weights, fetched from the hub where they are not here yet.
+    """Return the local path of weights; only ``hub:owner/name`` asks the hub, and a plain path never does.
 
     What the local cache holds is used without asking the network, so that a finished run can be repeated offline.
 
     Args:
-        text: Path, or hub id such as ``facebook/dinov2-small``.
-        revision: Branch, tag or commit on the hub; the default branch if ``None``.
+        text: Path, or ``hub:`` and an id such as ``facebook/dinov2-small``, with ``@revision`` where one is meant.
+        revision: Branch, tag or commit on the hub; the one in the text, or the default branch, if ``None``.
         files: What is needed of the model; its first and last file have to be there.
         from_hub: Whether the backbone has a layout that is published there.
 
     Raises:
-        ModelError: If the model is neither here nor can be fetched; with the command that fetches it elsewhere.
+        ModelError: If the model is neither here nor can be fetched, with the command that fetches it elsewhere; if the
+            id has another form, or a path that does not exist has the form of an id.
     """
-    if not from_hub or not is_hub_id(text):
+    if not text.startswith(PREFIX):
+        if from_hub and not Path(text).exists() and _HUB_ID.fullmatch(text.partition("@")[0]):
+            raise ModelError(
+                f"no weights at {text}: there is no such folder here, and the hub is not asked for a plain path; "
+                f"start in the folder that holds it, or set backbone.path to {PREFIX}{text} for that model of the "
+                "Hugging Face hub"
+            )
         return Path(text)
-    return _snapshot(text, revision, files)
+    hub_id, _, inline = text.removeprefix(PREFIX).partition("@")
+    if not from_hub:
+        raise ModelError(
+            f"{text}: this backbone has no layout that is published on the hub; set backbone.path to a folder "
+            "(deblora models says how to get it)"
+        )
+    if not _HUB_ID.fullmatch(hub_id):
+        raise ModelError(
+            f"{text} is no model of the hub; write {PREFIX}owner/name or {PREFIX}owner/name@revision"
+        )
+    return _snapshot(hub_id, revision or inline or None, files)
 
 
 @lru_cache(maxsize=16)
@@ -105,7 +117,7 @@ def download_command(hub_id: str, files: tuple[str, ...], *, revision: str | Non
 def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: str) -> str:
     command = download_command(hub_id, files, revision=revision)
     return (
-        f"{hub_id} is neither a folder here nor in the local cache of the Hugging Face hub, and it cannot be fetched "
+        f"{PREFIX}{hub_id} is not in the local cache of the Hugging Face hub, and it cannot be fetched "
         f"({reason}); where there is a network, run\n"
         f"  {command}\n"
         f"bring the folder here and set backbone.path to it; it must hold {files[0]} and {files[-1]}"

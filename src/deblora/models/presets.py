@@ -85,6 +85,7 @@ PRESETS: dict[str, Preset] = {
     "stable-diffusion": Preset(
         "deblora.models.backbones.diffusion:load",
         ("image_size", "timestep", "draws", "layer", "prompt", "noise_seed"),
+        hub_files=hub.PIPELINE,
     ),
     "huggingface": _hugging_face("huggingface", hub.WITH_TEXT),
 }

@@ -13,7 +13,7 @@ from deblora.errors import DataError, ModelError
 from deblora.files import file_sha256, write_atomic
 from deblora.models.adapters.lora import SIDECAR
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
-from deblora.models.backbones.diffusion_files import pipeline_folder, pipeline_sha256
+from deblora.models.backbones.diffusion_files import pipeline_sha256
 from deblora.models.backbones.vision import EMBEDDED
 from deblora.models.bands import with_bands
 from deblora.models.hub import find_weights
@@ -91,9 +91,6 @@ def weights_path(recipe: BackboneRecipe) -> Path | None:
     get = how_to_get(recipe.name, recipe.path)
     if get and not Path(recipe.path).exists():
         raise ModelError(f"{recipe.path} does not exist; where there is a network, get it with\n  {get}")
-    if recipe.name == DIFFUSION:
-        chosen = f"{recipe.path}@{recipe.revision}" if recipe.revision else recipe.path
-        return pipeline_folder(recipe.path if Path(recipe.path).exists() else chosen)
     return find_weights(
         recipe.path, revision=recipe.revision, files=preset.hub_files, from_hub=bool(preset.hub_files)
     )
@@ -155,7 +152,7 @@ def model_settings(recipe: BackboneRecipe) -> list[object]:
     read = PRESETS[recipe.name].options
     chosen = {key: value for key, value in tables(recipe).items() if key in read or key not in OF_DIFFUSION}
     if recipe.name == DIFFUSION:
-        return [chosen, pipeline_sha256(weights_path(recipe) or "")]
+        return [chosen, pipeline_sha256(weights_path(recipe) or Path())]
     file = weights_file(weights_path(recipe) or EMBEDDED, names=PRESETS[recipe.name].files)
     return [chosen, file_sha256(file)]
 

@@ -100,8 +100,8 @@ class BackboneRecipe:
     name: str = "embedded"
     """Known backbone, see ``deblora models``; ``huggingface`` takes any vision model folder."""
     path: str | None = None
-    """Folder with the weights, or id of a model on the Hugging Face hub (``facebook/dinov2-small``); not
-    needed for ``embedded``. For ``stable-diffusion`` a folder of diffusers or ``owner/name@revision``."""
+    """Folder with the weights (for ``stable-diffusion`` one of diffusers), or ``hub:owner/name``, with ``@revision``
+    if need be, for a model of the Hugging Face hub (``hub:facebook/dinov2-small``); not needed for ``embedded``."""
     revision: str | None = None
     """Branch, tag or commit on the hub; null takes the default branch."""
     model: str | None = None

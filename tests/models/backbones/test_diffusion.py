@@ -16,7 +16,7 @@ from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import Backbone, load_backbone, with_unit_features
 from deblora.models.backbones import diffusion_files
 from deblora.models.backbones.diffusion import ATTENTION, block_of, keyed_noise, noise_keys
-from deblora.models.backbones.diffusion_files import pipeline_folder, pipeline_sha256
+from deblora.models.backbones.diffusion_files import pipeline_sha256
 from deblora.models.hub import _snapshot
 from deblora.models.maps import feature_maps, size_multiple
 from deblora.pipeline.open_model import weights_path
@@ -293,9 +293,9 @@ def test_a_hub_id_is_downloaded_at_its_revision(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     _snapshot.cache_clear()
-    assert pipeline_folder("some/model@abc") == folder
+    assert weights_path(BackboneRecipe(name="stable-diffusion", path="hub:some/model@abc")) == folder
     assert asked == [("some/model", "abc", True, True), ("some/model", "abc", True, False)]
-    recipe = BackboneRecipe(name="stable-diffusion", path="some/model", revision="abc")
+    recipe = BackboneRecipe(name="stable-diffusion", path="hub:some/model", revision="abc")
     assert weights_path(recipe) == folder
     assert len(asked) == 2  # asked once per process
 
@@ -304,7 +304,7 @@ def test_a_hub_id_is_downloaded_at_its_revision(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ModelError, match=r"hf download some/other model_index.json .* 'tokenizer/\*' "):
-        pipeline_folder("some/other")
+        weights_path(BackboneRecipe(name="stable-diffusion", path="hub:some/other"))
     _snapshot.cache_clear()
 
 

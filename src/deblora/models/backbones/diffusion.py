@@ -25,7 +25,6 @@ from deblora.models.backbones.diffusion_files import (
     EXTRA,
     open_part,
     pipeline_files,
-    pipeline_folder,
     pipeline_sha256,
     quiet_loading,
     read_settings,
@@ -143,13 +142,13 @@ def load(
     prompt: str = "",
     noise_seed: int = 0,
 ) -> Backbone:
-    """Load Stable Diffusion, frozen, from a folder of diffusers or a hub id.
+    """Load Stable Diffusion, frozen, from a folder of diffusers.
 
     Adapters go to the UNet's attention projections (``to_q``, ``to_k``, ``to_v``, ``to_out.0``). The text encoder reads
     the prompt once and is dropped. Activations are recomputed while training (gradient checkpointing).
 
     Args:
-        path: Folder with ``model_index.json``, or ``owner/name`` or ``owner/name@revision`` on the hub.
+        path: Folder with ``model_index.json``.
         image_size: Pixels per side, a multiple of the VAE's stride (8); the model's own (v1.5: 512) if ``None``.
         timestep: Noising step, 0 to 999 for v1.5 (authors' code: 1).
         draws: Noise draws averaged per chip, >= 1 (authors' code: 8). Time grows with it.
@@ -165,7 +164,7 @@ def load(
         import diffusers
     except ImportError as error:
         raise ModelError(EXTRA) from error
-    folder = pipeline_folder(path)
+    folder = Path(path)
     pipeline_files(folder)
     _check_family(folder)
     with quiet_loading():

@@ -11,7 +11,6 @@ from typing import Any
 
 from deblora.errors import ModelError
 from deblora.files import file_sha256
-from deblora.models.hub import PIPELINE, find_weights, is_hub_id
 
 UNET, VAE = "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"
 WEIGHTS = (UNET, VAE, "text_encoder/model")
@@ -24,23 +23,6 @@ SETTINGS = (
 )
 TOKENIZER = "tokenizer/tokenizer_config.json"
 EXTRA = "Stable Diffusion needs the package diffusers: pip install 'deblora[sd]'"
-
-
-def pipeline_folder(path: str | Path) -> Path:
-    """Return the local folder of a pipeline: ``path`` itself, or the download of a hub id.
-
-    Args:
-        path: A folder, or ``owner/name`` on the Hugging Face hub, with ``@revision`` where one commit is meant. Only
-            the files that are read are fetched, once; see :func:`deblora.models.hub.find_weights`.
-
-    Raises:
-        ModelError: If there is no such folder and no such hub id within reach; with the command that fetches it.
-    """
-    text = str(path)
-    name, _, revision = text.partition("@")
-    if Path(text).exists() or not is_hub_id(name):
-        return Path(text)
-    return find_weights(name, revision=revision or None, files=PIPELINE)
 
 
 def pipeline_files(folder: Path) -> tuple[Path, ...]:
@@ -71,13 +53,12 @@ def pipeline_files(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def pipeline_sha256(path: str | Path) -> str:
+def pipeline_sha256(folder: Path) -> str:
     """Return one hash over all files that the features depend on, whatever folder they lie in.
 
     Raises:
         ModelError: If a file is missing.
     """
-    folder = pipeline_folder(path)
     digest = hashlib.sha256()
     for file in pipeline_files(folder):
         stat = file.stat()
