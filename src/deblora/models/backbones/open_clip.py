@@ -18,29 +18,41 @@ from safetensors.torch import save
 from deblora.errors import ArtifactError, ModelError
 from deblora.files import file_sha256, write_atomic
 from deblora.models.backbone import Backbone, InputSpec
-from deblora.models.backbones.diffusion_files import read_settings
 from deblora.models.backbones.mae_weights import fill
 from deblora.models.backbones.vision import wrap
 from deblora.models.presets import PRESETS
 from deblora.models.weights import read_checkpoint, read_json, read_weights, weights_file
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures (arXiv 2103.00020, published code)
+# Of CLIP's training pictures (arXiv 2103.00020, published code); OpenCLIP takes them where a configuration names none.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
-_OUTSIDE = {
-    "conv1.weight": "embeddings.patch_embedding.weight",
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "ln_pre": "pre_layrnorm",
-    "ln_post": "post_layernorm",
-}
-_INSIDE = {
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_LAYER = re.compile(
+    r"(?P<visual>visual\.)?transformer\.resblocks\.(?P<number>\d+)\.(?P<name>.+?)[._](?P<kind>weight|bias)"
+)
+LAYERS = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
+    "attn.out_proj": "self_attn.out_proj",
 }
+OTHERS = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}
+TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size")  # constants in older files
 
 
 def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Backbone:
@@ -102,62 +114,19 @@ def vision_config(model: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 
 def vision_weights(weights: Mapping[str, torch.Tensor], where: Path) -> dict[str, torch.Tensor]:
-    """Return the tower's weights under the names of ``transformers.CLIPVisionModel``; the fused qkv is split.
+    """Return the tower's weights under the names of ``transformers.CLIPVisionModel``.
 
     Raises:
-        ModelError: If the file holds no tower.
+        ModelError: If the file holds no tower, or a tensor has no place there.
     """
-    tower = {
-        key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")
-    }
-    if "conv1.weight" not in tower:
+    if "visual.conv1.weight" not in weights:
         raise ModelError(
             f"{where} holds no vision tower in OpenCLIP's names (visual.conv1.weight is missing)"
         )
-    renamed: dict[str, torch.Tensor] = {}
-    for key, value in tower.items():
-        if key == "proj":  # into the space of image and text; features are taken before it
-            continue
-        match = _BLOCK.fullmatch(key)
-        if match is None:
-            stem, _, kind = key.rpartition(".")
-            renamed[_OUTSIDE.get(key) or f"{_OUTSIDE.get(stem, stem)}.{kind}"] = value
-            continue
-        prefix, (layer, _, kind) = f"encoder.layers.{match[1]}", match[2].rpartition(".")
-        if kind.startswith("in_proj_"):
-            for part, rows in zip("qkv", value.chunk(3), strict=True):
-                renamed[f"{prefix}.self_attn.{part}_proj.{kind.removeprefix('in_proj_')}"] = rows.contiguous()
-        else:
-            renamed[f"{prefix}.{_INSIDE.get(layer, layer)}.{kind}"] = value
-    return renamed
-
-
-# CLIP's own input statistics, which OpenCLIP takes where a configuration names none.
-TOKENIZER = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-TOWERS = {"visual.transformer.resblocks.": "vision_model", "transformer.resblocks.": "text_model"}
-LAYERS = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.out_proj": "self_attn.out_proj",
-}
-OTHERS = {
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
-    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
-    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final.weight": "text_model.final_layer_norm.weight",
-    "ln_final.bias": "text_model.final_layer_norm.bias",
-    "logit_scale": "logit_scale",
-}
-TURNED = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
-IGNORED = ("attn_mask", "input_resolution", "context_length", "vocab_size")  # constants in older files
+    tower = {key: value for key, value in weights.items() if key.startswith("visual.")}
+    tower.pop("visual.proj", None)  # into the space of image and text; features are taken before it
+    renamed = rename_weights(tower, where)
+    return {key.removeprefix("vision_model."): value for key, value in renamed.items()}
 
 
 def convert_open_clip(checkpoint: Path, config: Path, *, tokenizer: Path, out: Path) -> Path:
@@ -185,8 +154,13 @@ def convert_open_clip(checkpoint: Path, config: Path, *, tokenizer: Path, out: P
     files = [tokenizer / name for name in TOKENIZER if (tokenizer / name).is_file()]
     if not files:
         raise ModelError(f"{tokenizer} holds no tokenizer ({', '.join(TOKENIZER[:3])})")
-    settings = read_settings(config)
+    settings = read_json(config)
     weights = rename_weights(read_weights(checkpoint), checkpoint)
+    absent = sorted({*OTHERS.values(), *TURNED.values()} - set(weights))
+    if absent:
+        raise ModelError(
+            f"{checkpoint} has nothing for {absent[0]}; only ViT CLIP models of OpenCLIP are known"
+        )
     described = clip_config(settings.get("model_cfg", settings), weights, config)
     preprocess = settings.get("preprocess_cfg") or {}
     write_atomic(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
@@ -202,40 +176,33 @@ def convert_open_clip(checkpoint: Path, config: Path, *, tokenizer: Path, out: P
     return out
 
 
-def rename_weights(weights: dict[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
+def rename_weights(weights: Mapping[str, torch.Tensor], source: Path) -> dict[str, torch.Tensor]:
     """Return the tensors under the names of transformers, fused projections split in three.
 
     Raises:
-        ModelError: If one has no place there, or one that CLIP needs is absent.
+        ModelError: If one has no place there.
     """
     renamed: dict[str, torch.Tensor] = {}
     for full, tensor in weights.items():
         key = full.removeprefix("module.")
-        if key in IGNORED:
-            continue
+        layer = _LAYER.fullmatch(key)
         if key in OTHERS:
             renamed[OTHERS[key]] = tensor.contiguous()
         elif key in TURNED:
             renamed[TURNED[key]] = tensor.T.contiguous()
-        else:
-            renamed |= _of_layer(key, tensor, source)
-    absent = sorted({*OTHERS.values(), *TURNED.values()} - set(renamed))
-    if absent:
-        raise ModelError(f"{source} has nothing for {absent[0]}; only ViT CLIP models of OpenCLIP are known")
+        elif layer and (layer["name"] in LAYERS or layer["name"] == "attn.in_proj"):
+            tower = "vision_model" if layer["visual"] else "text_model"
+            home, kind = f"{tower}.encoder.layers.{layer['number']}", layer["kind"]
+            if layer["name"] in LAYERS:
+                renamed[f"{home}.{LAYERS[layer['name']]}.{kind}"] = tensor.contiguous()
+                continue
+            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"{home}.self_attn.{part}_proj.{kind}"] = rows.clone()
+        elif key not in IGNORED:
+            raise ModelError(
+                f"{source}: {key} has no place in CLIP; only ViT CLIP models of OpenCLIP are known"
+            )
     return renamed
-
-
-def _of_layer(key: str, tensor: torch.Tensor, source: Path) -> dict[str, torch.Tensor]:
-    tower = next((prefix for prefix in TOWERS if key.startswith(prefix)), None)
-    found = re.fullmatch(r"(\d+)\.(.+?)([._])(weight|bias)", key.removeprefix(tower)) if tower else None
-    if tower and found:
-        home, (number, name, _, kind) = f"{TOWERS[tower]}.encoder.layers", found.groups()
-        if name == "attn.in_proj":
-            parts = zip("qkv", tensor.chunk(3), strict=True)
-            return {f"{home}.{number}.self_attn.{p}_proj.{kind}": part.clone() for p, part in parts}
-        if name in LAYERS:
-            return {f"{home}.{number}.{LAYERS[name]}.{kind}": tensor.contiguous()}
-    raise ModelError(f"{source}: {key} has no place in CLIP; only ViT CLIP models of OpenCLIP are known")
 
 
 def clip_config(model: dict[str, Any], weights: dict[str, torch.Tensor], source: Path) -> dict[str, Any]:
