@@ -37,6 +37,8 @@ class Backbone(nn.Module):
         weights_sha256: Hash of the weight file.
         lora_targets: Full names of the modules inside ``encoder`` that an adapter changes.
         pool: How tokens become one vector.
+        open_decoder: Reads the decoder of a masked autoencoder, where the weights may hold one.
+        train_statistics: Whether mean and standard deviation of the input are to be those of training chips.
     """
 
     def __init__(
@@ -50,14 +52,14 @@ class Backbone(nn.Module):
         weights_sha256: str,
         lora_targets: tuple[str, ...],
         pool: str,
+        open_decoder: Callable[[], nn.Module | None] | None = None,
+        train_statistics: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.pooled = encoder, features
         self.spec, self.feature_size, self.name = spec, feature_size, name
         self.weights_sha256, self.lora_targets, self.pool = weights_sha256, lora_targets, pool
-        # Reads the decoder of a masked autoencoder; whether spec.mean and spec.std are to be those of training chips.
-        self.open_decoder: Callable[[], nn.Module | None] | None = None
-        self.train_statistics = False
+        self.open_decoder, self.train_statistics = open_decoder, train_statistics
         self.encoder.requires_grad_(False)
         self.eval()
 
@@ -111,7 +113,7 @@ class UnitFeatures(nn.Module):
 
 def with_unit_features(backbone: Backbone) -> Backbone:
     """Return the same model with every feature divided by its Euclidean norm."""
-    unit = Backbone(
+    return Backbone(
         backbone.encoder,
         UnitFeatures(backbone.pooled),
         spec=backbone.spec,
@@ -120,6 +122,6 @@ def with_unit_features(backbone: Backbone) -> Backbone:
         weights_sha256=backbone.weights_sha256,
         lora_targets=backbone.lora_targets,
         pool=f"{backbone.pool}, unit length",
+        open_decoder=backbone.open_decoder,
+        train_statistics=backbone.train_statistics,
     )
-    unit.train_statistics, unit.open_decoder = backbone.train_statistics, backbone.open_decoder
-    return unit

@@ -2,8 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -122,19 +120,3 @@ def _advice(hub_id: str, revision: str | None, files: tuple[str, ...], reason: s
         f"  {command}\n"
         f"bring the folder here and set backbone.path to it; it must hold {files[0]} and {files[-1]}"
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from listing the decoder and the head that features do not need."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

@@ -3,8 +3,10 @@
 import argparse
 import json
 import math
+import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +133,9 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file} is missing; a Hugging Face model folder has config.json and model.safetensors"
         ) from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not readable JSON: {error}") from error
+        raise ModelError(f"{file} is not readable JSON ({error}); get the model again") from error
     if not isinstance(values, dict):
-        raise ModelError(f"{file} must hold a JSON object")
+        raise ModelError(f"{file} must hold a JSON object; get the model again")
     return values
 
 
@@ -194,3 +196,26 @@ def normalization(
     if len(mean) != n_bands:
         mean, std = (0.5,) * n_bands, (0.5,) * n_bands
     return mean, std, scale
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers and diffusers from bars and notes while weights are read."""
+    from transformers.utils import logging as of_transformers
+
+    kinds: list[Any] = [of_transformers]
+    if "diffusers" in sys.modules:  # an extra
+        from diffusers.utils import logging as of_diffusers
+
+        kinds.append(of_diffusers)
+    before = [(kind, kind.get_verbosity(), kind.is_progress_bar_enabled()) for kind in kinds]
+    for kind in kinds:
+        kind.set_verbosity_error()
+        kind.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for kind, verbosity, bars in before:
+            kind.set_verbosity(verbosity)
+            if bars:
+                kind.enable_progress_bar()

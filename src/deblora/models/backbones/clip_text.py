@@ -16,8 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
-from deblora.models.backbones.diffusion_files import quiet_loading, read_settings
-from deblora.models.weights import weights_file
+from deblora.models.weights import quiet, read_json, weights_file
 
 # Our choice; CLIP's own lists for aerial data sets have one to three of this kind.
 TEMPLATES = (
@@ -61,7 +60,7 @@ class TextHead(nn.Module):
 def has_text(folder: Path) -> bool:
     """Tell whether a folder holds a whole CLIP model with its tokenizer."""
     config = folder / "config.json"
-    if not config.is_file() or read_settings(config).get("model_type") != "clip":
+    if not config.is_file() or read_json(config).get("model_type") != "clip":
         return False
     return any((folder / name).is_file() for name in TOKENIZERS)
 
@@ -117,7 +116,7 @@ def _open(folder: Path) -> tuple[Any, Any]:
 
     weights_file(folder)  # says what to do about pickled weights
     try:
-        with quiet_loading():
+        with quiet():
             model, notes = CLIPModel.from_pretrained(
                 str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
             )

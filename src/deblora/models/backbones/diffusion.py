@@ -26,9 +26,8 @@ from deblora.models.backbones.diffusion_files import (
     open_part,
     pipeline_files,
     pipeline_sha256,
-    quiet_loading,
-    read_settings,
 )
+from deblora.models.weights import quiet, read_json
 
 NAME = "stable-diffusion"
 ATTENTION = re.compile(r"\.(to_q|to_k|to_v|to_out\.0)$")  # the projections that diffusers' LoRA scripts adapt
@@ -167,7 +166,7 @@ def load(
     folder = Path(path)
     pipeline_files(folder)
     _check_family(folder)
-    with quiet_loading():
+    with quiet():
         unet = open_part(folder, "unet", diffusers.UNet2DConditionModel)
         vae = open_part(folder, "vae", diffusers.AutoencoderKL)
         text = _embedded(folder, prompt)
@@ -245,7 +244,7 @@ def keyed_generator(*key: int) -> torch.Generator:
 
 
 def _check_family(folder: Path) -> None:
-    index, unet = (read_settings(folder / name) for name in ("model_index.json", "unet/config.json"))
+    index, unet = (read_json(folder / name) for name in ("model_index.json", "unet/config.json"))
     text_encoder = (index.get("text_encoder") or [None, None])[-1]
     odd = {
         "its UNet expects more than an image and a text": unet.get("addition_embed_type")

@@ -1,10 +1,6 @@
 """The files of a Stable Diffusion pipeline in the layout of diffusers: finding, checking, hashing and opening them."""
 
 import hashlib
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -71,43 +67,6 @@ def pipeline_sha256(folder: Path) -> str:
 def _hash(file: Path, _size: int, _modified: int) -> str:
     """Hash a file once per process: every stage asks, and a UNet has gigabytes."""
     return file_sha256(file)
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ModelError: If the file is not readable JSON, or something else than an object.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not readable JSON ({error}); get the model again") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{file} must hold a JSON object; get the model again")
-    return values
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers and diffusers from bars and notes while weights are read."""
-    from transformers.utils import logging as of_transformers
-
-    kinds = [of_transformers]
-    if "diffusers" in sys.modules:  # an extra
-        from diffusers.utils import logging as of_diffusers
-
-        kinds.append(of_diffusers)
-    before = [kind.get_verbosity() for kind in kinds]
-    for kind in kinds:
-        kind.set_verbosity_error()
-        kind.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for kind, verbosity in zip(kinds, before, strict=True):
-            kind.set_verbosity(verbosity)
-            kind.enable_progress_bar()
 
 
 def open_part(folder: Path, part: str, kind: Any) -> Any:

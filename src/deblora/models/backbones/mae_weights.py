@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from deblora.errors import ModelError
-from deblora.models.hub import quiet
+from deblora.models.weights import quiet
 
 HEADS = {768: 12, 1024: 16, 1280: 16}  # ViT-B, -L, -H; other widths: 64 numbers per head
 DECODER_HEAD_SIZE = 32  # 512 numbers and 16 heads in all published decoders

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ FILES = PRESETS["satmae"].files
 def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Backbone:
     """Load SatMAE's encoder, or any masked autoencoder in the names of the original MAE code.
 
-    A multispectral checkpoint is known by its ``channel_embed``; its input is described in ``satmae_groups.py``.
+    A multispectral checkpoint is known by its ``channel_embed``; its input is described at :func:`from_weights`.
 
     Pixels / 255 are normalized by mean and std .5 per band (authors' code of debLoRA), at 224 px for the published
     file; all sizes are those of the weights.
@@ -216,7 +217,7 @@ def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Ba
     fill(encoder, encoder_weights(weights), file)
     size, n_bands = image_size or settings["image_size"], settings["num_channels"]
     half = HALF if n_bands == len(HALF) else (0.5,) * n_bands
-    backbone = wrap(
+    return wrap(
         encoder.eval(),
         spec=InputSpec(n_bands, size, half, half, 255.0),
         name="satmae",
@@ -224,10 +225,8 @@ def load(path: Path, *, image_size: int | None = None, pool: str = "mean") -> Ba
         pool=pool,
         interpolate=size != settings["image_size"],
         where=file,
+        open_decoder=partial(_decoder, file) if has_decoder(weights) else None,
     )
-    if has_decoder(weights):
-        backbone.open_decoder = lambda: _decoder(file)
-    return backbone
 
 
 def _grouped(weights: dict[str, torch.Tensor], file: Path, *, image_size: int | None, pool: str) -> Backbone:

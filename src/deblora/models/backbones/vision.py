@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ from deblora.files import file_sha256
 from deblora.models.backbone import Backbone, InputSpec
 from deblora.models.backbones.layers import adapter_targets, check_pool, n_prefix_tokens, pooled
 from deblora.models.backbones.mae_weights import folder_decoder
-from deblora.models.hub import quiet
-from deblora.models.weights import crop_size, normalization, preprocessing, read_json, weights_file, whole
+from deblora.models.weights import (
+    crop_size,
+    normalization,
+    preprocessing,
+    quiet,
+    read_json,
+    weights_file,
+    whole,
+)
 
 EMBEDDED = Path(__file__).parent / "embedded"
 # Name of the preset -> types of config.json that it takes. ``huggingface`` takes any.
@@ -62,7 +70,7 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
     native, n_bands = (whole(folder, vision, *of) for of in (("image_size", 224), ("num_channels", 3)))
     size = image_size or crop_size(settings) or native
     spec = InputSpec(n_bands, size, *normalization(processor, settings, n_bands))
-    backbone = wrap(
+    return wrap(
         encoder,
         spec=spec,
         name=name,
@@ -71,10 +79,8 @@ def load(folder: Path, *, name: str, image_size: int | None = None, pool: str = 
         interpolate=size != native,
         normalized_class=kind.startswith("clip"),
         where=folder,
+        open_decoder=partial(folder_decoder, folder) if kind == "vit_mae" else None,
     )
-    if kind == "vit_mae":
-        backbone.open_decoder = lambda: folder_decoder(folder)
-    return backbone
 
 
 def load_embedded(*, image_size: int | None = None, pool: str = "mean") -> Backbone:
@@ -92,6 +98,7 @@ def wrap(
     interpolate: bool,
     where: Path,
     normalized_class: bool = False,
+    open_decoder: Callable[[], nn.Module | None] | None = None,
 ) -> Backbone:
     """Make a backbone of a transformers vision model.
 
@@ -104,6 +111,7 @@ def wrap(
         interpolate: Whether position codes have to be interpolated to ``spec.image_size``.
         where: Folder or file, for messages.
         normalized_class: See :func:`deblora.models.backbones.layers.pooled`.
+        open_decoder: See :class:`deblora.models.backbone.Backbone`.
 
     Raises:
         ModelError: If the model has no class token to pool, or gives no feature for its input.
@@ -132,6 +140,7 @@ def wrap(
         weights_sha256=weights_sha256,
         lora_targets=adapter_targets(encoder),
         pool=pool,
+        open_decoder=open_decoder,
     )
 
 
