@@ -9,8 +9,7 @@ import tiny_models as tiny
 from deblora.data.chips import ArrayPixels
 from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora
-from deblora.models.backbone import Backbone, load_backbone
-from deblora.models.bands import with_bands
+from deblora.models.backbone import Backbone, load_backbone, with_bands
 from deblora.train.mae import Reconstruct, WithNoise, patches
 from deblora.train.samples import TrainingOrder
 

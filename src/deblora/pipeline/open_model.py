@@ -12,10 +12,9 @@ from deblora.data.pixels import band_statistics
 from deblora.errors import DataError, ModelError
 from deblora.files import file_sha256, write_atomic
 from deblora.models.adapters.lora import SIDECAR
-from deblora.models.backbone import Backbone, load_backbone, with_unit_features
+from deblora.models.backbone import Backbone, load_backbone, with_bands, with_unit_features
 from deblora.models.backbones.diffusion_files import pipeline_sha256
 from deblora.models.backbones.vision import EMBEDDED
-from deblora.models.bands import with_bands
 from deblora.models.hub import find_weights
 from deblora.models.presets import PRESETS, how_to_get
 from deblora.models.weights import weights_file

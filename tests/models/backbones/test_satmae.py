@@ -175,7 +175,7 @@ def test_the_multispectral_model_is_the_published_one(tmp_path: Path) -> None:
     assert larger(images(SATMAE_PX // 2, 10)).shape == (2, SATMAE_WIDTH)
     attach_lora(model, rank=1, alpha=1, seed=0)
 
-    from deblora.models.bands import with_bands
+    from deblora.models.backbone import with_bands
 
     with pytest.raises(ModelError, match="cannot be widened"):
         with_bands(larger, 13)

@@ -74,7 +74,7 @@ class GalileoEncoder(nn.Module):
     def __init__(self, sensor: Sensor) -> None:
         super().__init__()
         self.sensor = sensor
-        self.fixed_bands = True  # a band group is what the weights know; see models/bands.py
+        self.fixed_bands = True  # a band group is what the weights know; see with_bands of models/backbone.py
         self.proj = nn.Conv2d(N_BANDS[sensor], WIDTH, PATCH, PATCH)
         self.fixed: torch.Tensor
         self.register_buffer("fixed", torch.zeros(3 * WIDTH // 4))

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 import tiny_models as tiny
 from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora
-from deblora.models.backbone import Backbone, load_backbone
-from deblora.models.bands import widen, with_bands
+from deblora.models.backbone import Backbone, load_backbone, widen, with_bands
 
 BANDS = (1, 2, 3, 10, 13)
 KINDS = ("vit", "dinov2", "clip-full", "siglip", "convnext", "swin")
