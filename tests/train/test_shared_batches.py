@@ -83,6 +83,7 @@ def of_one_process(folder: Path) -> None:
     if distributed.get_rank() == 0:
         found = {"whole": whole.state_dict(), "resumed": resumed.state_dict(), "records": records}
         torch.save(found, folder / "found.pt")
+    distributed.barrier()  # a process that leaves while another still computes can be aborted
     distributed.destroy_process_group()
 
 

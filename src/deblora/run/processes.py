@@ -91,6 +91,7 @@ def leave() -> None:
     if world_size() > 1:
         from torch import distributed
 
+        distributed.barrier()  # a process that leaves while another still works can be aborted
         distributed.destroy_process_group()
 
 
