@@ -170,10 +170,12 @@ def test_a_choice_says_why_it_was_taken_and_what_it_gains() -> None:
         "the best of 1 candidates on 300 validation chips, better than lora · balanced_softmax_cv in 94 %"
         in text
     )
-    assert "+3.0 points tail" in text and "+2.0 points over all classes" in text
+    assert "+3.0 points on the tail classes" in text and "+2.0 points over all classes" in text
     assert "does not exclude zero" in text and "fitted again" in text
     surer = {**CHOICE["gains"], "all": {"value": 0.02, "ci_lower": 0.01, "ci_upper": 0.05}}
     assert "exclude zero" not in " ".join(say_choice({**CHOICE, "gains": surer}))
+    unknown = {**CHOICE["gains"], "tail": dict.fromkeys(("value", "ci_lower", "ci_upper"), math.nan)}
+    assert "tail" not in " ".join(say_choice({**CHOICE, "gains": unknown}))
     assert "fitted again" not in " ".join(say_choice({**CHOICE, "is_refitted": False}))
 
 

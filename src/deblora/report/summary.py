@@ -4,6 +4,7 @@ The same sentences serve one run, whose intervals come from a bootstrap over tes
 whose intervals are t intervals of the mean over seeds; see :mod:`deblora.report.tables` for the tables.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -255,13 +256,16 @@ def say_choice(choice: Any) -> list[str]:
     if name == reference:
         return [*sentences, "It is the simplest thing to do with these chips, so no gain is stated."]
     gains = [
-        f"{points(gain['value'])} points {group if group == 'tail' else 'over all classes'} (95 % interval "
+        f"{points(gain['value'])} points {where} (95 % interval "
         f"{between(gain['ci_lower'], gain['ci_upper'], signed=True)})"
-        for group, gain in ((group, choice["gains"][group]) for group in ("tail", "all"))
+        for group, where in (("tail", "on the tail classes"), ("all", "over all classes"))
+        for gain in [choice["gains"][group]]
+        if math.isfinite(gain["value"])
     ]
-    sentences.append(
-        f"Expected over {reference} on new chips: {', '.join(gains)}, free of the luck of the choice."
-    )
+    if gains:
+        sentences.append(
+            f"Expected over {reference} on new chips: {', '.join(gains)}, free of the luck of the choice."
+        )
     if not choice["gains"]["all"]["ci_lower"] > 0:
         sentences.append("The interval over all classes does not exclude zero.")
     return sentences
