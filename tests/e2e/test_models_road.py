@@ -197,7 +197,7 @@ def test_ten_bands_are_normalized_by_training_chips_only(ten_bands: Path, tmp_pa
         (
             {"name": "dinov2", "path": "facebook/dinov2-small"},
             {},
-            "hf download facebook/dinov2-small config.json",
+            "set backbone.path to hub:facebook/dinov2-small",
         ),
     ],
 )

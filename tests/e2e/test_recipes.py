@@ -114,4 +114,6 @@ def test_every_backbone_and_every_row_of_the_list_has_a_recipe() -> None:
     texts = "\n".join(path.read_text() for path in RECIPES.values())
     for card in CARDS:
         paths = {recipe.path for recipe in recipes if recipe.name == card.preset}
-        assert {card.path, card.weights} & paths or (card.path and card.path in texts), card.weights
+        assert {card.path, card.weights, f"hub:{card.weights}"} & paths or (
+            card.path and card.path in texts
+        ), card.weights
