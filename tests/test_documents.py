@@ -1,10 +1,19 @@
-"""What the documents say is true: the Python of the README runs, its make targets exist, the map is complete."""
+"""What the documents say is true: the Python of README and docstrings runs, the make targets exist, the map is complete."""
 
+import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from conftest import REPOSITORY_ROOT
+
+SOURCE = REPOSITORY_ROOT / "src"
+WITH_EXAMPLES = [path for path in sorted(SOURCE.rglob("*.py")) if ">>> " in path.read_text()]
 
 
 def test_the_python_of_the_readme_runs() -> None:
@@ -20,6 +29,29 @@ def test_the_example_runs() -> None:
     done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "class 0: moved by 0.00" in done.stdout
+
+
+def test_the_public_rooms_have_examples() -> None:
+    rooms = {path.relative_to(SOURCE).parts[1] for path in WITH_EXAMPLES}
+    assert rooms >= {"data", "debias", "detect", "evaluate", "recipe"}
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_examples_of_docstrings_run(path: Path) -> None:
+    """Docstrings are taken from the text: ``doctest`` does not look into functions whose shapes are checked."""
+    module = importlib.import_module(".".join(path.relative_to(SOURCE).with_suffix("").parts))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, documented)]
+    runner = doctest.DocTestRunner()
+    said: list[str] = []
+    for node in nodes:
+        text = ast.get_docstring(node) or ""
+        name = getattr(node, "name", "module")
+        runner.run(
+            doctest.DocTestParser().get_doctest(text, vars(module), name, str(path), 0), out=said.append
+        )
+    assert runner.summarize(verbose=False).attempted == path.read_text().count(">>> ")
+    assert not said, "".join(said)
 
 
 def test_the_make_targets_of_the_readme_exist() -> None:

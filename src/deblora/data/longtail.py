@@ -50,6 +50,10 @@ def groups_by_thirds(counts: Int[np.ndarray, " c"]) -> Groups:
     """Group classes by thirds of their order by count, most first; ties keep the order of the classes.
 
     Head and tail get ``(C + 1) // 3`` classes each (a third, rounded), the middle the rest.
+
+    Example:
+        >>> groups_by_thirds(np.array([5, 200, 40]))
+        Groups(head=(1,), middle=(2,), tail=(0,))
     """
     order = np.argsort(-np.asarray(counts, dtype=np.int64), kind="stable").tolist()
     size = (len(order) + 1) // 3
@@ -136,7 +140,12 @@ def long_tailed_quotas(
 
 
 def exponential_counts(n_classes: int, *, largest: int, imbalance_factor: float) -> Int[np.ndarray, " c"]:
-    """Return the counts of an exponential long tail, largest first; see :func:`long_tailed_quotas`."""
+    """Return the counts of an exponential long tail, largest first; see :func:`long_tailed_quotas`.
+
+    Example:
+        >>> exponential_counts(4, largest=100, imbalance_factor=50).tolist()
+        [100, 27, 7, 2]
+    """
     exponents = np.arange(n_classes) / max(n_classes - 1, 1)
     sizes = np.floor(largest * float(imbalance_factor) ** -exponents + 0.5)
     return np.maximum(1, sizes).astype(np.int64)

@@ -26,6 +26,10 @@ def alpha_from_imbalance(
     Raises:
         DataError: If a class has no sample.
         ValueError: If ``numerator`` or ``imbalance`` is out of range.
+
+    Example:
+        >>> alpha_from_imbalance(np.array([1000, 100, 20]))
+        array([1. , 1. , 0.2])
     """
     if not numerator > 0:
         raise ValueError(f"numerator must be positive, got {numerator}")
@@ -77,6 +81,13 @@ def contract(
 
     Raises:
         ValueError: If shapes disagree or an alpha is outside [0, 1].
+
+    Example:
+        >>> features, labels = np.array([[0.0], [4.0], [8.0]]), np.array([0, 1, 1])
+        >>> contract(features, labels, np.array([[2.0]]), np.array([1]), np.array([1.0, 0.5]))
+        array([[0.],
+               [3.],
+               [5.]])
     """
     _check(features, labels, centers, classes, alpha_per_class)
     moved = features.copy()

@@ -33,6 +33,11 @@ def debiased_centers(
     Raises:
         DataError: If one of the classes has no sample.
         ValueError: If the two label arrays differ in length.
+
+    Example:
+        >>> clusters, assignments = np.array([[0.0], [8.0]]), np.array([0, 0, 1, 0, 1])
+        >>> debiased_centers(clusters, assignments, np.array([0, 1, 1, 1, 1]), [1])
+        (array([[4.]]), array([[0.5, 0.5]]))
     """
     if len(assignments) != len(labels):
         raise ValueError(f"{len(assignments)} assignments but {len(labels)} labels")

@@ -44,6 +44,14 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         moved_classes_: The labels of these rows.
         alpha_: Weight of the original feature per class; 1 for classes that do not move.
         kappa_: The fitted ``kappa``, or NaN.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.repeat(["car", "ship", "crane"], [200, 100, 10])
+        >>> X = rng.normal(size=(310, 16))
+        >>> fitted = Debiaser(n_clusters=8).fit(X, y)
+        >>> fitted.moved_classes_.tolist(), fitted.alpha_.round(2).tolist()
+        (['crane'], [1.0, 0.5, 1.0])
     """
 
     def __init__(

@@ -176,6 +176,10 @@ def average_precision(
 
     Raises:
         ValueError: If the lengths differ or the method is unknown.
+
+    Example:
+        >>> average_precision(np.array([0.5, 1.0]), np.array([1.0, 0.5]), method="area")
+        0.75
     """
     if recall.shape != precision.shape or recall.ndim != 1:
         raise ValueError(f"recall has shape {recall.shape}, precision {precision.shape}")

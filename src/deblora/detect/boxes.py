@@ -60,6 +60,11 @@ def boxes_from_quads(quads: Float[Tensor, "n 4 2"]) -> Float[Tensor, "n 5"]:
 
     Raises:
         ValueError: If the shape is not ``n 4 2``.
+
+    Example:
+        >>> square = torch.tensor([[[0.0, 0.0], [8.0, 0.0], [8.0, 4.0], [0.0, 4.0]]])
+        >>> boxes_from_quads(square).tolist()
+        [[4.0, 2.0, 8.0, 4.0, 0.0]]
     """
     if quads.ndim != 3 or quads.shape[1:] != (4, 2):
         raise ValueError(f"quads must have shape (n, 4, 2), got {tuple(quads.shape)}")

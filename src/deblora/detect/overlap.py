@@ -67,6 +67,11 @@ def pairwise_iou(a: Float[Tensor, "n 5"], b: Float[Tensor, "m 5"]) -> Float[Tens
 
     Two boxes without area have IoU 0. Only pairs whose axis-aligned hulls overlap are computed; besides the result,
     memory is bounded.
+
+    Example:
+        >>> a, b = torch.tensor([[2.0, 1.0, 4.0, 2.0, 0.0]]), torch.tensor([[4.0, 1.0, 4.0, 2.0, 0.0]])
+        >>> round(pairwise_iou(a, b).item(), 3)
+        0.333
     """
     _check(a)
     _check(b)
@@ -314,6 +319,11 @@ def rotated_nms(
 
     Raises:
         ValueError: If lengths differ, the threshold is out of range or a value is not finite.
+
+    Example:
+        >>> boxes = torch.tensor([[2.0, 1.0, 4.0, 2.0, 0.0], [2.2, 1.0, 4.0, 2.0, 0.0], [9.0, 9.0, 2.0, 2.0, 0.0]])
+        >>> rotated_nms(boxes, torch.tensor([0.6, 0.9, 0.3]), 0.1).tolist()
+        [1, 2]
     """
     _check_nms(boxes, scores, threshold, classes)
     home = boxes.device

@@ -38,6 +38,10 @@ def per_class_f1(
 
     Raises:
         ValueError: If the lengths differ or a label is outside ``0 .. n_classes - 1``.
+
+    Example:
+        >>> per_class_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), 3).round(3)
+        array([0.667, 0.667,   nan])
     """
     table = confusion(y, pred, n_classes)
     return f1_from_counts(np.diagonal(table), table.sum(axis=1), table.sum(axis=0))
@@ -64,6 +68,10 @@ def group_scores(f1_per_class: Float[np.ndarray, " c"], groups: Groups) -> dict[
 
     Raises:
         ValueError: If a group names a class that has no entry.
+
+    Example:
+        >>> group_scores(np.array([0.9, 0.6, 0.3]), Groups(head=(0,), middle=(1,), tail=(2,)))
+        {'head': 0.9, 'middle': 0.6, 'tail': 0.3, 'all': 0.6}
     """
     return {name: float(values[0]) for name, values in grouped_means(f1_per_class[None], groups).items()}
 

@@ -370,6 +370,10 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: If a key is unknown (the nearest known one is named), a type is wrong, a value out of range or
             two settings do not fit.
+
+    Example:
+        >>> recipe_from({"data": {"source": "chips"}, "cluster": {"n_clusters": 8}}).cluster.n_clusters
+        8
     """
     return settings_from(Recipe, values, checks=_checks)
 

@@ -52,6 +52,11 @@ class SizeConstrainedKMeans:
         cluster_centers_: Means of the members, in the dtype of the training features.
         inertia_: Sum of squared distances to the own center.
         n_iter_: Iterations of the best restart.
+
+    Example:
+        >>> X = np.array([[0.0], [0.1], [0.2], [0.3], [9.0]])
+        >>> np.bincount(SizeConstrainedKMeans(2, min_size=2, random_state=0).fit_predict(X)).min()
+        np.int64(2)
     """
 
     labels_: Int[np.ndarray, " n"]
