@@ -13,16 +13,16 @@ from deblora.data.longtail import Groups
 from deblora.evaluate.intervals import (
     DIFFERENCES,
     ENOUGH_TO_CHOOSE,
-    bootstrap_scores,
+    Draws,
+    bootstrap_f1,
     choose,
-    interval,
+    group_estimates,
     left_out,
-    single_sample_groups,
+    single_unit_groups,
     spread,
     stratified_draws,
-    without_interval,
 )
-from deblora.evaluate.metrics import group_scores, macro_f1, per_class_f1
+from deblora.evaluate.metrics import macro_f1, per_class_f1
 
 GROUPS = Groups(head=(0,), middle=(1,), tail=(2, 3))
 
@@ -32,21 +32,36 @@ def predictions(rng: np.random.Generator, accuracy: float) -> tuple[np.ndarray, 
     return y, np.where(rng.random(len(y)) < accuracy, y, rng.integers(4, size=len(y)))
 
 
-def test_every_draw_keeps_the_class_counts_and_resamples(rng: np.random.Generator) -> None:
+def test_a_draw_holds_one_sample_less_of_each_class_and_weighs_them_up(rng: np.random.Generator) -> None:
     y, _ = predictions(rng, 0.7)
-    draws = stratified_draws(y, n_draws=200, rng=rng)
-    assert draws.shape == (200, len(y))
-    for row in draws:
-        np.testing.assert_array_equal(np.bincount(y[row]), [40, 25, 12, 5])
-    frequency = np.bincount(draws.ravel(), minlength=len(y)) / 200
-    np.testing.assert_allclose(frequency, 1.0, atol=0.4)
-    assert len(np.unique(draws[0])) < len(y)
+    draws = stratified_draws(y, 4, n_draws=200, rng=rng)
+    for row in draws.indices:
+        np.testing.assert_array_equal(np.bincount(y[row]), [39, 24, 11, 4])
+        np.testing.assert_allclose(np.bincount(y[row], draws.weights[row]), [40, 25, 12, 5])
+    frequency = np.bincount(draws.indices.ravel(), minlength=len(y)) * draws.weights / 200
+    np.testing.assert_allclose(frequency, 1.0, atol=0.5)
+    np.testing.assert_array_equal(draws.n_units, [40, 25, 12, 5])
+
+
+def test_units_are_drawn_whole_and_classes_that_share_one_together(rng: np.random.Generator) -> None:
+    y = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
+    units = ["a", "a", "b", "c", "d", "d", "d", "e", "f", "f"]
+    draws = stratified_draws(y, 4, units=units, n_draws=300, rng=rng)
+    np.testing.assert_array_equal(draws.n_units, [2, 2, 3, 0])
+    np.testing.assert_allclose(draws.weights, [2, 2, 2, *[4 / 3] * 7])
+    members = {unit: [i for i, own in enumerate(units) if own == unit] for unit in units}
+    for row in draws.indices:
+        n = np.bincount(row[row >= 0], minlength=len(y))
+        assert all(len(set(n[own])) == 1 for own in members.values())
+        per_unit = {unit: n[own[0]] for unit, own in members.items()}
+        assert per_unit["a"] + per_unit["b"] == 1
+        assert sum(per_unit[unit] for unit in "cdef") == 3
 
 
 def test_draws_repeat_with_the_seed() -> None:
     y = np.repeat([0, 1], 10)
-    first, second = (stratified_draws(y, n_draws=5, rng=np.random.default_rng(3)) for _ in range(2))
-    np.testing.assert_array_equal(first, second)
+    first, second = (stratified_draws(y, 2, n_draws=5, rng=np.random.default_rng(3)) for _ in range(2))
+    np.testing.assert_array_equal(first.indices, second.indices)
 
 
 def test_vectorized_scores_equal_one_draw_at_a_time(
@@ -54,65 +69,117 @@ def test_vectorized_scores_equal_one_draw_at_a_time(
 ) -> None:
     monkeypatch.setattr("deblora.evaluate.intervals._CELLS_PER_CHUNK", 600)
     y, pred = predictions(rng, 0.6)
-    draws = stratified_draws(y, n_draws=30, rng=rng)
-    draws[rng.random(draws.shape) < 0.2] = -1
-    scores = bootstrap_scores(y, pred, 4, GROUPS, draws)
-    for i, row in enumerate(draws):
-        kept = row[row >= 0]
-        expected = group_scores(per_class_f1(y[kept], pred[kept], 4), GROUPS)
-        np.testing.assert_allclose([scores[name][i] for name in expected], list(expected.values()))
+    indices = stratified_draws(y, 4, n_draws=30, rng=rng).indices
+    indices[rng.random(indices.shape) < 0.2] = -1
+    scores = bootstrap_f1(y, pred, Draws(indices, np.ones(len(y)), np.bincount(y)))
+    for own, row in zip(scores, indices, strict=True):
+        np.testing.assert_allclose(own, per_class_f1(y[row[row >= 0]], pred[row[row >= 0]], 4))
 
 
-def test_perfect_predictions_have_no_width(rng: np.random.Generator) -> None:
-    y, _ = predictions(rng, 1.0)
-    scores = bootstrap_scores(y, y, 4, GROUPS, stratified_draws(y, n_draws=50, rng=rng))
-    assert {name: interval(values) for name, values in scores.items()} == dict.fromkeys(scores, (1.0, 1.0))
+def estimates(y: np.ndarray, pred: np.ndarray, draws: Draws) -> dict[str, tuple[float, float]]:
+    found = group_estimates(per_class_f1(y, pred, 4), bootstrap_f1(y, pred, draws), GROUPS, draws.n_units)
+    assert all(np.isnan(own.standard_error) == np.isnan(own.ci_lower) for own in found.values())
+    return {name: (own.ci_lower, own.ci_upper) for name, own in found.items()}
 
 
-def test_a_group_with_a_class_of_one_sample_has_no_interval(rng: np.random.Generator) -> None:
+def test_where_nothing_varies_there_is_no_interval(rng: np.random.Generator) -> None:
+    y, pred = predictions(rng, 0.7)
+    draws = stratified_draws(y, 4, n_draws=50, rng=rng)
+    assert np.isnan(list(estimates(y, y, draws).values())).all()
+    same = bootstrap_f1(y, pred, draws)
+    nothing = group_estimates(np.zeros(4), same - same, GROUPS, draws.n_units, is_difference=True)
+    assert all(own.value == 0 and np.isnan(own.ci_lower) for own in nothing.values())
+
+
+def test_a_group_with_a_class_of_one_unit_has_no_interval(rng: np.random.Generator) -> None:
     for n_test, names in {
         (40, 25, 12, 5): (),
         (40, 25, 12, 0): (),
         (40, 25, 12, 1): ("tail", "all"),
         (1, 25, 1, 1): ("head", "tail", "all"),
     }.items():
-        assert single_sample_groups(np.array(n_test), GROUPS) == names
+        assert single_unit_groups(np.array(n_test), GROUPS) == names
     y = np.repeat([0, 1, 2, 3], [40, 25, 12, 1])
-    draws = stratified_draws(y, n_draws=50, rng=rng)
-    scores = bootstrap_scores(y, np.where(rng.random(len(y)) < 0.7, y, 0), 4, GROUPS, draws)
-    ends = {name: interval(own) for name, own in without_interval(scores, ("tail", "all")).items()}
+    draws = stratified_draws(y, 4, n_draws=50, rng=rng)
+    ends = estimates(y, np.where(rng.random(len(y)) < 0.7, y, 0), draws)
     assert {name for name, own in ends.items() if np.isnan(own).all()} == {"tail", "all"}
-    assert ends["head"] == interval(scores["head"])
+
+
+def test_a_class_without_test_samples_is_in_no_mean_and_no_interval(rng: np.random.Generator) -> None:
+    y = np.repeat([0, 1, 2], [40, 25, 12])
+    pred = np.where(rng.random(len(y)) < 0.7, y, rng.integers(4, size=len(y)))
+    draws = stratified_draws(y, 4, n_draws=200, rng=rng)
+    ends = estimates(y, pred, draws)
+    assert np.isfinite(list(ends.values())).all()
+    f1 = per_class_f1(y, pred, 4)
+    assert ends["tail"][0] < f1[2] < ends["tail"][1]
+
+
+def test_intervals_of_scores_stay_in_the_range_and_hold_the_value(rng: np.random.Generator) -> None:
+    y, pred = predictions(rng, 0.95)
+    for low, high in estimates(y, pred, stratified_draws(y, 4, n_draws=200, rng=rng)).values():
+        assert 0 < low < high < 1
 
 
 def test_the_same_draws_narrow_the_interval_of_a_difference(rng: np.random.Generator) -> None:
     y, a = predictions(rng, 0.6)
     b = a.copy()
     b[np.flatnonzero(a != y)[:6]] = y[np.flatnonzero(a != y)[:6]]
-    draws, other = (stratified_draws(y, n_draws=500, rng=rng) for _ in range(2))
-    score_a = bootstrap_scores(y, a, 4, GROUPS, draws)["all"]
-    lower, upper = interval(bootstrap_scores(y, b, 4, GROUPS, draws)["all"] - score_a)
-    lower_2, upper_2 = interval(bootstrap_scores(y, b, 4, GROUPS, other)["all"] - score_a)
-    assert upper - lower < upper_2 - lower_2
+    draws, other = (stratified_draws(y, 4, n_draws=500, rng=rng) for _ in range(2))
+    f1_a = bootstrap_f1(y, a, draws)
+    difference = per_class_f1(y, b, 4) - per_class_f1(y, a, 4)
+    paired, unpaired = (
+        group_estimates(
+            difference, bootstrap_f1(y, b, own) - f1_a, GROUPS, draws.n_units, is_difference=True
+        )["all"]
+        for own in (draws, other)
+    )
+    assert paired.standard_error < unpaired.standard_error
+    assert paired.ci_lower < paired.value < paired.ci_upper
 
 
-def test_interval_holds_the_middle_95_percent() -> None:
-    values = np.append(np.arange(1001.0), np.nan)
-    assert interval(values) == pytest.approx((25.0, 975.0))
-    assert np.isnan(interval(np.full(3, np.nan))).all()
+def test_scenes_of_alike_chips_widen_the_interval(rng: np.random.Generator) -> None:
+    y = np.repeat([0, 1, 2, 3], 40)
+    scene = np.arange(160) // 8
+    pred = np.where((rng.random(20) < 0.7)[scene], y, (y + 1) % 4)  # a whole scene is right or wrong
+    errors = [
+        group_estimates(per_class_f1(y, pred, 4), bootstrap_f1(y, pred, own), GROUPS, own.n_units)["all"]
+        for own in (
+            stratified_draws(y, 4, rng=rng),
+            stratified_draws(y, 4, units=[str(s) for s in scene], rng=rng),
+        )
+    ]
+    assert errors[1].standard_error > 2 * errors[0].standard_error
+
+
+def test_five_samples_per_class_are_enough_for_an_honest_interval(rng: np.random.Generator) -> None:
+    """Predicted classes are drawn from a known confusion, so the true F1 is known."""
+    confusion = 0.6 * np.eye(8) + 0.4 * rng.dirichlet(np.ones(8), size=8)
+    true = np.diagonal(confusion) * 2 / (1 + confusion.sum(axis=0))
+    groups, y = Groups((0, 1), (2, 3, 4), (5, 6, 7)), np.repeat(np.arange(8), 5)
+    held = []
+    for _ in range(150):
+        pred = np.array([rng.choice(8, p=confusion[label]) for label in y])
+        draws = stratified_draws(y, 8, rng=rng, n_draws=150)
+        found = group_estimates(per_class_f1(y, pred, 8), bootstrap_f1(y, pred, draws), groups, draws.n_units)
+        held += [
+            own.ci_lower <= true[list(c)].mean() <= own.ci_upper
+            for own, c in ((found["tail"], groups.tail), (found["all"], range(8)))
+        ]
+    assert np.mean(held) >= 0.92
 
 
 def test_wrong_arguments_are_refused(rng: np.random.Generator) -> None:
     y = np.array([0, 1, 1])
     with pytest.raises(ValueError, match="got 0 and 3"):
-        stratified_draws(y, n_draws=0, rng=rng)
-    with pytest.raises(ValueError, match=r"0\.\.3"):
-        bootstrap_scores(y, y, 2, Groups((), (), ()), np.array([[0, 3]]))
+        stratified_draws(y, 2, n_draws=0, rng=rng)
+    with pytest.raises(ValueError, match="2 units for 3"):
+        stratified_draws(y, 2, units=["a", "b"], rng=rng)
     with pytest.raises(ValueError, match="pred has 2"):
-        bootstrap_scores(y, y[:2], 2, Groups((), (), ()), np.array([[0, 1]]))
+        bootstrap_f1(y, y[:2], stratified_draws(y, 2, rng=rng, n_draws=3))
 
 
-values_over_seeds = st.lists(st.floats(0, 1), min_size=2, max_size=12)
+values_over_seeds = st.lists(st.floats(0, 1), min_size=2, max_size=12).filter(lambda x: np.std(x) > 1e-9)
 
 
 def test_by_hand() -> None:
@@ -153,9 +220,23 @@ def test_empty_groups_are_left_out() -> None:
     assert (found.n, found.mean) == (2, pytest.approx(0.3))
 
 
-def test_equal_values_give_an_interval_without_width() -> None:
+def test_equal_values_give_no_interval() -> None:
     found = spread(np.full(4, 0.25))
-    assert (found.mean, found.sd, found.ci_lower, found.ci_upper) == (0.25, 0.0, 0.25, 0.25)
+    assert (found.mean, found.sd) == (0.25, 0.0) and math.isnan(found.ci_lower) and math.isnan(found.ci_upper)
+
+
+def test_seeds_that_share_a_test_set_keep_its_uncertainty() -> None:
+    values = np.array([0.50, 0.54, 0.58])
+    own = spread(values)
+    shared = spread(values, errors=np.full(3, 0.05))
+    assert shared.ci_lower < own.ci_lower and own.ci_upper < shared.ci_upper
+    equal = spread(np.full(3, 0.5), errors=np.full(3, 0.05))  # nothing but the test sample varies
+    assert (equal.ci_lower, equal.ci_upper) == (
+        pytest.approx(0.5 - 1.959964 * 0.05),
+        pytest.approx(0.5 + 1.959964 * 0.05),
+    )
+    unknown = spread(values, errors=np.full(3, np.nan))
+    assert unknown == own
 
 
 def test_more_seeds_narrow_the_interval() -> None:
@@ -222,8 +303,18 @@ def test_the_first_candidate_wins_ties_and_a_tie_does_not_beat_the_floor(rng: np
 
 
 def test_left_out_is_the_complement() -> None:
-    draws = np.array([[0, 0, 2], [1, 1, 1]])
-    assert left_out(draws, 3).tolist() == [[-1, 1, -1], [0, -1, 2]]
+    draws = Draws(np.array([[0, 0, 2], [1, 1, -1]]), np.full(3, 1.5), np.array([3]))
+    found = left_out(draws)
+    assert found.indices.tolist() == [[-1, 1, -1], [0, -1, 2]]
+    assert found.weights.tolist() == [1, 1, 1]
+
+
+def test_units_count_where_a_choice_needs_enough(rng: np.random.Generator) -> None:
+    y = np.repeat(np.arange(5), 40)
+    predicted = {"floor": guesses(rng, y, 0.3), "right": y}
+    units = [f"scene {i // 8}" for i in range(200)]  # five scenes a class
+    choice = choose(predicted, y, FIVE, floor="floor", reference="floor", rng=rng, units=units, n_draws=50)
+    assert choice.n_fewest == 5 and choice.name == "floor"
 
 
 def test_an_unknown_reference_is_refused(rng: np.random.Generator) -> None:

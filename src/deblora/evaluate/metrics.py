@@ -3,7 +3,7 @@
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from deblora.data.longtail import Groups, drawn_by_quota, exponential_counts
 from deblora.errors import DataError
@@ -48,7 +48,7 @@ def per_class_f1(
 
 
 def f1_from_counts(
-    n_hits: Int[np.ndarray, "*shape"], n_true: Int[np.ndarray, "*shape"], n_pred: Int[np.ndarray, "*shape"]
+    n_hits: Real[np.ndarray, "*shape"], n_true: Real[np.ndarray, "*shape"], n_pred: Real[np.ndarray, "*shape"]
 ) -> Float[np.ndarray, "*shape"]:
     """Return ``2 TP / (n_true + n_pred)`` elementwise, nan where ``n_true`` is 0."""
     scores = np.full(np.shape(n_true), np.nan)

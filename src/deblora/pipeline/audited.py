@@ -29,6 +29,7 @@ class Audited:
         splits: ``train``, ``val`` or ``test`` of each chip.
         class_names: In label order.
         groups: Head, middle and tail classes.
+        units: Scene, image or flight of each chip; empty if unknown.
     """
 
     ids: tuple[str, ...]
@@ -36,6 +37,7 @@ class Audited:
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     groups: Groups
+    units: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,6 +61,7 @@ class Audited:
             (name,) * len(kept),
             self.class_names,
             self.groups,
+            tuple(self.units[i] for i in kept) if self.units else (),
         )
 
 
@@ -76,6 +79,7 @@ def read_audited(run: RunDir) -> Audited:
         tuple(row["split"] for row in rows),
         names,
         groups_of(run),
+        tuple(row["unit"] for row in rows) if "unit" in rows[0] else (),
     )
 
 

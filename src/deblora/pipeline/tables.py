@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from deblora.errors import ArtifactError
-from deblora.evaluate.intervals import interval
+from deblora.evaluate.intervals import Estimate
 from deblora.evaluate.metrics import per_class_f1
 
 NAME = ["method", "classifier"]
@@ -20,6 +19,7 @@ NUMBERS = frozenset(
     {
         *(
             "value",
+            "standard_error",
             "ci_lower",
             "ci_upper",
             "n_classes",
@@ -43,10 +43,12 @@ SCORES = (
     "metric",
     "group",
     "value",
+    "standard_error",
     "ci_lower",
     "ci_upper",
     "n_classes",
     "n_test",
+    "test_set",
     "split",
     "n_trials",
     "seed",
@@ -58,6 +60,7 @@ DIFFERENCES = (
     "baseline_classifier",
     "group",
     "value",
+    "standard_error",
     "ci_lower",
     "ci_upper",
 )
@@ -66,7 +69,10 @@ CHOICES = ("method", "classifier", "choice", "value")
 SEPARATION = ("method", "split", "metric", "value")
 MISMATCH = ("method", "class", "group", "n_train", "gap", "chance", "train_scatter", "test_scatter")
 HISTORY = ("step", "loss")
-LOOK = ("image_size", "views", "group", "value", "ci_lower", "ci_upper", "brier_score", "seconds_per_chip")
+LOOK = (
+    *("image_size", "views", "group", "value", "standard_error", "ci_lower", "ci_upper"),
+    *("brier_score", "seconds_per_chip"),
+)
 
 
 def table(rows: list[dict[str, object]]) -> str:
@@ -78,18 +84,17 @@ def table(rows: list[dict[str, object]]) -> str:
     return buffer.getvalue()
 
 
-def interval_cells(draws: Float[np.ndarray, " b"]) -> dict[str, object]:
-    """Return the columns ``ci_lower`` and ``ci_upper`` of scores over draws, empty where there is no interval."""
-    return dict(zip(("ci_lower", "ci_upper"), map(_cell, interval(draws)), strict=True))
+def estimate_cells(estimate: Estimate) -> dict[str, object]:
+    """Return value, standard error and interval as columns, empty where they are unknown."""
+    return {name: value if math.isfinite(value) else "" for name, value in vars(estimate).items()}
 
 
-def _cell(end: float) -> float | str:
-    return end if math.isfinite(end) else ""
-
-
-def say_single_sample(groups: Sequence[str]) -> str:
+def say_single_unit(groups: Sequence[str]) -> str:
     """Say why groups have no interval."""
-    return f"No interval (-) for {', '.join(groups)}: a class there has a single test chip, which every draw holds."
+    named = ", ".join(groups)
+    return (
+        f"No interval (-) for {named}: a class there has a single test chip or scene, which every draw holds."
+    )
 
 
 def read_table(path: Path, columns: Sequence[str], *, command: str, text: Sequence[str] = ()) -> Any:

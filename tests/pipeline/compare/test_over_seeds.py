@@ -166,3 +166,19 @@ def test_gain_by_class_by_hand() -> None:
     # F1 of a: 2 * 2 / 5 before, 2 * 1 / 4 after; of b: 2 * 1 / 3 before, 2 * 1 / 4 after
     assert list(found["gain"]) == pytest.approx([1 / 2 - 4 / 5, 1 / 2 - 2 / 3])
     assert list(found["rank"]) == [0, 1] and set(found["baseline"]) == {"lora"}
+
+
+def test_a_test_set_that_all_seeds_share_widens_the_interval() -> None:
+    found = scores(
+        {PLAIN: by_seed([0.4, 0.44, 0.48]), ("deblora", "cross_entropy"): by_seed([0.5, 0.54, 0.58])}
+    )
+    own = found.assign(standard_error=0.05, test_set=found["seed"].astype(str))
+    shared = own.assign(test_set="one")
+    free, fixed = (mean_scores(table).iloc[0] for table in (own, shared))
+    assert fixed["ci_lower"] < free["ci_lower"] and free["ci_upper"] < fixed["ci_upper"]
+    equal = mean_scores(shared.assign(value=0.5)).iloc[0]
+    assert equal["ci_lower"] < 0.45 < 0.55 < equal["ci_upper"]
+    alone = own[own["method"] == "deblora"][["dataset", "backbone", "seed", "method", "classifier", "group"]]
+    alone = alone.assign(baseline=PLAIN[0], baseline_classifier=PLAIN[1], standard_error=0.2)
+    (difference,) = paired_differences(shared, [PLAIN], alone=alone).to_dict("records")
+    assert difference["value"] == pytest.approx(0.1) and difference["ci_lower"] < 0 < difference["ci_upper"]

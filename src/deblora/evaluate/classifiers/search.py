@@ -33,6 +33,7 @@ class Samples:
         groups: Head, middle and tail, which ResLT needs.
         statistics_of: Features whose mean and scatter standardize all others: ``x`` before it was moved.
         seed: Of classifiers that draw.
+        units: Scene, image or flight of each training sample, never parted by a fold; empty if unknown.
     """
 
     x: Float[np.ndarray, "n d"]
@@ -43,6 +44,7 @@ class Samples:
     groups: Groups
     statistics_of: Float[np.ndarray, "n d"]
     seed: int
+    units: tuple[str, ...] = ()
 
     @cached_property
     def prior(self) -> Float[np.ndarray, " c"]:

@@ -159,7 +159,8 @@ def _other_trials(samples: Samples) -> dict[str, Callable[[], Chosen]]:
         return Chosen(probe, {**record, "n_trials": N_EPOCHS})  # its trials are its epochs
 
     def cross_validated() -> Chosen:
-        found = fit_cross_validated(x, y, n_classes, rng=np.random.default_rng(samples.seed))
+        rng = np.random.default_rng(samples.seed)
+        found = fit_cross_validated(x, y, n_classes, rng=rng, units=samples.units)
         return select([({"l2": found.l2}, found.classifier)], samples.x_val, samples.y_val)
 
     return {

@@ -12,19 +12,18 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Int
 from threadpoolctl import threadpool_limits
 
 from deblora.data.chips import ChipSet, Pixels
 from deblora.errors import ArtifactError, ModelError
 from deblora.evaluate.classifiers.cross_validation import CrossValidated, fit_cross_validated
-from deblora.evaluate.intervals import bootstrap_scores, interval, stratified_draws
-from deblora.evaluate.metrics import group_scores, per_class_f1
+from deblora.evaluate.intervals import bootstrap_f1, group_estimates, stratified_draws
+from deblora.evaluate.metrics import per_class_f1
 from deblora.files import write_atomic
 from deblora.pipeline.audited import groups_of
 from deblora.pipeline.classify.chips import open_chips
 from deblora.pipeline.open_model import model_settings, open_backbone, open_for_chips
-from deblora.pipeline.tables import table
+from deblora.pipeline.tables import estimate_cells, table
 from deblora.recipe.classify import Recipe
 from deblora.run.processes import device
 from deblora.run.run_dir import RunDir
@@ -113,36 +112,31 @@ def _at_size(
         with threadpool_limits(limits=1, user_api="blas"):
             found = fit_cross_validated(x, chips.labels, chips.n_classes, rng=rng, units=chips.units)
         scores[size, views] = found.score
-        lines += _lines(run, found, chips.labels, size=size, views=views, seconds=seconds, seed=recipe.seed)
+        lines += _lines(run, found, chips, size=size, views=views, seconds=seconds, seed=recipe.seed)
     return scores
 
 
 def _lines(
-    run: RunDir, found: CrossValidated, labels: Int[np.ndarray, " n"], *, seed: int, **facts: Any
+    run: RunDir, found: CrossValidated, chips: ChipSet, *, seed: int, **facts: Any
 ) -> list[dict[str, object]]:
-    """Return macro F1 of held-out chips by group, with its interval over chips."""
-    groups, held = groups_of(run), np.isfinite(found.held_out).all(axis=1)
-    y, predicted = labels[held], found.held_out[held].argmax(axis=1)
-    n_classes = found.held_out.shape[1]
-    draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=500)
-    spread = bootstrap_scores(y, predicted, n_classes, groups, draws)
-    values = group_scores(per_class_f1(y, predicted, n_classes), groups)
-    lines: list[dict[str, object]] = []
-    for group in ("tail", "all"):
-        low, high = interval(spread[group])
-        lines.append(
-            {
-                "image_size": facts["size"],
-                "views": facts["views"],
-                "group": group,
-                "value": values[group],
-                "ci_lower": low,
-                "ci_upper": high,
-                "brier_score": found.score,
-                "seconds_per_chip": round(facts["seconds"], 5),
-            }
-        )
-    return lines
+    """Return macro F1 of held-out chips by group, with its interval over chips or scenes."""
+    held = np.isfinite(found.held_out).all(axis=1)
+    y, predicted = chips.labels[held], found.held_out[held].argmax(axis=1)
+    units = [chips.units[i] for i in np.flatnonzero(held)] if chips.units else ()
+    draws = stratified_draws(y, chips.n_classes, rng=np.random.default_rng(seed), units=units, n_draws=500)
+    drawn, f1 = bootstrap_f1(y, predicted, draws), per_class_f1(y, predicted, chips.n_classes)
+    estimates = group_estimates(f1, drawn, groups_of(run), draws.n_units)
+    return [
+        {
+            "image_size": facts["size"],
+            "views": facts["views"],
+            "group": group,
+            **estimate_cells(estimates[group]),
+            "brier_score": found.score,
+            "seconds_per_chip": round(facts["seconds"], 5),
+        }
+        for group in ("tail", "all")
+    ]
 
 
 def some_of(chips: ChipSet, most: int, *, seed: int) -> ChipSet:

@@ -135,7 +135,14 @@ def write_report(runs: Sequence[FinishedRun], out: Path) -> Path:
     runs = sorted(runs, key=lambda run: (order.index(run.study), run.recipe.seed))
     results = pd.concat([run.scores for run in runs], ignore_index=True)
     baselines = baselines_in(results)
-    means, differences = mean_scores(results), paired_differences(results, baselines)
+    alone = pd.concat(
+        [
+            run.differences.assign(dataset=run.study[0], backbone=run.study[1], seed=run.recipe.seed)
+            for run in runs
+        ],
+        ignore_index=True,
+    )
+    means, differences = mean_scores(results), paired_differences(results, baselines, alone=alone)
     report = _report(runs, results, means, differences)
     page = report_page(report, SEEDS)
     write_atomic(out / "index.html", render_html(page))

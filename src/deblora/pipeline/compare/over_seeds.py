@@ -34,6 +34,8 @@ def baselines_in(results: pd.DataFrame) -> list[tuple[str, str]]:
 def mean_scores(results: pd.DataFrame, *, by: Sequence[str] = STUDY) -> pd.DataFrame:
     """Return mean and spread over seeds of every score.
 
+    Where all runs have one test set, the interval holds what its chips leave open too.
+
     Args:
         results: The scores of all runs, one below the other.
         by: Columns within which runs differ in the seed only.
@@ -44,7 +46,7 @@ def mean_scores(results: pd.DataFrame, *, by: Sequence[str] = STUDY) -> pd.DataF
     """
     rows = []
     for key, own in results.groupby([*by, *NAME, *ENTRY], sort=False):
-        rows.append((*key, *_spread(own.sort_values("seed")["value"], (0.0, 1.0))))
+        rows.append((*key, *_spread(own.sort_values("seed"), "value", (0.0, 1.0))))
     columns = [*by, *NAME, *ENTRY, "value", "sd", "ci_lower", "ci_upper", "n_seeds", "values"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -55,6 +57,7 @@ def paired_differences(
     *,
     by: Sequence[str] = STUDY,
     run: Sequence[str] = STUDY,
+    alone: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the differences to every baseline, paired run by run and never by position.
 
@@ -63,6 +66,8 @@ def paired_differences(
         baselines: Methods and classifiers.
         by: Columns within which differences are averaged; empty for all runs together.
         run: Columns that name a run, with its seed.
+        alone: The differences within each run, with their standard errors over its test chips, for intervals over
+            runs that share a test set; those without it are about the seeds alone.
 
     Returns:
         As :func:`mean_scores`, with ``baseline``, ``baseline_classifier``, ``n_wins`` and ``n_ties``: runs
@@ -73,6 +78,11 @@ def paired_differences(
     for method, classifier in baselines:
         base = only(results, method=method, classifier=classifier)[[*run, "seed", *ENTRY, "value"]]
         others = results[(results["method"] != method) | (results["classifier"] != classifier)]
+        others = others.drop(columns="standard_error", errors="ignore")
+        if alone is not None:
+            own = only(alone, baseline=method, baseline_classifier=classifier)
+            own = own[[*run, "seed", *NAME, "group", "standard_error"]].assign(metric="macro_f1")
+            others = others.merge(own, how="left", on=[*run, "seed", *NAME, *ENTRY])
         paired = _paired(others, base, on=[*run, "seed", *ENTRY], by=by)
         parts.append(paired.assign(baseline=method, baseline_classifier=classifier))
     return (
@@ -85,7 +95,7 @@ def paired_differences(
 def differences_to_first(results: pd.DataFrame, first: str) -> pd.DataFrame:
     """Return the differences of every method to itself in the first variant of a study, paired by seed."""
     base = only(results, variant=first)[[*NAME, *ENTRY, "seed", "value"]]
-    others = results[results["variant"] != first]
+    others = results[results["variant"] != first].drop(columns="standard_error", errors="ignore")
     found = _paired(others, base, on=[*NAME, *ENTRY, "seed"], by=["variant"])
     return found.assign(baseline=first, baseline_classifier="")
 
@@ -99,9 +109,10 @@ def _paired(
     )
     rows = []
     for key, own in joined.groupby([*by, *NAME, *ENTRY], sort=False):
-        found = own.sort_values("seed")["difference"]
+        own = own.sort_values("seed")
+        found = own["difference"]
         n_ties = int((found.abs() <= TIE).sum())
-        rows.append((*key, *_spread(found, DIFFERENCE_RANGE), int((found > TIE).sum()), n_ties))
+        rows.append((*key, *_spread(own, "difference", DIFFERENCE_RANGE), int((found > TIE).sum()), n_ties))
     columns = [
         *by,
         *NAME,
@@ -118,8 +129,11 @@ def _paired(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _spread(values: pd.Series, within: tuple[float, float]) -> tuple[Any, ...]:
-    found = spread(values.to_numpy(dtype=np.float64), within=within)
+def _spread(runs: pd.DataFrame, column: str, within: tuple[float, float]) -> tuple[Any, ...]:
+    values, errors = runs[column], None
+    if {"test_set", "standard_error"} <= {*runs} and runs["test_set"].nunique() == 1:
+        errors = runs["standard_error"].to_numpy(dtype=np.float64)
+    found = spread(values.to_numpy(dtype=np.float64), within=within, errors=errors)
     return found.mean, found.sd, found.ci_lower, found.ci_upper, found.n, tuple(values)
 
 

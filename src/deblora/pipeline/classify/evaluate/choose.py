@@ -80,6 +80,7 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         audited.groups,
         floor=floor,
         reference=floors[0],
+        units=val.units,
         rng=np.random.default_rng(recipe.seed),
     )
     record = _record(choice, len(val), {name: float(fitted[name].choice["brier_score"]) for name in floors})

@@ -209,6 +209,7 @@ class _Data:
             groups=train.groups,
             statistics_of=features,
             seed=self.recipe.seed,
+            units=train.units,
         )
 
 

@@ -3,6 +3,7 @@
 Every number that is shown anywhere, on the terminal, on pages and in Markdown, is read from these tables.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +15,18 @@ from jaxtyping import Int
 from deblora.data.longtail import Groups
 from deblora.errors import DataError
 from deblora.evaluate.intervals import (
-    bootstrap_scores,
-    single_sample_groups,
+    Estimate,
+    bootstrap_f1,
+    group_estimates,
+    single_unit_groups,
     stratified_draws,
-    without_interval,
 )
-from deblora.evaluate.metrics import Prior, filtered_group_f1, group_scores, per_class_f1, resampled_indices
+from deblora.evaluate.metrics import Prior, filtered_group_f1, per_class_f1, resampled_indices
 from deblora.files import write_atomic
 from deblora.pipeline.audited import Audited, read_audited
 from deblora.pipeline.classify.evaluate.fit import features_path, read_fitted
 from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION, describes, feature_tables
-from deblora.pipeline.tables import interval_cells, say_single_sample, table
+from deblora.pipeline.tables import estimate_cells, say_single_unit, table
 from deblora.recipe.classify import Recipe
 from deblora.recipe.methods import CHOSEN, GUARDED, METHODS, PLAIN, SHIPPED, STRONG
 from deblora.run.run_dir import RunDir
@@ -117,18 +119,17 @@ def _work(run: RunDir, recipe: Recipe, methods: Sequence[str]) -> None:
         for name, own in fitted.items()
     }
     every, behind = with_chosen(judged)
-    hidden = single_sample_groups(test.counts, audited.groups)
-    if hidden:
-        log.warning("scores: %s", say_single_sample(hidden))
     scores, differences = score_tables(
         every,
         test.labels,
         audited.groups,
         train.counts,
         names={"dataset": Path(recipe.data.source).name, "backbone": recipe.backbone.name},
+        test_set=hashlib.sha256("\n".join(sorted(test.ids)).encode()).hexdigest()[:12],
         n_draws=recipe.evaluate.n_bootstrap,
         seed=recipe.seed,
         filtered=recipe.evaluate.group_f1 == "filtered",
+        units=test.units,
     )
     choices: list[dict[str, object]] = [
         {"method": method, "classifier": name, "choice": key, "value": value}
@@ -238,9 +239,11 @@ def score_tables(
     train_counts: Int[np.ndarray, " c"],
     *,
     names: Mapping[str, object],
+    test_set: str,
     n_draws: int,
     seed: int,
     filtered: bool = False,
+    units: Sequence[str] = (),
     baselines: Sequence[Name] = BASELINES,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Return the lines of ``scores.csv`` and the paired differences of ``differences.csv``.
@@ -251,35 +254,34 @@ def score_tables(
         groups: Head, middle and tail classes.
         train_counts: Training chips per class.
         names: Data set and backbone, the first columns.
+        test_set: What tells this test set from others.
         n_draws: Draws of the bootstrap over test chips, one set for all methods.
         seed: Of the draws; the last column.
         filtered: Whether the authors' definition of group F1 is added, without intervals.
+        units: Scene, image or flight of each test chip, drawn as a whole.
         baselines: What others are compared with; absent ones are left out.
     """
     n_classes = len(train_counts)
-    draws = stratified_draws(y, rng=np.random.default_rng(seed), n_draws=n_draws)
-    hidden = single_sample_groups(np.bincount(y, minlength=n_classes), groups)
-    drawn = {
-        name: without_interval(bootstrap_scores(y, own.predicted, n_classes, groups, draws), hidden)
-        for name, own in judged.items()
-    }
+    draws = stratified_draws(y, n_classes, rng=np.random.default_rng(seed), units=units, n_draws=n_draws)
+    hidden = single_unit_groups(draws.n_units, groups)
+    if hidden:
+        log.warning("scores: %s", say_single_unit(hidden))
+    drawn = {name: bootstrap_f1(y, own.predicted, draws) for name, own in judged.items()}
     has_test = np.bincount(y, minlength=n_classes) > 0
     sizes = {name: int(has_test[list(members)].sum()) for name, members in groups.named().items()}
     sizes["all"] = int(has_test.sum())
-    unknown = interval_cells(np.array([np.nan]))
-    points: dict[Name, dict[str, float]] = {}
+    points = {name: per_class_f1(y, own.predicted, n_classes) for name, own in judged.items()}
     scores: list[dict[str, object]] = []
     for name, own in judged.items():
-        points[name] = group_scores(per_class_f1(y, own.predicted, n_classes), groups)
         found = [
-            ("macro_f1", group, value, interval_cells(drawn[name][group]))
-            for group, value in points[name].items()
+            ("macro_f1", group, estimate)
+            for group, estimate in group_estimates(points[name], drawn[name], groups, draws.n_units).items()
         ]
         if filtered:
             other = filtered_group_f1(y, own.predicted, groups, n_classes)
-            found += [("macro_f1_filtered", group, value, unknown) for group, value in other.items()]
+            found += [("macro_f1_filtered", group, _alone(value)) for group, value in other.items()]
         accuracies = prior_accuracies(y, own.predicted, train_counts, seed=seed)
-        found += [(metric, "all", value, unknown) for metric, value in accuracies.items()]
+        found += [(metric, "all", _alone(value)) for metric, value in accuracies.items()]
         scores += [
             {
                 **names,
@@ -287,15 +289,15 @@ def score_tables(
                 "classifier": name[1],
                 "metric": metric,
                 "group": group,
-                "value": value,
-                **ends,
+                **estimate_cells(estimate),
                 "n_classes": sizes[group],
                 "n_test": len(y),
+                "test_set": test_set,
                 "split": "test",
                 "n_trials": own.n_trials,
                 "seed": seed,
             }
-            for metric, group, value, ends in found
+            for metric, group, estimate in found
         ]
     differences: list[dict[str, object]] = [
         {
@@ -304,12 +306,21 @@ def score_tables(
             "baseline": baseline[0],
             "baseline_classifier": baseline[1],
             "group": group,
-            "value": points[name][group] - points[baseline][group],
-            **interval_cells(drawn[name][group] - drawn[baseline][group]),
+            **estimate_cells(estimate),
         }
         for name in judged
         for baseline in baselines
         if baseline in judged and baseline != name
-        for group in points[name]
+        for group, estimate in group_estimates(
+            points[name] - points[baseline],
+            drawn[name] - drawn[baseline],
+            groups,
+            draws.n_units,
+            is_difference=True,
+        ).items()
     ]
     return scores, differences
+
+
+def _alone(value: float) -> Estimate:
+    return Estimate(value, np.nan, np.nan, np.nan)
