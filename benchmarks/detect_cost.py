@@ -72,7 +72,13 @@ def batch(recipe: DetectionRecipe, n_tiles: int, device: torch.device) -> dict[s
     boxes[..., 2:4] += 10
     pixels = torch.randn(n_tiles, 3, tile, tile, generator=generator)
     labels = torch.randint(0, N_CLASSES, shape, generator=generator)
-    return {"pixels": pixels.to(device), "boxes": boxes.to(device), "labels": labels.to(device)}
+    extents = torch.full((n_tiles, 2), tile)
+    return {
+        "pixels": pixels.to(device),
+        "boxes": boxes.to(device),
+        "labels": labels.to(device),
+        "extents": extents,
+    }
 
 
 def forward(objective: Detect, recipe: DetectionRecipe, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

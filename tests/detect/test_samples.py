@@ -1,5 +1,6 @@
 """Training tiles: boxes stay on their pixels, the order is fixed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,37 @@ def test_labels_that_meet_no_tile_are_reported(scenes: Path) -> None:
         plan_tiles(dict.fromkeys(found.names, (64, 64)), far, NAMES, spec())
 
 
-def test_a_tile_beyond_the_scene_is_padded_with_the_mean() -> None:
+def test_a_tile_ends_where_the_scene_ends() -> None:
     scene = ArrayScene(np.full((30, 20, 1), 200, dtype=np.uint8))
     settings = TileSpec(64, 16, 1.0, (0.5, 0.5), (0.5, 0.5), 255.0)
     (window,) = settings.windows(30, 20)
     tile = read_tile(scene, window, settings)
-    assert tile.shape == (2, 64, 64)
-    assert (tile[:, :30, :20] > 0.5).all() and (tile[:, 30:] == 0).all() and (tile[:, :, 20:] == 0).all()
+    assert tile.shape == (2, 30, 20) and (tile > 0.5).all()
+    zoomed = TileSpec(64, 16, 2.0, (0.5,), (0.5,), 255.0)
+    (window,) = zoomed.windows(30, 20)
+    tile = read_tile(scene, window, zoomed)
+    assert tile.shape == (1, 60, 40) and (tile[:, :-2, :-2] > 0.5).all()
     with pytest.raises(DataError, match="4 bands"):
         read_tile(ArrayScene(np.zeros((30, 20, 4), dtype=np.uint8)), window, settings)
+
+
+def test_a_turned_tile_of_a_small_image_keeps_its_pixels_and_its_boxes(scenes: Path) -> None:
+    found = read_detection_set(scenes / "train")
+    wide = TileSpec(96, 16, 1.0, (0.0,) * 3, (1.0,) * 3, 255.0)  # images are 64 x 64
+    tiles = plan_tiles(dict.fromkeys(found.names, (64, 64)), found.labels, NAMES, wide)
+    assert {tile.extent for tile in tiles} == {(64, 64)}
+    low = [replace(tile, extent=(40, 64)) for tile in tiles]
+    samples = TileOrder(low, found.files, wide, n_samples=12, seed=0, flips=0.5, turns=True)
+    samples.pixels = lambda number: torch.full((3, 40, 64), 1.0 + number)  # type: ignore[method-assign]
+    seen = set()
+    for i in range(12):
+        sample, (number, _) = samples[i], samples.drawn(i)
+        rows, columns = sample["extents"].tolist()
+        seen.add((rows, columns))
+        assert sample["pixels"].shape == (3, 96, 96)
+        assert (sample["pixels"][:, :rows, :columns] == 1 + number).all()
+        assert sample["pixels"].sum() == 3 * 40 * 64 * (1 + number)
+    assert seen == {(40, 64), (64, 40)}
 
 
 def test_the_finest_level_is_about_eight_pixels() -> None:
@@ -93,7 +116,7 @@ def test_stored_maps_are_those_of_the_moved_pixels(scenes: Path, tmp_path: Path)
         calls.append(1)
         return toy_extract(pixels)
 
-    maps = MapOrder(samples, MapStore(tmp_path, extract, max_bytes=10**9))
+    maps = MapOrder(samples, MapStore(tmp_path, extract, max_bytes=10**9), multiple=8)
     first = [maps[i] for i in range(len(maps))]
     n_calls = len(calls)
     assert n_calls == len({samples.drawn(i) for i in range(len(samples))})
@@ -102,16 +125,17 @@ def test_stored_maps_are_those_of_the_moved_pixels(scenes: Path, tmp_path: Path)
         assert torch.equal(entry["boxes"], sample["boxes"]) and torch.equal(entry["labels"], sample["labels"])
         expected = torch.cat([level.flatten() for level in toy_extract(sample["pixels"])])
         torch.testing.assert_close(entry["maps"], expected, rtol=2e-3, atol=1e-4)
-    assert maps.shapes == [(3, 8, 8), (3, 4, 4)]
-    again = MapOrder(order(scenes), MapStore(tmp_path, extract, max_bytes=10**9))
+    assert maps.layout.shapes((64, 64)) == [(3, 8, 8), (3, 4, 4)]
+    assert maps.layout.shapes((60, 33)) == [(3, 8, 5), (3, 4, 2)]
+    again = MapOrder(order(scenes), MapStore(tmp_path, extract, max_bytes=10**9), multiple=8)
     assert all(torch.equal(again[i]["maps"], first[i]["maps"]) for i in range(len(again)))
     assert len(calls) == n_calls
 
 
 def test_a_full_or_damaged_store_gives_the_same_maps(scenes: Path, tmp_path: Path) -> None:
-    full = MapOrder(order(scenes), MapStore(tmp_path / "a", toy_extract, max_bytes=0))
+    full = MapOrder(order(scenes), MapStore(tmp_path / "a", toy_extract, max_bytes=0), multiple=8)
     assert not list((tmp_path / "a").glob("*"))
-    stored = MapOrder(order(scenes), MapStore(tmp_path / "b", toy_extract, max_bytes=10**9))
+    stored = MapOrder(order(scenes), MapStore(tmp_path / "b", toy_extract, max_bytes=10**9), multiple=8)
     wanted = stored[3]["maps"]
     for path in (tmp_path / "b").glob("*"):
         path.write_bytes(b"cut off")

@@ -34,10 +34,10 @@ def test_a_few_scenes_are_learned_by_heart(scenes: Path, tmp_path: Path) -> None
     def extract(pixels: torch.Tensor) -> list[torch.Tensor]:
         return [level[0] for level in feature_maps(backbone, pixels[None])]
 
-    maps = MapOrder(order, MapStore(tmp_path / "maps", extract, max_bytes=10**8))
+    maps = MapOrder(order, MapStore(tmp_path / "maps", extract, max_bytes=10**8), multiple=8)
     detector = build_detector(backbone, FocalScoring(3), seed=0, n_channels=32, n_convs=1, scales=(1, 0.5))
     train(
-        DetectOnMaps(detector, maps.shapes, tile=64),
+        DetectOnMaps(detector, maps.layout),
         maps,
         folder=tmp_path / "checkpoints",
         n_steps=N_STEPS,

@@ -22,7 +22,7 @@ from deblora.errors import ArtifactError
 from deblora.progress import no_bar
 
 log = logging.getLogger("deblora")
-Detector = Callable[[Float[torch.Tensor, "b c t t"]], Sequence[Detections]]
+Detector = Callable[[Float[torch.Tensor, "b c h w"]], Sequence[Detections]]
 MANY_CUT = 0.2  # ours: share of detections at window borders from which the overlap is called too small
 PROGRESS_FROM = 8  # windows
 
@@ -62,7 +62,7 @@ def detector_function(
     detector = detector.to(device).eval()
 
     @torch.inference_mode()
-    def run(pixels: Float[torch.Tensor, "b c t t"]) -> Sequence[Detections]:
+    def run(pixels: Float[torch.Tensor, "b c h w"]) -> Sequence[Detections]:
         with precision(mixed_precision, device):
             outputs = detector(pixels.to(device))
         found = detector.decode(

@@ -4,6 +4,7 @@ Flips and turns suit optical images seen from above. In SAR images they change t
 so leave them out there.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.labeled_images import SceneFiles
 from deblora.data.scenes.rasters import Scene
 from deblora.detect.boxes import boxes_from_quads, flip_horizontal, rotate_90, scale
-from deblora.detect.tiling import TileSpec, Window, read_tile, tile_labels
+from deblora.detect.tiling import TileSpec, Window, fill_up, read_tile, tile_labels
 from deblora.errors import DataError
 from deblora.files import write_atomic
 from deblora.train.samples import training_order
@@ -29,7 +31,7 @@ Sample = tuple[Float[torch.Tensor, "c h w"], Float[torch.Tensor, "n 5"]]
 
 
 class View(NamedTuple):
-    """One of the eight ways to lay a square tile: mirrored left and right or not, then turned by quarters."""
+    """One of the eight ways to lay a tile: mirrored left and right or not, then turned by quarters."""
 
     mirrored: bool
     quarters: int
@@ -60,7 +62,7 @@ def lay(pixels: Float[torch.Tensor, "c h w"], boxes: Float[torch.Tensor, "n 5"],
 
 
 Maps = list[Float[torch.Tensor, "d h w"]]
-Extract = Callable[[Float[torch.Tensor, "c t t"]], Sequence[Float[torch.Tensor, "d h w"]]]
+Extract = Callable[[Float[torch.Tensor, "c h w"]], Sequence[Float[torch.Tensor, "d h2 w2"]]]
 
 
 class MapStore:
@@ -80,7 +82,7 @@ class MapStore:
         self.folder, self._extract, self._max_bytes = folder, extract, max_bytes
         self._n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
-    def get(self, name: str, pixels: Callable[[], Float[torch.Tensor, "c t t"]]) -> Maps:
+    def get(self, name: str, pixels: Callable[[], Float[torch.Tensor, "c h w"]]) -> Maps:
         """Return the maps of an entry; ``pixels`` is called only if they are not stored, or their file is damaged."""
         path = self.folder / f"{name}.safetensors"
         if path.is_file():
@@ -102,12 +104,13 @@ MAX_CACHED_BYTES = 1 << 30  # small sets are decoded once
 
 @dataclass(frozen=True)
 class Tile:
-    """A window of an image and the boxes it sees, in pixels of the tile."""
+    """A window of an image and the boxes it sees, in pixels of the tile; ``extent`` are its rows and columns."""
 
     image: str
     window: Window
     boxes: Float[torch.Tensor, "n 5"]
     labels: Int[torch.Tensor, " n"]
+    extent: tuple[int, int]
 
 
 def plan_tiles(
@@ -139,7 +142,7 @@ def plan_tiles(
             seen, _ = tile_labels(labels[image], window, min_inside=min_inside)
             boxes = scale(boxes_from_quads(torch.from_numpy(seen.quads)), 1 / spec.factor).float()
             classes = torch.tensor([index[name] for name in seen.class_names], dtype=torch.int64)
-            tiles.append(Tile(image, window, boxes, classes))
+            tiles.append(Tile(image, window, boxes, classes, spec.extent(window, height, width)))
     full = [tile for tile in tiles if len(tile.boxes)]
     if not full:
         raise DataError("no training tile holds an object; check that the labels are in pixels of the images")
@@ -149,7 +152,8 @@ def plan_tiles(
 class TileOrder(Dataset[dict[str, torch.Tensor]]):
     """``n_steps * batch_size`` samples: seeded permutations of the tiles, one after the other.
 
-    Boxes are padded to the largest number in any tile; a label of -1 marks padding.
+    Boxes are padded to the largest number in any tile; a label of -1 marks padding. Tiles of small images are filled
+    up to squares, so that they can be stacked; ``extent`` says how many rows and columns are theirs.
 
     Args:
         tiles: From :func:`plan_tiles`.
@@ -186,7 +190,9 @@ class TileOrder(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         number, view = self.drawn(index)
         pixels, boxes = lay(self.pixels(number), self.tiles[number].boxes, view)
-        return {"pixels": pixels.contiguous(), **self.padded(number, boxes)}
+        square = pixels.new_zeros(len(pixels), self.spec.tile, self.spec.tile)
+        square[:, : pixels.shape[1], : pixels.shape[2]] = pixels
+        return {"pixels": square, **self.padded(number, boxes, view)}
 
     def drawn(self, index: int) -> tuple[int, View]:
         """Return the tile of a sample and how it is laid."""
@@ -194,15 +200,17 @@ class TileOrder(Dataset[dict[str, torch.Tensor]]):
         generator = torch.Generator().manual_seed(int(entropy))
         return int(self.order[index]), draw_view(generator, flips=self.flips, turns=self.turns)
 
-    def padded(self, number: int, boxes: Float[torch.Tensor, "n 5"]) -> dict[str, torch.Tensor]:
-        """Return boxes and labels of a tile with padding."""
+    def padded(self, number: int, boxes: Float[torch.Tensor, "n 5"], view: View) -> dict[str, torch.Tensor]:
+        """Return boxes and labels of a tile with padding, and the extent of the tile as it is laid."""
+        extent = self.tiles[number].extent
         rows = torch.zeros(self.n_boxes, 5)
         rows[: len(boxes)] = boxes
         labels = torch.full((self.n_boxes,), -1, dtype=torch.int64)
         labels[: len(boxes)] = self.tiles[number].labels
-        return {"boxes": rows, "labels": labels}
+        laid = extent[::-1] if view.quarters % 2 else extent
+        return {"boxes": rows, "labels": labels, "extents": torch.tensor(laid)}
 
-    def pixels(self, number: int) -> Float[torch.Tensor, "c t t"]:
+    def pixels(self, number: int) -> Float[torch.Tensor, "c h w"]:
         """Return a tile as it lies in the image."""
         if self._cache is not None and number in self._cache:
             return self._cache[number]
@@ -215,33 +223,58 @@ class TileOrder(Dataset[dict[str, torch.Tensor]]):
         return pixels
 
 
+@dataclass(frozen=True)
+class MapLayout:
+    """Channels and stride of every map, finest first, and the multiple of pixels that tiles are filled up to."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    multiple: int
+
+    def shapes(self, extent: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Return the shape of every map of a tile with these rows and columns."""
+        rows, columns = (side + -side % self.multiple for side in extent)
+        return [(n, rows // s, columns // s) for n, s in zip(self.channels, self.strides, strict=True)]
+
+
 class MapOrder(Dataset[dict[str, torch.Tensor]]):
     """The same samples as a :class:`TileOrder`, as feature maps of a frozen extractor instead of pixels.
 
     The maps of a view are those of the moved pixels, not moved maps: convolutions and position codes know up from
-    down. All maps of a sample lie in one row, finest first; their shapes are ``shapes``.
+    down. All maps of a sample lie in one row, finest first, filled up to the length of a whole tile.
+
+    Args:
+        tiles: The samples.
+        store: Gives the maps of tiles that are filled up to whole multiples.
+        multiple: Pixels of which height and width of an image must be multiples.
     """
 
-    def __init__(self, tiles: TileOrder, store: MapStore) -> None:
-        self.tiles, self.store = tiles, store
-        self.shapes = [tuple(level.shape) for level in self._maps(*tiles.drawn(0))]
+    def __init__(self, tiles: TileOrder, store: MapStore, *, multiple: int) -> None:
+        self.tiles, self.store, self.layout = tiles, store, MapLayout((), (), multiple)
+        number, view = tiles.drawn(0)
+        maps = self._maps(number, view)
+        height = tiles.padded(number, tiles.tiles[number].boxes, view)["extents"][0]
+        strides = tuple((int(height) + -int(height) % multiple) // level.shape[1] for level in maps)
+        self.layout = MapLayout(tuple(len(level) for level in maps), strides, multiple)
+        self._length = sum(map(math.prod, self.layout.shapes((tiles.spec.tile, tiles.spec.tile))))
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         number, view = self.tiles.drawn(index)
-        _, boxes = lay(
-            torch.empty(0, self.tiles.spec.tile, self.tiles.spec.tile), self.tiles.tiles[number].boxes, view
-        )
+        tile = self.tiles.tiles[number]
+        _, boxes = lay(torch.empty(0, *tile.extent), tile.boxes, view)
         maps = torch.cat([level.flatten() for level in self._maps(number, view)])
-        return {"maps": maps, **self.tiles.padded(number, boxes)}
+        row = functional.pad(maps, (0, self._length - len(maps)))
+        return {"maps": row, **self.tiles.padded(number, boxes, view)}
 
     def _maps(self, number: int, view: View) -> list[torch.Tensor]:
         tile = self.tiles.tiles[number]
         name = f"{tile.image}-{tile.window.x}-{tile.window.y}-{int(view.mirrored)}{view.quarters}"
 
         def pixels() -> torch.Tensor:
-            return lay(self.tiles.pixels(number), tile.boxes, view)[0].contiguous()
+            laid = lay(self.tiles.pixels(number), tile.boxes, view)[0]
+            return fill_up(laid, self.layout.multiple).contiguous()
 
         return self.store.get(name, pixels)

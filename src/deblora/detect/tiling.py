@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -303,14 +304,23 @@ class TileSpec:
         """Pixels of the scene per pixel of the tile, exactly."""
         return self.side / self.tile
 
+    def extent(self, window: Window, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of a tile that show a scene of this size: less than the tile where it is smaller."""
+        shown = min(window.height, height - window.y), min(window.width, width - window.x)
+        rows, columns = (min(self.tile, math.ceil(side / self.factor - 1e-9)) for side in shown)
+        return rows, columns
+
     def windows(self, height: int, width: int) -> tuple[Window, ...]:
         """Plan the windows of a scene, in its pixels."""
         overlap = min(self.side - 1, round(self.overlap / self.zoom))
         return tile_grid(height, width, tile=self.side, overlap=overlap)
 
 
-def read_tile(scene: Scene, window: Window, spec: TileSpec) -> Float[torch.Tensor, "c t t"]:
-    """Read a window as a normalized tile; what lies beyond the scene is the mean color (0 after normalization).
+def read_tile(scene: Scene, window: Window, spec: TileSpec) -> Float[torch.Tensor, "c h w"]:
+    """Read a window as a normalized tile that ends where the scene ends.
+
+    A detector that has seen tiles filled up beyond small images takes other statistics from scenes without such
+    filling, and fails there (docs/log.md).
 
     Raises:
         DataError: If the scene has neither one band nor as many as the model.
@@ -324,7 +334,14 @@ def read_tile(scene: Scene, window: Window, spec: TileSpec) -> Float[torch.Tenso
         tile = functional.interpolate(
             tile[None], size=size, mode="bilinear", antialias=True, align_corners=False
         )[0]
-    return tile
+    rows, columns = spec.extent(window, scene.height, scene.width)
+    return tile[:, :rows, :columns]
+
+
+def fill_up(pixels: Float[torch.Tensor, "*n h w"], multiple: int) -> Float[torch.Tensor, "*n h2 w2"]:
+    """Add the mean color (0) at the right and lower side, up to whole multiples of the patch or the last stride."""
+    height, width = pixels.shape[-2:]
+    return functional.pad(pixels, (0, -width % multiple, 0, -height % multiple))
 
 
 def normalized(pixels: Shaped[np.ndarray, "h w b"], spec: TileSpec) -> Float[torch.Tensor, "c h w"]:

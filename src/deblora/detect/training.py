@@ -1,7 +1,7 @@
 """The detector as an objective of ``train.loop.train``, and its weights as a file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from deblora.detect.fcos.assign import assign, background_ratio, grid_points
 from deblora.detect.fcos.detector import OrientedFCOS
 from deblora.detect.fcos.head import Level
-from deblora.detect.samples import Tile
+from deblora.detect.samples import MapLayout, Tile
 from deblora.errors import ArtifactError
 from deblora.files import write_atomic
 
@@ -23,7 +23,10 @@ N_LOOKED_AT = 200  # tiles
 
 
 class Detect(nn.Module):
-    """Loss of a batch of tiles with padded boxes."""
+    """Loss of a batch of tiles with padded boxes.
+
+    Tiles of small images are not square; each batch is computed in parts of equal size.
+    """
 
     def __init__(self, detector: OrientedFCOS) -> None:
         super().__init__()
@@ -34,9 +37,15 @@ class Detect(nn.Module):
         pixels: Float[torch.Tensor, "b c t t"],
         boxes: Float[torch.Tensor, "b m 5"],
         labels: Int[torch.Tensor, "b m"],
+        extents: Int[torch.Tensor, "b 2"],
     ) -> dict[str, Float[torch.Tensor, ""]]:
-        """Return the loss; a label of -1 marks padding."""
-        return {"loss": _loss(self.detector, self.detector(pixels), boxes, labels)}
+        """Return the loss; a label of -1 marks padding, ``extents`` are the rows and columns that are no padding."""
+
+        def outputs(extent: tuple[int, int], rows: Int[torch.Tensor, " k"]) -> list[Level]:
+            levels: list[Level] = self.detector(pixels[rows, :, : extent[0], : extent[1]])
+            return levels
+
+        return _loss(self.detector, outputs, boxes, labels, extents)
 
 
 class DetectOnMaps(nn.Module):
@@ -44,39 +53,53 @@ class DetectOnMaps(nn.Module):
 
     Args:
         detector: Its extractor is not called.
-        shapes: Of every map, finest first.
-        tile: Side of a tile, pixels.
+        layout: Of the maps in a row.
     """
 
-    def __init__(self, detector: OrientedFCOS, shapes: Sequence[tuple[int, ...]], *, tile: int) -> None:
+    def __init__(self, detector: OrientedFCOS, layout: MapLayout) -> None:
         super().__init__()
-        self.detector, self._shapes = detector, [torch.Size(shape) for shape in shapes]
-        self._strides = [tile // shape[-1] for shape in shapes]
+        self.detector, self._layout = detector, layout
 
     def forward(
         self,
         maps: Float[torch.Tensor, "b n"],
         boxes: Float[torch.Tensor, "b m 5"],
         labels: Int[torch.Tensor, "b m"],
+        extents: Int[torch.Tensor, "b 2"],
     ) -> dict[str, Float[torch.Tensor, ""]]:
-        """Return the loss; a label of -1 marks padding."""
-        levels, start = [], 0
-        for shape in self._shapes:
-            levels.append(maps[:, start : start + shape.numel()].reshape(-1, *shape))
-            start += shape.numel()
-        return {"loss": _loss(self.detector, self.detector.from_maps(levels, self._strides), boxes, labels)}
+        """Return the loss; see :class:`Detect`."""
+
+        def outputs(extent: tuple[int, int], rows: Int[torch.Tensor, " k"]) -> list[Level]:
+            levels, start = [], 0
+            for shape in self._layout.shapes(extent):
+                end = start + math.prod(shape)
+                levels.append(maps[rows, start:end].reshape(-1, *shape))
+                start = end
+            return self.detector.from_maps(levels, self._layout.strides, extent)
+
+        return _loss(self.detector, outputs, boxes, labels, extents)
 
 
 def _loss(
-    detector: OrientedFCOS, outputs: list[Level], boxes: torch.Tensor, labels: torch.Tensor
-) -> Float[torch.Tensor, ""]:
-    real = labels >= 0
-    targets = detector.targets(
-        outputs,
-        [rows[keep] for rows, keep in zip(boxes, real, strict=True)],
-        [rows[keep] for rows, keep in zip(labels, real, strict=True)],
-    )
-    return detector.loss(outputs, targets)["loss"]
+    detector: OrientedFCOS,
+    outputs: Callable[[tuple[int, int], torch.Tensor], list[Level]],
+    boxes: Float[torch.Tensor, "b m 5"],
+    labels: Int[torch.Tensor, "b m"],
+    extents: Int[torch.Tensor, "b 2"],
+) -> dict[str, Float[torch.Tensor, ""]]:
+    sizes = [(int(rows), int(columns)) for rows, columns in extents.tolist()]
+    parts = []
+    for size in dict.fromkeys(sizes):
+        rows = torch.tensor([i for i, own in enumerate(sizes) if own == size], device=labels.device)
+        levels = outputs(size, rows)
+        real = [labels[i] >= 0 for i in rows.tolist()]
+        targets = detector.targets(
+            levels,
+            [boxes[i][keep] for i, keep in zip(rows.tolist(), real, strict=True)],
+            [labels[i][keep] for i, keep in zip(rows.tolist(), real, strict=True)],
+        )
+        parts.append((levels, targets))
+    return {"loss": detector.loss(parts)["loss"]}
 
 
 def scales_for(stride: int) -> tuple[float, ...]:
@@ -88,29 +111,28 @@ def scales_for(stride: int) -> tuple[float, ...]:
     return tuple(scales)
 
 
-def measured_background_ratio(
-    tiles: Sequence[Tile], strides: Sequence[float], *, tile: int, n_classes: int
-) -> float:
+def measured_background_ratio(tiles: Sequence[Tile], strides: Sequence[float], *, n_classes: int) -> float:
     """Return background per assigned location over all training tiles, without augmentation.
 
     Args:
         tiles: Training tiles.
         strides: Of every level.
-        tile: Side of a tile.
         n_classes: Number of classes.
 
     Raises:
         DataError: If no location is assigned.
     """
-    points = _points(strides, tile)
     return background_ratio(
-        (assign(points, strides, entry.boxes, entry.labels, n_classes=n_classes) for entry in tiles),
+        (
+            assign(_points(strides, tile.extent), strides, tile.boxes, tile.labels, n_classes=n_classes)
+            for tile in tiles
+        ),
         n_classes=n_classes,
     )
 
 
 def unassigned(
-    tiles: Sequence[Tile], strides: Sequence[float], *, tile: int, n_classes: int
+    tiles: Sequence[Tile], strides: Sequence[float], *, n_classes: int
 ) -> tuple[Int[np.ndarray, " c"], Int[np.ndarray, " c"]]:
     """Return how many objects of each class were looked at, and how many of these no location learns.
 
@@ -120,14 +142,13 @@ def unassigned(
     Args:
         tiles: Training tiles.
         strides: Of every level.
-        tile: Side of a tile.
         n_classes: Number of classes.
     """
-    points = _points(strides, tile)
     n_seen, n_lost = np.zeros(n_classes, dtype=np.int64), np.zeros(n_classes, dtype=np.int64)
     for number in np.unique(np.linspace(0, len(tiles) - 1, N_LOOKED_AT).round().astype(np.int64)).tolist():
         boxes, labels = tiles[number].boxes, tiles[number].labels.numpy()
         own = torch.arange(len(boxes))
+        points = _points(strides, tiles[number].extent)
         learned = assign(points, strides, boxes, own, n_classes=len(boxes)).labels
         lost = ~torch.isin(own, learned).numpy()
         np.add.at(n_seen, labels, 1)
@@ -135,9 +156,14 @@ def unassigned(
     return n_seen, n_lost
 
 
-def _points(strides: Sequence[float], tile: int) -> list[Float[torch.Tensor, "p 2"]]:
-    cells = [math.ceil(tile / stride) for stride in strides]
-    return [grid_points(n, n, stride) for n, stride in zip(cells, strides, strict=True)]
+def _points(strides: Sequence[float], extent: tuple[int, int]) -> list[Float[torch.Tensor, "p 2"]]:
+    """Return the locations inside a tile with these rows and columns."""
+    end = torch.tensor(extent[::-1])
+    grids = [
+        grid_points(math.ceil(extent[0] / stride), math.ceil(extent[1] / stride), stride)
+        for stride in strides
+    ]
+    return [points[(points < end).all(dim=1)] for points in grids]
 
 
 def save_weights(path: Path, detector: OrientedFCOS, *, with_extractor: bool) -> None:

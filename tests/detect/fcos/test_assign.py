@@ -197,8 +197,8 @@ def test_lengths_must_match() -> None:
 def test_objects_between_locations_are_counted() -> None:
     window = Window(0, 0, 64, 64, core=(0.0, 0.0, 64.0, 64.0))
     between = torch.tensor([[16.0, 16, 30, 3, 0.0], [20.0, 20, 30, 12, 0.0], [48.0, 48, 3, 3, 0.0]])
-    tiles = [Tile("a", window, between, torch.tensor([0, 0, 1]))]
-    n_seen, n_lost = unassigned(tiles, (8.0, 16.0), tile=64, n_classes=3)
+    tiles = [Tile("a", window, between, torch.tensor([0, 0, 1]), (64, 64))]
+    n_seen, n_lost = unassigned(tiles, (8.0, 16.0), n_classes=3)
     assert n_seen.tolist() == [2, 1, 0] and n_lost.tolist() == [1, 1, 0]
-    n_seen, n_lost = unassigned(tiles, (2.0, 4.0), tile=64, n_classes=3)
+    n_seen, n_lost = unassigned(tiles, (2.0, 4.0), n_classes=3)
     assert n_lost.tolist() == [0, 0, 0]

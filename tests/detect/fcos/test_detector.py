@@ -23,8 +23,8 @@ from deblora.detect.fcos.detector import OrientedFCOS, build_detector
 from deblora.detect.fcos.head import FCOSHead, Level, build_pyramid
 from deblora.detect.fcos.loss import BoxLoss, detection_losses
 from deblora.detect.overlap import pairwise_iou
+from deblora.detect.samples import MapLayout
 from deblora.detect.training import Detect, DetectOnMaps
-from deblora.errors import ModelError
 from deblora.models.adapters.lora import attach_lora
 from deblora.models.backbone import load_backbone
 
@@ -82,7 +82,7 @@ def test_it_learns_two_images_by_heart() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=70)
     for _ in range(70):
         outputs = detector(images)
-        loss = detector.loss(outputs, detector.targets(outputs, BOXES, LABELS))["loss"]
+        loss = detector.loss([(outputs, detector.targets(outputs, BOXES, LABELS))])["loss"]
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(detector.parameters(), 35.0)
@@ -115,7 +115,7 @@ def test_every_parameter_gets_a_finite_gradient(
     scoring: Scoring, angle: AngleCoding, box_loss: BoxLoss
 ) -> None:
     detector = tiny(scoring, angle=angle, box_loss=box_loss)
-    losses = detector.loss(detector(pixels()), targets_of(detector))
+    losses = detector.loss([(detector(pixels()), targets_of(detector))])
     parts = {"class", "box", "centerness"} | ({"angle"} if angle == "vector" else set())
     assert set(losses) == parts | {"loss"}
     torch.testing.assert_close(losses["loss"], torch.stack([losses[part] for part in parts]).sum())
@@ -130,7 +130,7 @@ def test_images_without_objects_have_a_loss_and_gradients(angle: AngleCoding) ->
     detector = tiny(angle=angle)
     outputs = detector(pixels())
     none = [torch.zeros(0, 5)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2
-    losses = detector.loss(outputs, detector.targets(outputs, *none))
+    losses = detector.loss([(outputs, detector.targets(outputs, *none))])
     assert float(losses["class"].detach()) > 0
     assert all(float(losses[part].detach()) == 0 for part in losses if part not in ("class", "loss"))
     losses["loss"].backward()
@@ -152,9 +152,11 @@ def test_perfect_outputs_have_no_box_and_angle_loss() -> None:
             logits[i, own < 3, own[own < 3]] = 30.0
         center = torch.stack([target.centerness[rows] for target in targets]).clamp(1e-6, 1 - 1e-6).logit()
         lengths, angle = (torch.stack(part) for part in zip(*written, strict=True))
-        levels.append(Level(logits, lengths, angle, center, place, stride))
+        levels.append(
+            Level(logits, lengths, angle, center, place, stride, torch.ones(len(place), dtype=torch.bool))
+        )
         start += len(place)
-    losses = detection_losses(levels, targets, FocalScoring(3))
+    losses = detection_losses([(levels, targets)], FocalScoring(3))
     assert float(losses["class"]) < 1e-6
     assert float(losses["box"]) == pytest.approx(0, abs=1e-4)
     assert float(losses["angle"]) == pytest.approx(0, abs=1e-6)
@@ -166,10 +168,10 @@ def test_perfect_outputs_have_no_box_and_angle_loss() -> None:
 def test_the_order_of_boxes_does_not_matter() -> None:
     detector = tiny()
     outputs = detector(pixels())
-    first = detector.loss(outputs, detector.targets(outputs, BOXES, LABELS))
+    first = detector.loss([(outputs, detector.targets(outputs, BOXES, LABELS))])
     order = torch.tensor([2, 0, 1])
     other = detector.targets(outputs, [b[order] for b in BOXES], [y[order] for y in LABELS])
-    second = detector.loss(outputs, other)
+    second = detector.loss([(outputs, other)])
     assert all(torch.equal(first[part], second[part]) for part in first)
 
 
@@ -191,7 +193,7 @@ def test_the_background_ratio_feeds_the_margins() -> None:
 def test_targets_of_another_size_are_refused() -> None:
     detector = tiny()
     with pytest.raises(ValueError, match="locations"):
-        detector.loss(detector(pixels()), targets_of(detector)[:1])
+        detector.loss([(detector(pixels()), targets_of(detector)[:1])])
 
 
 def test_a_detector_on_the_embedded_backbone_with_an_adapter() -> None:
@@ -201,7 +203,7 @@ def test_a_detector_on_the_embedded_backbone_with_an_adapter() -> None:
     outputs = detector(torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0)))
     assert [level.stride for level in outputs] == [8, 16, 32, 64]
     assert [len(level.points) for level in outputs] == [12 * 8, 6 * 4, 3 * 2, 2 * 1]
-    detector.loss(outputs, detector.targets(outputs, BOXES[:1], LABELS[:1]))["loss"].backward()
+    detector.loss([(outputs, detector.targets(outputs, BOXES[:1], LABELS[:1]))])["loss"].backward()
     for name, parameter in detector.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
         assert parameter.requires_grad == (not name.startswith("extractor") or "lora_" in name), name
@@ -229,12 +231,47 @@ def test_a_saved_detector_detects_alike() -> None:
     assert torch.equal(found[0], found[1])
 
 
-def test_images_that_do_not_fit_are_refused() -> None:
+def test_images_of_any_size_are_filled_up_and_nothing_is_found_or_learned_beyond_them() -> None:
     detector = build_detector(
         load_backbone("embedded", path=None), FocalScoring(2), seed=0, n_channels=8, n_convs=1
     )
-    with pytest.raises(ModelError, match="multiples of 8"):
-        detector(torch.zeros(1, 3, 60, 64))
+    outputs = detector(torch.zeros(1, 3, 50, 60))
+    assert [len(level.points) for level in outputs][:2] == [14 * 16, 7 * 8]
+    for level in outputs:
+        assert torch.equal(level.inside, (level.points[:, 0] < 60) & (level.points[:, 1] < 50))
+    assert not all(level.inside.all() for level in outputs)
+    targets = detector.targets(outputs, [torch.zeros(0, 5)], [torch.zeros(0, dtype=torch.int64)])
+    losses = detector.loss([(outputs, targets)])
+    for level in outputs:
+        with torch.no_grad():
+            level.logits[:, ~level.inside] = 9.0
+    assert torch.equal(detector.loss([(outputs, targets)])["class"], losses["class"])
+    (found,) = detector.decode(outputs, score_threshold=0.9)
+    assert len(found.boxes) == 0
+
+
+def test_a_batch_of_two_sizes_has_the_loss_of_its_parts() -> None:
+    detector = tiny()
+    boxes, labels = torch.stack(BOXES), torch.stack(LABELS)
+    extents = torch.tensor([[64, 64], [64, 48]])
+    both = Detect(detector)(pixels=pixels(), boxes=boxes, labels=labels, extents=extents)["loss"]
+    parts = []
+    for i, (rows, columns) in enumerate(extents.tolist()):
+        outputs = detector(pixels()[i : i + 1, :, :rows, :columns])
+        parts.append((outputs, detector.targets(outputs, BOXES[i : i + 1], LABELS[i : i + 1])))
+    assert torch.equal(both, detector.loss(parts)["loss"])
+    other = pixels()
+    other[1, :, :, 48:] = 7.0  # what a tile is filled up with does not matter
+    again = Detect(detector)(pixels=other, boxes=boxes, labels=labels, extents=extents)["loss"]
+    assert torch.equal(both, again)
+
+
+def test_values_do_not_grow_from_level_to_level() -> None:
+    pyramid = build_pyramid([8, 16, 24], 32)
+    torch.manual_seed(0)
+    maps = [torch.randn(1, n, 64 // s, 64 // s) * 30 for n, s in ((8, 2), (16, 4), (24, 8))]
+    sizes = [float(level.detach().square().mean().sqrt()) for level in pyramid(maps)]
+    assert max(sizes) < 1.5 * min(sizes)
 
 
 @pytest.mark.shared
@@ -252,7 +289,7 @@ def test_detectors_on_real_weights(
     detector = build_detector(backbone, FocalScoring(3), seed=0, n_channels=16, n_convs=1, scales=(1, 0.5))
     outputs = detector(torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)))
     assert [level.stride for level in outputs] == strides
-    loss = detector.loss(outputs, detector.targets(outputs, BOXES[:1], LABELS[:1]))["loss"]
+    loss = detector.loss([(outputs, detector.targets(outputs, BOXES[:1], LABELS[:1]))])["loss"]
     assert math.isfinite(float(loss.detach()))
 
 
@@ -261,9 +298,10 @@ def test_the_loss_on_maps_is_the_loss_on_pixels() -> None:
     boxes, labels = torch.stack(BOXES), torch.stack(LABELS)
     with torch.no_grad():
         maps = detector.extractor(pixels())
-    on_pixels = Detect(detector)(pixels=pixels(), boxes=boxes, labels=labels)["loss"]
-    on_maps = DetectOnMaps(detector, [tuple(maps.shape[1:])], tile=SIZE)(
-        maps=maps.flatten(1), boxes=boxes, labels=labels
+    extents = torch.tensor([[SIZE, SIZE]] * 2)
+    on_pixels = Detect(detector)(pixels=pixels(), boxes=boxes, labels=labels, extents=extents)["loss"]
+    on_maps = DetectOnMaps(detector, MapLayout((maps.shape[1],), (8,), 8))(
+        maps=maps.flatten(1), boxes=boxes, labels=labels, extents=extents
     )["loss"]
     assert torch.equal(on_pixels, on_maps)
     on_maps.backward()

@@ -37,6 +37,7 @@ def perfect_levels(
                 centerness=targets.centerness[start:end].clamp(1e-4, 1 - 1e-4).logit()[None],
                 points=place,
                 stride=stride,
+                inside=torch.ones(len(place), dtype=torch.bool),
             )
         )
         start = end
@@ -92,6 +93,7 @@ def one_cell(logits: list[float], centerness: float, n: int = 1) -> list[Level]:
             centerness=torch.full((1, n), centerness),
             points=torch.tensor([[20.0, 20.0]] * n),
             stride=8.0,
+            inside=torch.ones(n, dtype=torch.bool),
         )
     ]
 
@@ -128,7 +130,7 @@ def test_outputs_of_the_head(coding: AngleCoding) -> None:
     head = FCOSHead(16, 2, bias=scoring.bias, angle=coding, n_convs=1)
     maps = [torch.randn(2, 16, 4, 6), torch.randn(2, 16, 2, 3)]
     with torch.no_grad():
-        fine, coarse = head(maps, [8, 16])
+        fine, coarse = head(maps, [8, 16], (32, 48))
     assert fine.logits.shape == (2, 24, 3)
     assert fine.lengths.shape == (2, 24, 4)
     assert fine.angle.shape == (2, 24, 2 if coding == "vector" else 1)
@@ -146,7 +148,7 @@ def test_levels_share_weights_but_not_their_scale() -> None:
     x = torch.randn(1, 16, 4, 4)
     with torch.no_grad():
         head.length_scales.copy_(torch.tensor([1.0, 2.0]))
-        first, second = head([x, x], [8, 8])
+        first, second = head([x, x], [8, 8], (32, 32))
     torch.testing.assert_close(second.lengths, 2 * first.lengths)
     assert torch.equal(first.logits, second.logits)
 
@@ -156,7 +158,7 @@ def test_only_offsets_may_be_negative(coding: AngleCoding) -> None:
     head = FCOSHead(4, 1, bias=FocalScoring(1).bias, angle=coding, n_convs=0)
     with torch.no_grad():
         head.lengths.bias.fill_(-3.0)  # type: ignore[union-attr]
-        lengths = head([torch.zeros(1, 4, 1, 1)], [8])[0].lengths[0, 0].tolist()
+        lengths = head([torch.zeros(1, 4, 1, 1)], [8], (8, 8))[0].lengths[0, 0].tolist()
     assert lengths == ([-24, -24, 0, 0] if coding == "vector" else [0] * 4)
 
 
@@ -168,6 +170,8 @@ def test_cells_lie_where_the_points_say() -> None:
     spot = blank.clone()
     spot[0, :, 2, 5] = 10
     with torch.no_grad():
-        change = (head([spot], [8])[0].logits - head([blank], [8])[0].logits).abs()[0, :, 0]
+        change = (head([spot], [8], (64, 64))[0].logits - head([blank], [8], (64, 64))[0].logits).abs()[
+            0, :, 0
+        ]
     near = (grid_points(8, 8, 8) - torch.tensor([5.5 * 8, 2.5 * 8])).abs().amax(dim=1) <= 8
     assert torch.equal(change > 0, near)

@@ -23,6 +23,7 @@ from deblora.detect.fcos.head import (
     decode,
 )
 from deblora.detect.fcos.loss import BoxLoss, detection_losses
+from deblora.detect.tiling import fill_up
 from deblora.models.backbone import Backbone
 from deblora.models.maps import feature_maps, map_channels, map_strides, size_multiple
 
@@ -40,6 +41,7 @@ class OrientedFCOS(nn.Module):
         angle: Coding of boxes and angles; the one of the head.
         box_loss: ``riou`` or ``kld``.
         maps: Turns extractor and pixels into maps, finest first.
+        multiple: Pixels of which height and width of what the extractor sees must be multiples.
     """
 
     def __init__(
@@ -52,21 +54,26 @@ class OrientedFCOS(nn.Module):
         angle: AngleCoding = "vector",
         box_loss: BoxLoss = "riou",
         maps: Callable[..., list[torch.Tensor]] = feature_maps,
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.extractor, self.pyramid, self.head, self.scoring = extractor, pyramid, head, scoring
-        self.angle, self.box_loss, self._maps = angle, box_loss, maps
+        self.angle, self.box_loss, self._maps, self._multiple = angle, box_loss, maps, multiple
 
     def forward(self, pixels: Float[torch.Tensor, "b c h w"]) -> list[Level]:
-        """Return the raw outputs of every level, finest first."""
-        maps = self._maps(self.extractor, pixels)
-        return self.from_maps(maps, map_strides(pixels, maps))
+        """Return the raw outputs of every level, finest first, of images of any size."""
+        filled = fill_up(pixels, self._multiple)
+        maps = self._maps(self.extractor, filled)
+        return self.from_maps(maps, map_strides(filled, maps), (pixels.shape[2], pixels.shape[3]))
 
     def from_maps(
-        self, maps: Sequence[Float[torch.Tensor, "b d h w"]], strides: Sequence[float]
+        self,
+        maps: Sequence[Float[torch.Tensor, "b d h2 w2"]],
+        strides: Sequence[float],
+        extent: tuple[int, int],
     ) -> list[Level]:
-        """Return the raw outputs of every level from maps of the extractor and their strides."""
-        levels: list[Level] = self.head(self.pyramid(maps), self.pyramid.strides(strides))
+        """Return the raw outputs of every level from maps, their strides, and the rows and columns of the images."""
+        levels: list[Level] = self.head(self.pyramid(maps), self.pyramid.strides(strides), extent)
         return levels
 
     def targets(
@@ -88,9 +95,9 @@ class OrientedFCOS(nn.Module):
             for of_image, classes in zip(boxes, labels, strict=True)
         ]
 
-    def loss(self, outputs: Sequence[Level], targets: Sequence[Targets]) -> dict[str, torch.Tensor]:
+    def loss(self, parts: Sequence[tuple[Sequence[Level], Sequence[Targets]]]) -> dict[str, torch.Tensor]:
         """Return the parts of the loss and their sum, see :func:`deblora.detect.fcos.loss.detection_losses`."""
-        return detection_losses(outputs, targets, self.scoring, coding=self.angle, box_loss=self.box_loss)
+        return detection_losses(parts, self.scoring, coding=self.angle, box_loss=self.box_loss)
 
     def decode(
         self,
@@ -139,7 +146,8 @@ def build_detector(
         torch.manual_seed(seed)
         pyramid = build_pyramid(map_channels(backbone), n_channels, scales=scales)
         head = FCOSHead(n_channels, pyramid.n_levels, bias=scoring.bias, angle=angle, n_convs=n_convs)
-    return OrientedFCOS(backbone, pyramid, head, scoring, angle=angle, box_loss=box_loss)
+    multiple = size_multiple(backbone)
+    return OrientedFCOS(backbone, pyramid, head, scoring, angle=angle, box_loss=box_loss, multiple=multiple)
 
 
 FRESH_STD = 0.02  # of class tokens and position codes, as ViTs start

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional
 
@@ -37,12 +37,18 @@ class ChannelNorm(nn.Module):
 
 
 class ExtraLevels(nn.Module):
-    """Coarser levels by 3x3 convolutions of stride 2 on the last level; ReLU before all but the first."""
+    """Coarser levels by 3x3 convolutions of stride 2 and layer norm on the last level; ReLU before all but the first.
+
+    Without the norm values grow thirtyfold from the finest to the coarsest level (ours, docs/log.md).
+    """
 
     def __init__(self, n_channels: int, n_extra: int) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            nn.Conv2d(n_channels, n_channels, 3, stride=2, padding=1) for _ in range(n_extra)
+            nn.Sequential(
+                nn.Conv2d(n_channels, n_channels, 3, stride=2, padding=1, bias=False), ChannelNorm(n_channels)
+            )
+            for _ in range(n_extra)
         )
 
     def forward(self, levels: list[Float[torch.Tensor, "b c h w"]]) -> list[Float[torch.Tensor, "b c h2 w2"]]:
@@ -103,7 +109,7 @@ class SimplePyramid(nn.Module):
 
 
 class FeaturePyramid(nn.Module):
-    """Levels from several maps (arXiv 1612.03144): 1x1 laterals, a top-down sum, 3x3 convolutions.
+    """Levels from several maps (arXiv 1612.03144): 1x1 laterals, a top-down sum, 3x3 convolutions with layer norm.
 
     Args:
         n_in: Channels of every map, finest first; strides double from map to map.
@@ -114,7 +120,12 @@ class FeaturePyramid(nn.Module):
     def __init__(self, n_in: Sequence[int], n_channels: int, *, n_extra: int = N_EXTRA) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(n, n_channels, 1) for n in n_in)
-        self.smooth = nn.ModuleList(nn.Conv2d(n_channels, n_channels, 3, padding=1) for _ in n_in)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(n_channels, n_channels, 3, padding=1, bias=False), ChannelNorm(n_channels)
+            )
+            for _ in n_in
+        )
         self.extra = ExtraLevels(n_channels, n_extra)
         self.n_channels, self.n_levels, self.n_extra = n_channels, len(n_in) + n_extra, n_extra
 
@@ -194,6 +205,7 @@ class Level:
         centerness: Logit.
         points: Location of every row in pixels.
         stride: Pixels between neighboring locations.
+        inside: Whether the location lies in the image: not in what it is filled up with.
     """
 
     logits: Float[torch.Tensor, "b p k"]
@@ -202,6 +214,7 @@ class Level:
     centerness: Float[torch.Tensor, "b p"]
     points: Float[torch.Tensor, "p 2"]
     stride: float
+    inside: Bool[torch.Tensor, " p"]
 
 
 @dataclass(frozen=True)
@@ -256,15 +269,21 @@ class FCOSHead(nn.Module):
             self.lengths.bias.copy_(torch.tensor(FIRST_LENGTHS[angle]))  # type: ignore[union-attr]
 
     def forward(
-        self, levels: Sequence[Float[torch.Tensor, "b c h w"]], strides: Sequence[float]
+        self,
+        levels: Sequence[Float[torch.Tensor, "b c h w"]],
+        strides: Sequence[float],
+        extent: tuple[int, int],
     ) -> list[Level]:
-        """Return the raw outputs of every level."""
+        """Return the raw outputs of every level of images with these rows and columns."""
         return [
-            self._level(x, scale, stride)
+            self._level(x, scale, stride, extent)
             for x, scale, stride in zip(levels, self.length_scales, strides, strict=True)
         ]
 
-    def _level(self, x: Float[torch.Tensor, "b c h w"], scale: torch.Tensor, stride: float) -> Level:
+    def _level(
+        self, x: Float[torch.Tensor, "b c h w"], scale: torch.Tensor, stride: float, extent: tuple[int, int]
+    ) -> Level:
+        points = grid_points(x.shape[2], x.shape[3], stride, device=x.device)
         of_class, of_box = self.classify(x), self.regress(x)
         lengths = _rows(self.lengths(of_box) * scale)
         lengths = torch.cat([lengths[..., : self.n_free], lengths[..., self.n_free :].clamp(min=0)], dim=-1)
@@ -273,8 +292,9 @@ class FCOSHead(nn.Module):
             lengths=lengths * stride,
             angle=_rows(self.angle(of_box) * self.angle_scale),
             centerness=_rows(self.centerness(of_box))[..., 0],
-            points=grid_points(x.shape[2], x.shape[3], stride, device=x.device),
+            points=points,
             stride=stride,
+            inside=(points < points.new_tensor(extent[::-1])).all(dim=1),
         )
 
 
@@ -319,7 +339,7 @@ def _candidates(
 ) -> Detections:
     scores = scoring.scores(level.logits[image])
     ranks = scores * level.centerness[image].sigmoid()[:, None]
-    ranks = torch.where(scores > threshold, ranks, -1.0)
+    ranks = torch.where((scores > threshold) & level.inside[:, None], ranks, -1.0)
     best = ranks.amax(dim=1)
     place = best.argsort(descending=True, stable=True)[:top_k]
     place = place[best[place] >= 0]

@@ -67,8 +67,7 @@ MIN_WEIGHT = 1e-6  # mmrotate: least sum of centerness to divide by
 
 
 def detection_losses(
-    levels: Sequence[Level],
-    targets: Sequence[Targets],
+    parts: Sequence[tuple[Sequence[Level], Sequence[Targets]]],
     scoring: Scoring,
     *,
     coding: AngleCoding = "vector",
@@ -78,7 +77,7 @@ def detection_losses(
 
     ::
 
-        class      = sum over all locations / max(1, n_positive)
+        class      = sum over all locations in the images / max(1, n_positive)
         box, angle = sum over positives of centerness * loss / max(1e-6, sum of centerness)
         centerness = sum over positives of BCE / max(1, n_positive)
         loss       = class + box + angle + centerness        (all weights 1, as in mmrotate)
@@ -87,8 +86,8 @@ def detection_losses(
     three are 0 and still have a (zero) gradient, so that every parameter takes part in every step.
 
     Args:
-        levels: Raw outputs of the batch.
-        targets: One per image, from :func:`deblora.detect.fcos.assign.assign`.
+        parts: Of the batch: images of one size, as raw outputs and targets, one per image, from
+            :func:`deblora.detect.fcos.assign.assign`.
         scoring: Class loss.
         coding: Coding of boxes and angles.
         box_loss: ``riou`` (default) or ``kld``.
@@ -96,20 +95,12 @@ def detection_losses(
     Raises:
         ValueError: If targets and outputs differ in number.
     """
-    n_images, n_points = levels[0].logits.shape[0], sum(len(level.points) for level in levels)
-    if len(targets) != n_images or any(len(target.labels) != n_points for target in targets):
-        raise ValueError(
-            f"got targets of {[len(target.labels) for target in targets]} locations for {n_images} images of {n_points}"
-        )
-    logits, lengths, angle, center = (
-        torch.cat([getattr(level, name) for level in levels], dim=1).flatten(0, 1)
-        for name in ("logits", "lengths", "angle", "centerness")
+    kept = [_inside(levels, targets) for levels, targets in parts]
+    logits, lengths, angle, center, points, labels, all_boxes, weights = (
+        torch.cat(columns) for columns in zip(*kept, strict=True)
     )
-    points = torch.cat([level.points for level in levels]).repeat(n_images, 1)
-    labels = torch.cat([target.labels for target in targets])
     positive = labels < scoring.n_classes
-    boxes = torch.cat([target.boxes for target in targets])[positive]
-    weight = torch.cat([target.centerness for target in targets])[positive]
+    boxes, weight = all_boxes[positive], weights[positive]
     n_positive = max(1, len(boxes))
     total_weight = weight.sum().clamp(min=MIN_WEIGHT)
 
@@ -127,3 +118,23 @@ def detection_losses(
         functional.binary_cross_entropy_with_logits(center[positive], weight, reduction="sum") / n_positive
     )
     return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+
+def _inside(levels: Sequence[Level], targets: Sequence[Targets]) -> tuple[torch.Tensor, ...]:
+    """Return outputs, points and targets of the locations inside the images, one location per row."""
+    n_images, n_points = levels[0].logits.shape[0], sum(len(level.points) for level in levels)
+    if len(targets) != n_images or any(len(target.labels) != n_points for target in targets):
+        raise ValueError(
+            f"got targets of {[len(target.labels) for target in targets]} locations for {n_images} images of {n_points}"
+        )
+    inside = torch.cat([level.inside for level in levels])
+    outputs = (
+        torch.cat([getattr(level, name) for level in levels], dim=1)[:, inside].flatten(0, 1)
+        for name in ("logits", "lengths", "angle", "centerness")
+    )
+    points = torch.cat([level.points for level in levels])[inside].repeat(n_images, 1)
+    wanted = (
+        torch.cat([getattr(target, name)[inside] for target in targets])
+        for name in ("labels", "boxes", "centerness")
+    )
+    return *outputs, points, *wanted

@@ -15,7 +15,7 @@ from deblora.detect.training import Detect, DetectOnMaps, measured_background_ra
 from deblora.files import file_sha256, write_atomic
 from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.models.backbone import Backbone
-from deblora.models.maps import feature_maps, map_strides
+from deblora.models.maps import feature_maps, map_strides, size_multiple
 from deblora.pipeline.adapter import PEFT_NAMES, save_history, sidecar
 from deblora.pipeline.audited import class_names, train_counts
 from deblora.pipeline.detect import model
@@ -57,14 +57,13 @@ def _work(run: RunDir, recipe: DetectionRecipe) -> None:
         flips=settings.flips,
         turns=settings.turns,
     )
-    first = torch.stack([samples[i]["pixels"] for i in range(min(N_FIRST, len(samples)))])
-    model.randomize(backbone, recipe, first)
+    model.randomize(backbone, recipe, _first(samples, size_multiple(backbone)))
     ratio = recipe.method.background_ratio if recipe.method.name == "ecm" else None
     detector = _build(recipe, backbone, run, ratio)
     strides = _strides(detector, backbone, recipe.data.tile)
-    lost = _lost(tiles, strides, names, recipe.data.tile)
+    lost = _lost(tiles, strides, names)
     if recipe.method.name == "ecm" and ratio is None:
-        ratio = measured_background_ratio(tiles, strides, tile=recipe.data.tile, n_classes=len(names))
+        ratio = measured_background_ratio(tiles, strides, n_classes=len(names))
         detector = _build(recipe, backbone, run, ratio)
     facts = {**_facts(recipe, backbone, detector, tiles, ratio), "strides": strides, "share_unassigned": lost}
     objective, order = _on_maps(run, recipe, detector, backbone, samples)
@@ -119,8 +118,16 @@ def _on_maps(
     )
     folder = Path(settings.map_cache) / key[:16] if settings.map_cache else run.checkpoints(MAPS)
     store = MapStore(folder, extract, max_bytes=int(settings.map_cache_gb * 1e9))
-    order = MapOrder(samples, store)
-    return DetectOnMaps(detector, order.shapes, tile=recipe.data.tile), order
+    order = MapOrder(samples, store, multiple=size_multiple(backbone))
+    return DetectOnMaps(detector, order.layout), order
+
+
+def _first(samples: TileOrder, multiple: int) -> torch.Tensor:
+    """Return the first tiles, cut to a size that all of them have."""
+    found = [samples[i] for i in range(min(N_FIRST, len(samples)))]
+    least = torch.stack([one["extents"] for one in found]).amin(dim=0)
+    rows, columns = (max(multiple, side // multiple * multiple) for side in least.tolist())
+    return torch.stack([one["pixels"][:, :rows, :columns] for one in found])
 
 
 def _build(recipe: DetectionRecipe, backbone: Backbone, run: RunDir, ratio: float | None) -> OrientedFCOS:
@@ -135,18 +142,16 @@ def _strides(detector: OrientedFCOS, backbone: Backbone, tile: int) -> tuple[flo
     return detector.pyramid.strides(map_strides(blank, feature_maps(backbone, blank)))
 
 
-def _lost(
-    tiles: list[Tile], strides: tuple[float, ...], names: tuple[str, ...], tile: int
-) -> dict[str, float]:
+def _lost(tiles: list[Tile], strides: tuple[float, ...], names: tuple[str, ...]) -> dict[str, float]:
     """Return the share of objects that no location learns, by class, and warn of classes that lose many."""
-    n_seen, n_lost = unassigned(tiles, strides, tile=tile, n_classes=len(names))
+    n_seen, n_lost = unassigned(tiles, strides, n_classes=len(names))
     shares = {name: n_lost[i] / n_seen[i] for i, name in enumerate(names) if n_seen[i]}
     for name, share in shares.items():
         if share > MANY_LOST:
             log.warning(
                 "%.0f %% of the objects of class %s hold no location of the level that learns their size (narrow ones "
                 "slip between locations, %g px apart at the finest level), so nothing is learned from them; raise "
-                "data.zoom or add a finer level (head.scales)",
+                "data.zoom, or for a backbone with a single map add a finer level (head.scales)",
                 100 * share,
                 name,
                 strides[0],
