@@ -143,7 +143,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(
         Detect,
         "forward",
-        lambda self, pixels, boxes, labels: dying(self, pixels=pixels, boxes=boxes, labels=labels),
+        lambda self, pixels, boxes, labels, extents: dying(
+            self, pixels=pixels, boxes=boxes, labels=labels, extents=extents
+        ),
     )
     arguments = ["detect", "train", str(trained.parent / "r.yaml"), "--out", str(tmp_path / "run")]
     assert main(arguments) == 130

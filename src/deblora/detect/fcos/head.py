@@ -1,6 +1,5 @@
 """From maps of a backbone to levels of doubling stride, and the oriented FCOS head on them (arXiv 1904.01355)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -186,7 +185,7 @@ def _width(n_in: int, scale: float) -> int:
 
 
 # The reference recipe: mmrotate's rotated FCOS on DOTA.
-N_CONVS, CHANNELS_PER_GROUP, INIT_STD = 4, 8, 0.01  # 32 groups of 256 channels
+N_CONVS, INIT_STD = 4, 0.01
 SCORE_THRESHOLD, NMS_THRESHOLD, MAX_DETECTIONS, TOP_K = 0.05, 0.1, 2000, 2000
 # Ours: boxes start two strides wide around their point. At 0, the reference's start, a length that is clamped has no
 # gradient, and an empty box has no overlap to grow from.
@@ -227,7 +226,10 @@ class Detections:
 
 
 class FCOSHead(nn.Module):
-    """Two towers of 3x3 convolutions, group norm and ReLU, shared by all levels.
+    """Two towers of 3x3 convolutions, layer norm and ReLU, shared by all levels.
+
+    The norm is over the channels of a cell, not over groups of channels and the whole map as in FCOS: what a cell says
+    then does not depend on how much of a scene is seen at once (ours, docs/log.md).
 
     The classification tower gives the class channels; the regression tower the four lengths (in strides, times a
     learnable scale per level; sides are clamped at 0), the angle channels (times one learnable scale) and the
@@ -360,13 +362,11 @@ def _decode_image(parts: Sequence[Detections], nms_threshold: float, max_detecti
 
 
 def _tower(n_channels: int, n_convs: int) -> nn.Sequential:
-    # Not one channel per group: narrow towers could not normalize a level of a single cell.
-    n_groups = n_channels // math.gcd(n_channels, CHANNELS_PER_GROUP)
     layers: list[nn.Module] = []
     for _ in range(n_convs):
         layers += [
             nn.Conv2d(n_channels, n_channels, 3, padding=1, bias=False),
-            nn.GroupNorm(n_groups, n_channels),
+            ChannelNorm(n_channels),
             nn.ReLU(),
         ]
     return nn.Sequential(*layers)
