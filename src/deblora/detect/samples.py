@@ -22,9 +22,10 @@ from deblora.data.scenes.dota import Labels
 from deblora.data.scenes.labeled_images import SceneFiles
 from deblora.data.scenes.rasters import Scene
 from deblora.detect.boxes import boxes_from_quads, flip_horizontal, rotate_90, scale
-from deblora.detect.tiling import TileSpec, Window, fill_up, read_tile, tile_labels
+from deblora.detect.tiling import TileSpec, Window, read_tile, tile_labels
 from deblora.errors import DataError
 from deblora.files import write_atomic
+from deblora.models.maps import fill_up
 from deblora.train.samples import training_order
 
 Sample = tuple[Float[torch.Tensor, "c h w"], Float[torch.Tensor, "n 5"]]

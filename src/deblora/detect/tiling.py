@@ -338,12 +338,6 @@ def read_tile(scene: Scene, window: Window, spec: TileSpec) -> Float[torch.Tenso
     return tile[:, :rows, :columns]
 
 
-def fill_up(pixels: Float[torch.Tensor, "*n h w"], multiple: int) -> Float[torch.Tensor, "*n h2 w2"]:
-    """Add the mean color (0) at the right and lower side, up to whole multiples of the patch or the last stride."""
-    height, width = pixels.shape[-2:]
-    return functional.pad(pixels, (0, -width % multiple, 0, -height % multiple))
-
-
 def normalized(pixels: Shaped[np.ndarray, "h w b"], spec: TileSpec) -> Float[torch.Tensor, "c h w"]:
     """Return scaled and standardized pixels; one band is repeated, and a value that is missing (NaN) is the mean.
 

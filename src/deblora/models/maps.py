@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import nn
+from torch.nn import functional
 
 from deblora.errors import ModelError
 from deblora.models.backbone import Backbone
@@ -97,6 +98,12 @@ def size_multiple(backbone: Backbone) -> int:
     if len(sides) != 1:
         raise ModelError(f"feature maps need square patches, but the model has {patch}")
     return sides.pop()
+
+
+def fill_up(pixels: Float[torch.Tensor, "*n h w"], multiple: int) -> Float[torch.Tensor, "*n h2 w2"]:
+    """Add the mean color (0) at the right and lower side, up to whole multiples of the patch or the last stride."""
+    height, width = pixels.shape[-2:]
+    return functional.pad(pixels, (0, -width % multiple, 0, -height % multiple))
 
 
 def map_strides(

@@ -23,9 +23,8 @@ from deblora.detect.fcos.head import (
     decode,
 )
 from deblora.detect.fcos.loss import BoxLoss, detection_losses
-from deblora.detect.tiling import fill_up
 from deblora.models.backbone import Backbone
-from deblora.models.maps import feature_maps, map_channels, map_strides, size_multiple
+from deblora.models.maps import feature_maps, fill_up, map_channels, map_strides, size_multiple
 
 N_CHANNELS = 256  # of the levels: FCOS, mmrotate
 
