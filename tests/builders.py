@@ -1,5 +1,6 @@
 """Tiny inputs that several tests share: a long-tailed folder of PNG chips, a tiny ViT and a recipe for both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,34 @@ def write_recipe(path: Path, values: dict[str, Any]) -> Path:
     """Write a recipe as YAML."""
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+def write_toy_queue(
+    root: Path,
+    *,
+    run: str = "0" * 16,
+    ids: Sequence[str] = (),
+    names: Sequence[str] = tuple(COUNTS),
+    **notes: Any,
+):
+    """Write a queue of these chips, or of six that lie nowhere; pictures are gray."""
+    from deblora.pipeline.classify.queue import Queue, QueueChip, QueueClass, write_queue
+
+    groups = ("head", "middle", "tail")
+    classes = tuple(QueueClass(name, groups[min(i, 2)], 3 - min(i, 2)) for i, name in enumerate(names))
+    ids = ids or tuple(f"scene/{i}.png" for i in range(6))
+    chips = tuple(
+        QueueChip(own, f"/pool/{own}", names[i % len(names)], 0.5, groups[min(i % len(names), 2)])
+        for i, own in enumerate(ids)
+    )
+    about = {
+        "run_folder": "runs/mine",
+        "pool": "/pool",
+        "strategy": "half-sure",
+        "n": len(ids),
+        "seed": 0,
+        **notes,
+    }
+    queue = Queue(root, run, classes=classes, chips=chips, **about)
+    write_queue(queue, (np.full((300, 20, 3), 20 * i % 255, dtype=np.uint8) for i in range(len(chips))))
+    return queue

@@ -12,6 +12,7 @@ from deblora.cli.options import (
     add_out,
     add_source,
     add_start,
+    check_number,
     is_recipe,
     values_from,
 )
@@ -228,6 +229,33 @@ def _predict(options: Any) -> None:
     print(f"{len(found.ids)} chips classified{skipped}\npage: {options.out / 'index.html'}")
 
 
+def _add_label(parser: Parser) -> None:
+    parser.add_argument("queue", type=Path, help="folder that deblora suggest wrote")
+    parser.add_argument(
+        "--labeler",
+        default="",
+        help="who labels, for a file of their own; decided sees what others disagree on and has the last word",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port on this machine (default: a free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def _label(options: Any) -> None:
+    from deblora.pipeline.classify.label import open_server
+
+    check_number("--port", options.port or 1, highest=65535)
+    with open_server(options.queue, labeler=options.labeler, port=options.port) as server:
+        print(f"label here, on this machine only: {server.address}\nCtrl-C ends it; all is saved", flush=True)
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(server.address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print(f"\n{server.labeling.summary()}")
+
+
 def _add_export(parser: Parser) -> None:
     parser.add_argument("source", type=Path, help="run folder or adapter folder")
     parser.add_argument(
@@ -287,6 +315,15 @@ COMMANDS = (
         _add_predict,
         about="With the method and classifier that validation chose: a table with all probabilities, and a page with "
         "the best chips of every class, rare ones first.",
+    ),
+    Command(
+        "label",
+        "label a queue of chips on a page in the browser",
+        _label,
+        _add_label,
+        about="Served to this machine only, behind a random token. Keys: a digit or letter for a class, Enter as "
+        "proposed, Space skip, ? unsure, Backspace undo, / another or a new class. Every key press is saved before it "
+        "is acknowledged; given again, it goes on.",
     ),
     Command(
         "export",
