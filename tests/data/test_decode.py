@@ -70,16 +70,48 @@ def test_array_headers_made_to_do_harm(header: str) -> None:
         decode_chip(content, "x")
 
 
-def test_contents_name_copies_between_splits_and_what_cannot_be_read() -> None:
-    chips = [np.full((2, 2), k, dtype=np.uint8) for k in (1, 2, 1, 3)] + [np.zeros((2, 0), dtype=np.uint8)]
-    ids = ("a", "b", "c", "d", "e")
+def test_contents_name_copies_and_what_cannot_be_read(rng: np.random.Generator) -> None:
+    one, two, three = (rng.integers(0, 200, (20, 24, 1), dtype=np.uint8) for _ in range(3))
+    chips = [
+        one,
+        two,
+        one,
+        three,
+        np.rot90(two, 1),
+        two.astype(np.int16) + 20,
+        np.zeros((2, 0), dtype=np.uint8),
+    ]
+    ids = ("a", "b", "c", "d", "e", "f", "g")
     pixels = ArrayPixels(chips, ids)
-    found = read_contents(
-        ChipSet(ids, np.zeros(5, dtype=np.int64), ("train", "train", "test", "val", "val"), ("k",), pixels)
-    )
-    assert found.copies == (("c", "a"),)
-    assert (found.bands, found.types, found.lowest, found.highest) == ({"1": "a"}, {"uint8": "a"}, 1, 3)
-    assert list(found.unreadable) == list(unreadable(pixels)) == [4]
+    splits = ("train", "train", "test", "val", "val", "train", "val")
+    labels = np.array([0, 0, 0, 0, 0, 1, 0])
+    found = read_contents(ChipSet(ids, labels, splits, ("k", "l"), pixels))
+    assert found.copies.across_splits == ((2, 0), (4, 1)) and found.copies.two_classes == ((1, 5),)
+    assert list(found.bands) == ["1"] and found.types == {"uint8": "a", "int16": "f"}
+    assert list(found.unreadable) == list(unreadable(pixels)) == [6]
+    assert (found.beyond, found.far_beyond) == (0, 0)
+
+
+def test_contents_count_values_beyond_black_and_white() -> None:
+    chips = [np.full((4, 4, 1), value, dtype=np.float32) for value in (-30.0, -0.05, 0.5, 1.05, 2.0)]
+    ids = tuple("abcde")
+    data = ChipSet(ids, np.zeros(5, dtype=np.int64), ("train",) * 5, ("k",), ArrayPixels(chips, ids))
+    found = read_contents(data, black=0.0, white=1.0)
+    assert (found.beyond, found.far_beyond) == (pytest.approx(0.8), pytest.approx(0.4))
+
+
+def test_pngs_of_16_bits_in_several_bands_keep_them(rng: np.random.Generator) -> None:
+    pytest.importorskip("rasterio")
+    from rasterio.io import MemoryFile
+
+    values = rng.integers(0, 65535, (3, 6, 8), dtype=np.uint16)
+    with MemoryFile(ext=".png") as file:
+        with file.open(driver="PNG", width=8, height=6, count=3, dtype="uint16") as picture:
+            picture.write(values)
+        content = file.read()
+    np.testing.assert_array_equal(decode_chip(content, "x"), values.transpose(1, 2, 0))
+    with pytest.raises(DataError, match="x: unreadable image"):
+        decode_chip(content[:60], "x")
 
 
 def png(value: int, mode: str = "L", kind: str = "PNG") -> bytes:

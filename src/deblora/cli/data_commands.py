@@ -102,7 +102,16 @@ def _audit(options: Any) -> None:
 
 def _audit_source(values: dict[str, Any], *, decode: bool) -> None:
     """Print the classes of a source as a run would use them."""
-    from deblora.pipeline.classify.audit import choose_groups, describe, readable, select_chips, skipped_line
+    from deblora.pipeline.classify.audit import (
+        check_values,
+        choose_groups,
+        describe,
+        doubts,
+        readable,
+        select_chips,
+        skipped_line,
+        unjudged,
+    )
     from deblora.pipeline.classify.chips import read_source
     from deblora.recipe.classify import recipe_from
 
@@ -110,12 +119,17 @@ def _audit_source(values: dict[str, Any], *, decode: bool) -> None:
     recipe = recipe_from({key: values[key] for key in ("seed", "data") if key in values})
     data = recipe.data
     selected = chips = select_chips(data, recipe.seed)
-    lines = list(chips.notes)
+    lines = [*chips.notes, *(f"warning: {line}" for line in unjudged(chips))]
     if decode:
         chips, seen = readable(chips, data)
         lines += [skipped_line(selected, seen)] if seen.unreadable else []
         lines += [f"skipped {reason}" for reason in list(seen.unreadable.values())[:10]]
-        lines.append(f"{len(chips)} chips decoded, bands {', '.join(seen.bands)}, {', '.join(seen.types)}")
+        check_values(seen, data)
+        lines += [f"warning: {line}" for line in doubts(chips, seen, data)]
+        span = f"values from {seen.lowest:g} to {seen.highest:g}"
+        lines.append(
+            f"{len(chips)} chips decoded, bands {', '.join(seen.bands)}, {', '.join(seen.types)}, {span}"
+        )
     else:
         lines.append(NOT_DECODED)
     print("\n".join([*_counts_table(describe(chips, choose_groups(chips, data))), *lines]))

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from deblora.data.chips import ChipSet, Pixels, as_chip
+from deblora.data.near_copies import Copies, near_copies, thumbnail
 from deblora.errors import DataError
 from deblora.progress import no_bar, titled
 
@@ -32,6 +33,9 @@ ARRAY_DAMAGE = (
 """What reading a damaged or hostile array file may raise."""
 
 _BAR_FROM = 2000  # chips
+
+MOST_DEEP_PIXELS = 89_478_485
+"""Pillow's own limit for pictures."""
 
 
 class FilePixels:
@@ -95,8 +99,7 @@ def decode_chip(content: bytes, name: str) -> Shaped[np.ndarray, "h w b"]:
         name: What the messages call the chip.
 
     Raises:
-        DataError: If the content is empty, damaged, of another format, too large to be a chip, or has 16 bits in
-            several bands, of which Pillow would cut off eight.
+        DataError: If the content is empty, damaged, of another format, or too large to be a chip.
     """
     if not content:
         raise DataError(f"{name}: the image is empty (0 bytes); restore it or leave the chip out")
@@ -114,9 +117,7 @@ def _decode_picture(content: bytes, name: str) -> np.ndarray:
     from PIL import Image
 
     if content[12:16] == b"IHDR" and content[24:25] == b"\x10" and content[25:26] in (b"\2", b"\4", b"\6"):
-        raise DataError(
-            f"{name}: a PNG with 16 bits in several bands, which would be cut to 8; save the chip as .npy or GeoTIFF"
-        )
+        return _deep_png(content, name)
     damage = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)
     try:
         with warnings.catch_warnings():
@@ -134,6 +135,27 @@ def _decode_picture(content: bytes, name: str) -> np.ndarray:
         raise DataError(f"{name}: unreadable image ({reason}); {advice}") from error
     except MemoryError as error:
         raise DataError(f"{name}: the image does not fit in memory; cut the scene into chips") from error
+
+
+def _deep_png(content: bytes, name: str) -> np.ndarray:
+    """Decode a PNG of 16 bits in several bands, of which Pillow would cut off eight."""
+    try:
+        from rasterio.errors import RasterioError
+        from rasterio.io import MemoryFile
+    except ImportError as error:
+        raise DataError(
+            f"{name}: a PNG with 16 bits in several bands is read by rasterio; install deblora[geo], or save the chip "
+            "as .npy"
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with MemoryFile(content, ext=".png") as file, file.open(driver="PNG") as picture:
+                if picture.width * picture.height > MOST_DEEP_PIXELS:
+                    raise DataError(f"{name}: too many pixels for a chip; cut the scene into chips")
+                return np.asarray(picture.read(range(1, min(3, picture.count) + 1)).transpose(1, 2, 0))
+    except RasterioError as error:
+        raise DataError(f"{name}: unreadable image ({error}); restore it or leave the chip out") from error
 
 
 def _bands(image: Any, name: str) -> np.ndarray:
@@ -166,7 +188,10 @@ class Contents:
         lowest: Least value of all.
         highest: Greatest value of all.
         unreadable: Position to reason, for chips that cannot be read.
-        copies: Pairs of ids, in validation or test and in training, whose pixels are the same.
+        beyond: Share of all values beyond black or white, in [0, 1].
+        far_beyond: The same by more than a tenth of the range.
+        alike: Mean cosine of the thumbnails of two chips, in [-1, 1]: near 1 all chips look alike.
+        copies: Chips that stand in the set twice.
     """
 
     sha256: str
@@ -175,17 +200,26 @@ class Contents:
     lowest: float
     highest: float
     unreadable: dict[int, str]
-    copies: tuple[tuple[str, str], ...] = ()
+    beyond: float
+    far_beyond: float
+    alike: float
+    copies: Copies
 
 
-def read_contents(chips: ChipSet) -> Contents:
-    """Decode every chip once, one at a time."""
+def read_contents(chips: ChipSet, *, black: float = 0.0, white: float = 255.0) -> Contents:
+    """Decode every chip once, one at a time.
+
+    Args:
+        chips: Labeled chips.
+        black: Value that counts as black.
+        white: Value that counts as white.
+    """
     digest = hashlib.sha256()
     unreadable: dict[int, str] = {}
     bands: dict[str, str] = {}
     types: dict[str, str] = {}
-    same: dict[bytes, dict[str, str]] = {}
-    lowest, highest = np.inf, -np.inf
+    seen: list[Float[np.ndarray, "16 16"] | None] = [None] * len(chips)
+    lowest, highest, n_values, n_beyond = np.inf, -np.inf, 0, np.zeros(2)
     for i, chip_id in enumerate(
         tqdm(chips.ids, desc=titled("audit"), unit="chip", disable=no_bar(short=len(chips) < _BAR_FROM))
     ):
@@ -196,18 +230,36 @@ def read_contents(chips: ChipSet) -> Contents:
             continue
         digest.update(f"{chip_id}\0{chips.splits[i]}\0{pixels.shape}{pixels.dtype}".encode())
         digest.update(pixels.data)
-        content = hashlib.blake2b(pixels.data, digest_size=16, key=str(pixels.shape).encode()).digest()
-        same.setdefault(content, {}).setdefault(chips.splits[i], chip_id)
+        seen[i] = thumbnail(pixels, span=white - black)
         bands.setdefault(str(pixels.shape[2]), chip_id)
         types.setdefault(pixels.dtype.name, chip_id)
-        lowest, highest = min(lowest, float(pixels.min())), max(highest, float(pixels.max()))
-    copies = tuple(
-        (found[split], found["train"])
-        for found in same.values()
-        for split in ("val", "test")
-        if split in found and "train" in found
+        least, most = float(pixels.min()), float(pixels.max())
+        lowest, highest, n_values = min(lowest, least), max(highest, most), n_values + pixels.size
+        for kind, margin in enumerate((0.0, 0.1 * (white - black))):
+            if least < black - margin or most > white + margin:
+                n_beyond[kind] += int(((pixels < black - margin) | (pixels > white + margin)).sum())
+    beyond, far_beyond = (n_beyond / max(1, n_values)).tolist()
+    return Contents(
+        digest.hexdigest(),
+        bands,
+        types,
+        lowest,
+        highest,
+        unreadable,
+        beyond,
+        far_beyond,
+        _alike([one for one in seen if one is not None]),
+        near_copies(seen, chips.labels.tolist(), chips.splits, rng=np.random.default_rng(0)),
     )
-    return Contents(digest.hexdigest(), bands, types, lowest, highest, unreadable, copies)
+
+
+def _alike(seen: list[Float[np.ndarray, "16 16"]]) -> float:
+    """Return the mean cosine of two different thumbnails."""
+    n = len(seen)
+    if n < 2:
+        return 0.0
+    total = float(np.square(np.sum(seen, axis=0, dtype=np.float64)).sum())
+    return (total - n) / (n * (n - 1))
 
 
 def unreadable(pixels: Pixels) -> dict[int, str]:

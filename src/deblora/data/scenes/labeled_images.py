@@ -88,7 +88,7 @@ def read_detection_set(source: Path, *, folders: Sequence[str] = LABEL_FOLDERS) 
 
 
 def list_images(source: Path) -> SceneFiles:
-    """List the images of a folder, of its ``images`` folder, of a zip, or the single image ``source``.
+    """List the images of the ``images`` folder in a folder or zip, or at any depth where it has none; or one image.
 
     Raises:
         DataError: If there is none, two have the same name, or some lie in folders inside ``images``.
@@ -96,12 +96,14 @@ def list_images(source: Path) -> SceneFiles:
     if source.is_file() and not zipfile.is_zipfile(source):
         return SceneFiles({source.stem: source.name}, source.parent)
     found: dict[str, str] = {}
-    for path in map(PurePosixPath, _listing(source)):
+    listed = [PurePosixPath(name) for name in _listing(source)]
+    inside = any(path.parent.name == "images" and path.suffix.lower() in IMAGE_SUFFIXES for path in listed)
+    for path in listed:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if "images" in path.parts[:-2]:
             raise DataError(f"{source}/{path}: in a folder inside images, which is not read; move it up")
-        if path.parent.name not in ("images", ""):
+        if inside and path.parent.name != "images":
             continue
         if path.stem in found:
             raise DataError(f"{source} holds {found[path.stem]} and {path}; an image needs a name of its own")
@@ -226,7 +228,7 @@ def _read(source: Path, members: Sequence[str], most: int) -> list[bytes]:
 
 def _listing(source: Path) -> list[str]:
     if source.is_dir():
-        found = {*source.glob("*"), *source.glob("*/*"), *source.glob("images/**/*")}
+        found = source.rglob("*")
         return [
             path.relative_to(source).as_posix()
             for path in sorted(found)

@@ -90,7 +90,8 @@ def readable(chips: ChipSet, recipe: DataRecipe) -> tuple[ChipSet, Contents]:
         DataError: If chips cannot be read and ``data.on_error`` is stop (all are named up to ten), nothing is left to
             train on, or chips differ in bands other than a gray one.
     """
-    seen = read_contents(chips)
+    black = recipe.offset if recipe.scale is not None else 0.0
+    seen = read_contents(chips, black=black, white=255.0 if recipe.scale is None else recipe.scale)
     if seen.unreadable and recipe.on_error == "stop":
         lines = [f"  - {reason}" for reason in list(seen.unreadable.values())[:10]]
         raise DataError(
@@ -110,11 +111,17 @@ def readable(chips: ChipSet, recipe: DataRecipe) -> tuple[ChipSet, Contents]:
     return chips, seen
 
 
+LEAST_RANGE, MOST_BEYOND = 0.005, 0.5
+"""Least share of black to white that all values together take, and largest share of values beyond: what lies outside is
+no picture but a wrong ``data.scale`` (ours)."""
+
+
 def check_values(seen: Contents, recipe: DataRecipe) -> None:
-    """Refuse values whose black and white nobody named: backbones were trained on 0 to 255.
+    """Refuse values whose black and white nobody named, or that do not fit them: backbones were trained on 0 to 255.
 
     Raises:
-        DataError: If chips are not all 8-bit and ``data.scale`` is not set, or their types are mixed.
+        DataError: If chips are not all 8-bit and ``data.scale`` is not set, types are mixed, or black and white are
+            wrong by orders of magnitude.
     """
     named = ", ".join(f"{first} is {kind}" for kind, first in seen.types.items())
     if len(seen.types) > 1:
@@ -124,6 +131,56 @@ def check_values(seen: Contents, recipe: DataRecipe) -> None:
             f"{named}, with values from {seen.lowest:g} to {seen.highest:g}: set data.scale to the value that counts "
             "as white and data.offset to the one that counts as black (only 8-bit chips need neither)"
         )
+    if recipe.scale is None:
+        return
+    span = recipe.scale - recipe.offset
+    if seen.beyond > MOST_BEYOND or seen.highest - seen.lowest < LEAST_RANGE * span:
+        raise DataError(
+            f"values from {seen.lowest:g} to {seen.highest:g} do not fit data.offset {recipe.offset:g} (black) and "
+            f"data.scale {recipe.scale:g} (white); set both to what counts as black and white in these chips"
+        )
+
+
+FEW_BEYOND, ALIKE, BALANCED = 0.01, 0.8, 2.0
+"""From which share of values beyond black and white, mean likeness of chips, and up to which imbalance the audit warns
+(ours)."""
+
+
+def doubts(chips: ChipSet, seen: Contents, recipe: DataRecipe) -> list[str]:
+    """Return what may ruin results without being an error, a line each."""
+    lines = []
+    for pairs, what in (
+        (seen.copies.across_splits, "chips of validation or test show what a training chip shows"),
+        (seen.copies.two_classes, "pairs of training chips of two classes show the same"),
+    ):
+        if pairs:
+            some = ", ".join(f"{chips.ids[i]} = {chips.ids[j]}" for i, j in pairs[:3])
+            part = (
+                ""
+                if seen.copies.n_compared >= len(chips) // 2
+                else f" (of {seen.copies.n_compared} compared)"
+            )
+            lines.append(
+                f"{len(pairs)} {what}, as it is, turned, mirrored or recompressed{part}: {some}"
+                + (" ..." if len(pairs) > 3 else "")
+                + "; scores on them mean nothing"
+            )
+    if seen.far_beyond > FEW_BEYOND:
+        lines.append(
+            f"{100 * seen.far_beyond:.1f} % of the values lie far beyond black and white ({seen.lowest:g} to "
+            f"{seen.highest:g}): missing values that nobody declared, or a wrong data.scale or data.offset"
+        )
+    if seen.alike > ALIKE:
+        lines.append(
+            f"all chips look alike (mean cosine of thumbnails {seen.alike:.2f}); is this the right folder?"
+        )
+    counts = class_counts(chips.split("train").labels, chips.n_classes)
+    if counts.min() > 0 and counts.max() / counts.min() < BALANCED and recipe.groups in ("thirds", "names"):
+        lines.append(
+            f"classes are about equally frequent ({counts.max()} and {counts.min()} training chips): none is rare, "
+            "and head and tail are names only"
+        )
+    return lines
 
 
 log = logging.getLogger("deblora")
@@ -167,7 +224,7 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     }
     if recipe.data.scale is not None:
         frozen["black_and_white"] = [recipe.data.offset, recipe.data.scale]
-    frozen.update(_remarks(selected, seen))
+    frozen.update(_remarks(selected, seen, doubts(chips, seen, recipe.data)))
     imbalance = float(imbalance_ratios(counts["train"]).max())
     if imbalance <= recipe.calibrate.numerator and recipe.calibrate.classes != "all":
         log.warning(
@@ -176,16 +233,23 @@ def _work(run: RunDir, recipe: Recipe) -> None:
             recipe.calibrate.numerator,
         )
     write_atomic(run.groups, json.dumps(frozen, indent=1))
+    for line in unjudged(chips):
+        log.warning("audit: %s", line)
+
+
+def unjudged(chips: ChipSet) -> list[str]:
+    """Name the classes without a chip of validation or test, a line per split that lacks some."""
+    lines = []
     for split, what in (("val", "no score chooses for them"), ("test", "they are in no mean")):
-        absent = [name for name, n in zip(chips.class_names, counts[split], strict=True) if not n]
+        counts = class_counts(chips.split(split).labels, chips.n_classes)
+        absent = [name for name, n in zip(chips.class_names, counts, strict=True) if not n]
         if absent:
-            log.warning(
-                "audit: %d classes without a %s chip, %s: %s",
-                len(absent),
-                split,
-                what,
-                ", ".join(absent[:10]),
+            more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+            noun = "class" if len(absent) == 1 else "classes"
+            lines.append(
+                f"{len(absent)} {noun} without a {split} chip, {what}: {', '.join(absent[:10])}{more}"
             )
+    return lines
 
 
 def _samples(chips: ChipSet) -> list[dict[str, object]]:
@@ -200,21 +264,15 @@ def _samples(chips: ChipSet) -> list[dict[str, object]]:
     return rows
 
 
-def _remarks(chips: ChipSet, seen: Contents) -> dict[str, object]:
+def _remarks(chips: ChipSet, seen: Contents, doubtful: list[str]) -> dict[str, object]:
     """Say what was left out, in the log and for the report; nothing where nothing was."""
     remarks: dict[str, object] = {}
     for note in chips.notes:
         log.info("audit: %s", note)
-    if chips.notes:
-        remarks["notes"] = list(chips.notes)
-    if seen.copies:
-        n_copies, (one, other) = len(seen.copies), seen.copies[0]
-        log.warning(
-            "audit: %d pictures of training are in validation or test too, first: %s and %s",
-            n_copies,
-            one,
-            other,
-        )
+    for line in doubtful:
+        log.warning("audit: %s", line)
+    if chips.notes or doubtful:
+        remarks["notes"] = [*chips.notes, *doubtful]
     if seen.unreadable:
         log.warning("audit: %s", skipped_line(chips, seen))
         for reason in list(seen.unreadable.values())[:10]:

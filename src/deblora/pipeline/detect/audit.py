@@ -4,10 +4,13 @@ import csv
 import hashlib
 import json
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from deblora.data.longtail import (
@@ -17,6 +20,7 @@ from deblora.data.longtail import (
     groups_by_thirds,
     imbalance_ratios,
 )
+from deblora.data.near_copies import near_copies, thumbnail
 from deblora.data.scenes.dota import Labels, reference_groups
 from deblora.data.scenes.labeled_images import (
     DetectionSet,
@@ -27,6 +31,7 @@ from deblora.data.scenes.labeled_images import (
     restrict,
     without,
 )
+from deblora.data.scenes.rasters import Scene
 from deblora.detect.task1 import check_image_names
 from deblora.detect.tiling import drop_flat, each_once, scene_of
 from deblora.errors import DataError
@@ -81,11 +86,19 @@ def image_sizes(run: RunDir, split: str) -> dict[str, tuple[int, int]]:
     return {row["id"]: (int(row["height"]), int(row["width"])) for row in rows}
 
 
+def value_type(run: RunDir) -> str:
+    """Return the type of the values of the training images; empty where the audit did not record it."""
+    with run.samples.open(newline="", encoding="utf-8") as file:
+        return str(next(csv.DictReader(file)).get("values", ""))
+
+
 def _work(run: RunDir, recipe: DetectionRecipe) -> None:
     data: DetectionDataRecipe = recipe.data
     sets = {name: read_detection_set(Path(getattr(data, name))) for name in ("train", "val")}
     _refuse_shared_images(sets)
     check_image_names(sets["val"].names)
+    if one_scene := _tiles_of_one_scene(sets):
+        log.warning("audit: %s", one_scene)
     labels: dict[str, dict[str, Labels]] = {}
     for name, found in sets.items():
         labels[name], flat = drop_flat(without(found.labels, data.ignore))
@@ -114,8 +127,12 @@ def _work(run: RunDir, recipe: DetectionRecipe) -> None:
         for i in np.argsort(-counts["train"], kind="stable").tolist()
     ]
     samples: list[dict[str, object]] = []
+    seen: dict[str, list[Float[np.ndarray, "16 16"] | None]] = {}
     for name, found in sets.items():
-        samples += _describe(found, labels[name], name)
+        rows_of_split, seen[name] = _describe(found, labels[name], name)
+        samples += rows_of_split
+    _check_types({str(row["values"]): str(row["id"]) for row in reversed(samples)}, data)
+    _warn_copies(seen, {name: found.names for name, found in sets.items()})
     frozen = {
         "class_names": list(names),
         "groups": {name: list(members) for name, members in groups.named().items()},
@@ -125,6 +142,63 @@ def _work(run: RunDir, recipe: DetectionRecipe) -> None:
     write_atomic(run.samples, table(samples))
     write_atomic(run.class_counts, table([dict(row) for row in rows]))
     write_atomic(run.groups, json.dumps(frozen, indent=1))
+
+
+_PART = re.compile(r"(?:[_-]+(?:r|c|x|y|part|tile)?\d+)+$", re.IGNORECASE)
+
+
+def _tiles_of_one_scene(sets: dict[str, DetectionSet]) -> str:
+    """Say which images of training and validation are named like parts of one scene; empty if none are."""
+    scenes: dict[str, dict[str, str]] = {}
+    for split, found in sets.items():
+        for name in found.names:
+            scenes.setdefault(_PART.sub("", name), {}).setdefault(split, name)
+    both = [names for scene, names in scenes.items() if len(names) == 2 and scene and not scene.isdigit()]
+    n_images = sum(len(found.names) for found in sets.values())
+    # Numbered images of one series are no tiles: then nearly all names have one and the same beginning.
+    if not both or len(scenes) < 0.05 * n_images or len(scenes) == 1:
+        return ""
+    one = both[0]
+    return (
+        f"{len(both)} scenes seem to have tiles in data.train and in data.val by their names, first: "
+        f"{one['train']} and {one['val']}; tiles of one scene belong to one side"
+    )
+
+
+def _check_types(types: dict[str, str], data: DetectionDataRecipe) -> None:
+    """Refuse images of several types of values, and values whose white nobody named.
+
+    Raises:
+        DataError: Names an image of each type.
+    """
+    named = ", ".join(f"{image} is {kind}" for kind, image in types.items())
+    if len(types) > 1:
+        raise DataError(f"images differ in the type of their values: {named}; convert them to one type")
+    if data.scale is None and set(types) != {"uint8"}:
+        raise DataError(
+            f"{named}: set data.scale to the value that counts as white (only 8-bit images need none)"
+        )
+
+
+def _warn_copies(
+    seen: dict[str, list[Float[np.ndarray, "16 16"] | None]], names: dict[str, Sequence[str]]
+) -> None:
+    every = [(split, name) for split, own in names.items() for name in own]
+    found = near_copies(
+        [one for own in seen.values() for one in own],
+        [0] * len(every),
+        [split for split, _ in every],
+        rng=np.random.default_rng(0),
+    ).across_splits
+    if found:
+        i, j = found[0]
+        log.warning(
+            "audit: %d images of data.val show what an image of data.train shows, first: %s and %s; scores on them "
+            "mean nothing",
+            len(found),
+            every[i][1],
+            every[j][1],
+        )
 
 
 def _refuse_shared_images(sets: dict[str, DetectionSet]) -> None:
@@ -137,9 +211,12 @@ def _refuse_shared_images(sets: dict[str, DetectionSet]) -> None:
         )
 
 
-def _describe(found: DetectionSet, labels: dict[str, Labels], split: str) -> list[dict[str, object]]:
-    """Return one row per image, with a hash of its pixels and labels: what a training depends on."""
+def _describe(
+    found: DetectionSet, labels: dict[str, Labels], split: str
+) -> tuple[list[dict[str, object]], list[Float[np.ndarray, "16 16"] | None]]:
+    """Return one row per image, with a hash of its pixels and labels (what a training depends on), and thumbnails."""
     rows: list[dict[str, object]] = []
+    seen: list[Float[np.ndarray, "16 16"] | None] = []
     n_outside = 0
     for name in tqdm(
         found.names, desc=f"audit {split}", unit="image", disable=no_bar(short=len(found.names) < 200)
@@ -147,6 +224,8 @@ def _describe(found: DetectionSet, labels: dict[str, Labels], split: str) -> lis
         scene, entry = found.files.open(name), labels[name]
         text = json.dumps([entry.quads.tolist(), entry.class_names, entry.difficult.tolist()])
         digest = hashlib.sha256((scene.digest + text).encode()).hexdigest()
+        middle = _middle(scene)
+        seen.append(thumbnail(middle, span=float(np.ptp(middle)) or 1.0))
         center = entry.quads.mean(axis=1)
         n_outside += int(((center < 0) | (center > (scene.width, scene.height))).any(axis=1).sum())
         rows.append(
@@ -156,12 +235,19 @@ def _describe(found: DetectionSet, labels: dict[str, Labels], split: str) -> lis
                 "height": scene.height,
                 "width": scene.width,
                 "n_objects": len(entry.quads),
+                "values": middle.dtype.name,
                 "sha256": digest,
             }
         )
     if n_outside:
         log.warning("%s: the centers of %d objects lie outside their images", split, n_outside)
-    return rows
+    return rows, seen
+
+
+def _middle(scene: Scene) -> Shaped[np.ndarray, "h w b"]:
+    """Return the middle of a scene, at most 1,024 px long and wide."""
+    width, height = min(scene.width, 1024), min(scene.height, 1024)
+    return scene.read((scene.width - width) // 2, (scene.height - height) // 2, width, height)
 
 
 STAGE = Stage[DetectionRecipe](

@@ -28,7 +28,7 @@ from deblora.files import file_sha256, write_atomic
 from deblora.models.backbone import Backbone
 from deblora.pipeline.audited import class_names, groups_of
 from deblora.pipeline.detect import model
-from deblora.pipeline.detect.audit import open_split
+from deblora.pipeline.detect.audit import open_split, value_type
 from deblora.pipeline.detect.model import shown_from
 from deblora.progress import no_bar
 from deblora.recipe.detect import DetectionRecipe
@@ -226,6 +226,7 @@ def predict_source(
     if any(name in ON_THE_EARTH for name in formats):
         _refuse_without_place(files)
     predictor = open_predictor(run, recipe)
+    kind = value_type(run)
     found: dict[str, SceneDetections] = {}
     sizes: dict[str, tuple[int, int]] = {}
     groups, least_score = group_of(run), shown_from(run)
@@ -234,6 +235,11 @@ def predict_source(
         if bands:
             scene = BandScene(scene, bands, name=name)
         log.info("predict %s (%d x %d px)", name, scene.width, scene.height)
+        if kind and (own := scene.read(0, 0, 1, 1).dtype.name) != kind:
+            raise DataError(
+                f"{files.members[name]}: values are {own}, those of the training images {kind}; convert the image to "
+                "the values of training"
+            )
         sizes[name] = scene.height, scene.width
         found[name] = predictor.scene(
             scene,
