@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format lint types arch map counts clean
+.PHONY: demo test kill check format lint types arch map counts clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
@@ -13,6 +13,9 @@ demo: .venv/.installed  ## the whole method on simulated SAR chips, offline
 
 test: .venv/.installed  ## all tests
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+kill: .venv/.installed  ## commands killed at every file operation, and what came of it; about an hour
+	$(BIN)/python scripts/kill.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check src tests scripts benchmarks examples

@@ -27,6 +27,16 @@ def test_written_detections_read_back(tmp_path: Path, rng: np.random.Generator, 
     np.testing.assert_array_equal(read.quads, detections.quads)
 
 
+def test_the_same_detections_give_the_same_zip(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detections = some_detections(rng)
+    for year, name in ((2020, "a.zip"), (2021, "b.zip")):
+        monkeypatch.setattr("time.localtime", lambda *_, year=year: (year, 1, 1, 0, 0, 0, 0, 1, 0))
+        write_task1(tmp_path / name, detections, class_names=CLASSES)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
 def test_every_class_has_a_file(tmp_path: Path, rng: np.random.Generator) -> None:
     write_task1(tmp_path / "plain", some_detections(rng), class_names=CLASSES)
     assert sorted(path.name for path in (tmp_path / "plain").iterdir()) == sorted(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from deblora.train.loop import WEIGHTS, forget_checkpoints, train
+from deblora.train.loop import SEAL, WEIGHTS, train
 from deblora.train.objectives import Regress, ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder
 
@@ -142,6 +142,29 @@ def test_a_cut_off_checkpoint_is_dropped(tmp_path: Path) -> None:
     assert_same(whole, second)
 
 
+FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", WEIGHTS, SEAL)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "missing"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_checkpoint_counts_only_when_all_its_parts_are_whole(
+    tmp_path: Path, file: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, first, second = objective(Noisy()), objective(Noisy()), objective(Noisy())
+    records = run(tmp_path / "whole", whole, samples())
+    killed_after_step_4(tmp_path / "cut", first)
+    path = tmp_path / "cut" / "checkpoint-4" / file
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(
+        content[: len(content) // 2 * (damage == "cut")]
+    )
+    data = samples(Recorded)
+    assert run(tmp_path / "cut", second, data) == records
+    assert_same(whole, second)
+    assert data.__dict__["read"][-6 * BATCH] == 2 * BATCH  # from the checkpoint before
+    assert "checkpoint-4 is not whole" in caplog.text and "goes on from checkpoint-2" in caplog.text
+
+
 def test_without_any_complete_checkpoint_training_starts_anew(tmp_path: Path) -> None:
     whole, again = objective(), objective()
     run(tmp_path / "whole", whole, samples())
@@ -159,8 +182,6 @@ def test_checkpoints_hold_the_trainable_weights_only(tmp_path: Path) -> None:
     stored = load_file(tmp_path / f"checkpoint-{N_STEPS}" / WEIGHTS)
     assert set(stored) == {"backbone.up.weight"}
     assert not (tmp_path / f"checkpoint-{N_STEPS}" / "model.safetensors").exists()
-    forget_checkpoints(tmp_path)
-    assert not tmp_path.exists()
 
 
 def test_a_checkpoint_of_another_objective_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from deblora.detect.fcos.head import Detections
 from deblora.detect.overlap import rotated_nms
 from deblora.detect.tiling import TileSpec, Window, owned, parse_tile_name, read_tile
 from deblora.errors import ArtifactError
+from deblora.files import write_atomic
 from deblora.progress import no_bar
 
 log = logging.getLogger("deblora")
@@ -224,8 +225,7 @@ def _inside(scene: Scene, window: Window) -> tuple[int, int, int, int]:
 def _open_journal(path: Path, key: str, *, resume: bool) -> dict[int, _Found]:
     """Return the finished windows, and leave the file ending with a whole line."""
     if not (resume and path.is_file()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+        write_atomic(path, json.dumps({"key": key}) + "\n")
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line break was cut off
     try:
@@ -240,7 +240,7 @@ def _open_journal(path: Path, key: str, *, resume: bool) -> dict[int, _Found]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and predict again") from error
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_atomic(path, "".join(f"{line}\n" for line in lines))
     return done
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deblora.errors import ArtifactError
-from deblora.files import file_sha256, write_atomic
+from deblora.files import file_sha256, is_leftover, remove_leftovers, write_atomic
 from deblora.run.artifacts import DAMAGE
 
 FEATURES, LOGITS, HEAD = "features.safetensors", "logits.safetensors", "head.safetensors"
@@ -131,7 +131,7 @@ class RunDir:
             raise ArtifactError(f"{root} cannot be made, because {blocked} is a file; name another folder")
         if blocked is not None:
             raise ArtifactError(f"{root} is a file; name a folder for the run")
-        in_use = root.is_dir() and any(root.iterdir())
+        in_use = root.is_dir() and any(not is_leftover(path) for path in root.iterdir())
         if in_use and not (root / MANIFEST).is_file():
             raise ArtifactError(f"{root} holds files that are not a deblora run; choose another folder")
         if resume and overwrite:
@@ -241,6 +241,7 @@ class RunDir:
                 f"another process works in {self.root}; wait until it has ended, or name another folder"
             ) from error
         try:
+            remove_leftovers(self.root)  # of a process that was killed: nobody else is here now
             yield
         finally:
             lock.release()

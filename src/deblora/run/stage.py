@@ -18,6 +18,7 @@ from deblora.run.processes import is_first, on_first
 from deblora.run.run_dir import RunDir, fingerprint
 
 log = logging.getLogger("deblora")
+TRAINS = "train-"  # how the names of stages begin that keep checkpoints
 
 
 class Seeded(Protocol):
@@ -124,6 +125,10 @@ def run_stage(stage: Stage[R], run: RunDir, recipe: R, *, donors: Sequence[RunDi
     used = measured(lambda: stage.work(run, recipe))
     if is_first():
         run.finish(stage.name, key, stage.outputs(run), inputs=inputs, **used)
+        if stage.name.startswith(
+            TRAINS
+        ):  # not before the record: what was trained could not be told from leftovers
+            shutil.rmtree(run.checkpoints(stage.name.removeprefix(TRAINS)), ignore_errors=True)
         log.info("%s: done in %.1f s", stage.name, used["seconds"])
     return True
 
@@ -149,9 +154,9 @@ def _begin(
 
 def _drop_foreign_checkpoints(run: RunDir, name: str, key: str) -> None:
     """Keep checkpoints of a killed training only if it had exactly these settings and inputs."""
-    if not name.startswith("train-"):
+    if not name.startswith(TRAINS):
         return
-    folder = run.checkpoints(name.removeprefix("train-"))
+    folder = run.checkpoints(name.removeprefix(TRAINS))
     note = folder / "fingerprint"
     if folder.exists() and not (note.is_file() and note.read_text() == key):
         shutil.rmtree(folder)

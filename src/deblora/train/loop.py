@@ -5,6 +5,8 @@ trainable weights, as safetensors) and the order of samples fixed (``samples.Tra
 """
 
 import errno
+import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +15,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from deblora.errors import ModelError
-from deblora.files import write_atomic
+from deblora.files import file_sha256, sync, write_atomic
 from deblora.progress import no_bar, titled
 
 
@@ -77,7 +78,8 @@ def loss_of_whole_batch(
     return scaled
 
 
-WEIGHTS = "trainable.safetensors"
+log = logging.getLogger("deblora")
+WEIGHTS, SEAL = "trainable.safetensors", "whole.json"
 
 
 def train(
@@ -98,7 +100,7 @@ def train(
     """Minimize an objective over the trainable weights it holds.
 
     AdamW without weight decay, cosine schedule with 5 % warm-up (our choice; the paper's schedule is unknown).
-    A run that was killed goes on from its last complete checkpoint in ``folder`` to the same weights.
+    A run that was killed goes on from its last whole checkpoint in ``folder`` to the same weights.
 
     Where ``torch.distributed`` connects several processes, each of them must call this with the same arguments: every
     batch is divided among them, gradients and losses are those of the whole batch, and the first one writes.
@@ -164,8 +166,8 @@ def train(
         )
     # One process uses one GPU: Trainer would multiply the batch by the number of those it sees.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    with arguments.main_process_first(local=False):  # the first process drops what is not whole
-        last = _last_complete(folder)
+    with arguments.main_process_first(local=False):  # the first process drops what is not whole, and says so
+        last = _last_whole(folder)
     with torch.random.fork_rng(devices=[]):  # Trainer seeds the global generator
         trainer = _trainer_class()(
             model=objective,
@@ -192,11 +194,6 @@ def train(
             f"the loss is not finite at step {wrong[0]}; lower the learning rate, {learning_rate:g}"
         )
     return records
-
-
-def forget_checkpoints(folder: Path) -> None:
-    """Delete checkpoints once the finished adapter is saved."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sgd(objective: nn.Module, learning_rate: float) -> torch.optim.SGD:
@@ -244,22 +241,50 @@ def _silent_progress(base: type) -> type:
     return Progress
 
 
-def _last_complete(folder: Path) -> str | None:
-    """Trainer writes ``trainer_state.json`` last: a checkpoint without it, or with damaged weights, is dropped."""
-    complete = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        if (checkpoint / "trainer_state.json").is_file() and _is_whole(checkpoint / WEIGHTS):
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+def _last_whole(folder: Path) -> str | None:
+    """Return the newest checkpoint whose files are those that its seal names; newer ones are dropped and named."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    dropped = ""
+    for checkpoint in found:
+        fault = _fault(checkpoint)
+        if not fault:
+            if dropped:
+                log.warning("train: %s; training goes on from %s", dropped, checkpoint.name)
+            return str(checkpoint)
+        dropped = f"{checkpoint.name} is not whole ({fault})"
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    if dropped:
+        log.warning("train: %s, and there is no other checkpoint; training starts over", dropped)
+    return None
 
 
-def _is_whole(weights: Path) -> bool:
+def _seal(checkpoint: Path, arguments: Any) -> None:
+    """Wait until the files of a checkpoint lie on the disk, and write down their hashes: from then on it counts."""
+    if arguments.world_size > 1:
+        distributed.barrier()  # each process writes the state of its own generator
+    if not arguments.should_save:
+        return
+    digests = {}
+    for file in sorted(checkpoint.iterdir()):
+        sync(file)
+        digests[file.name] = file_sha256(file)
+    write_atomic(checkpoint / SEAL, json.dumps(digests, indent=1))
+
+
+def _fault(checkpoint: Path) -> str:
+    """Return what keeps a checkpoint from being used, or nothing."""
     try:
-        return bool(load_file(weights))
-    except (SafetensorError, OSError, ValueError):
-        return False
+        digests = dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")))
+        for name, digest in digests.items():
+            if not (checkpoint / name).is_file():
+                return f"{name} is missing"
+            if file_sha256(checkpoint / name) != digest:
+                return f"{name} is not what was written"
+    except FileNotFoundError:
+        return "its writing was interrupted"
+    except (OSError, ValueError, TypeError):
+        return f"{SEAL} is damaged"
+    return "" if digests else f"{SEAL} is damaged"
 
 
 def _trainer_class() -> type:
@@ -299,6 +324,7 @@ def _trainer_class() -> type:
             except RuntimeError as error:  # how torch.save reports a full disk
                 reason = f"a checkpoint cannot be written ({str(error)[:200]})"
                 raise OSError(errno.ENOSPC, reason, str(self.args.output_dir)) from error
+            _seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", self.args)
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
             _save_trainable(

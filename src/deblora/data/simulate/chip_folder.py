@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from deblora.data.longtail import exponential_counts
 from deblora.data.simulate.chips import CLASS_NAMES, simulated_chips
 from deblora.errors import RecipeError
+from deblora.files import folder_written_at_once
 from deblora.progress import no_bar
 
 
@@ -95,10 +95,8 @@ def draw_chips(root: Path, simulation: Simulation, *, seed: int) -> Path:
     """Write the chips of a simulation below ``root`` unless they are there, and return their folder."""
     folder = simulated_folder(root, simulation, seed=seed)
     if not folder.is_dir():
-        unfinished = folder.with_name("unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_chips(unfinished, simulation, seed=seed)
-        unfinished.rename(folder)  # a killed drawing leaves nothing that looks whole
+        with folder_written_at_once(folder) as unfinished:
+            write_chips(unfinished, simulation, seed=seed)
     return folder
 
 

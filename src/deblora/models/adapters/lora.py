@@ -6,8 +6,6 @@ because PEFT leaves the base empty for modules that do not come from a hub.
 
 import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from deblora.errors import ArtifactError, ModelError
+from deblora.files import folder_written_at_once
 from deblora.models.adapters.files import (
     CONFIG,
     SIDECAR,
@@ -131,14 +130,15 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
         sidecar: Added to ``base.json`` (classes, groups, seed, settings).
     """
     peft_model = _peft_model(backbone)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with folder_written_at_once(folder) as written:
         try:
-            peft_model.save_pretrained(str(staging), selected_adapters=[adapter_name])
+            peft_model.save_pretrained(str(written), selected_adapters=[adapter_name])
         except SafetensorError as error:  # how safetensors reports a full disk
             raise ArtifactError(f"{folder} cannot be written ({error}); free space and go on") from error
-        written = staging / adapter_name if (staging / adapter_name / CONFIG).is_file() else staging
+        if (written / adapter_name / CONFIG).is_file():
+            for file in (written / adapter_name).iterdir():
+                file.replace(written / file.name)
+            (written / adapter_name).rmdir()
         config = json.loads((written / CONFIG).read_text())
         if isinstance(config.get("target_modules"), list):
             config["target_modules"] = sorted(
@@ -152,13 +152,7 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
             **sidecar,
         }
         (written / SIDECAR).write_text(json.dumps(record, indent=1, default=str))
-        (written / WEIGHTS).chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        written.chmod(0o755)
-        written.replace(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (written / WEIGHTS).chmod((written / SIDECAR).stat().st_mode)
 
 
 def load_adapter(

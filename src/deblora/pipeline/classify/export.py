@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from deblora.errors import ArtifactError, ModelError
+from deblora.files import folder_written_at_once
 from deblora.models.adapters.export import (
     join_adapters,
     of_diffusers,
@@ -52,7 +53,9 @@ def export(source: Path, out: Path, *, kind: Format | None = None, adapter: str 
         raise ArtifactError(f"{out} is not empty; name a new folder")
     joined = join_adapters(chain_of(folder))
     chosen = kind or ("diffusers" if of_diffusers(joined) else "peft")
-    return write_diffusers(joined, out) if chosen == "diffusers" else write_peft(joined, out)
+    with folder_written_at_once(out) as folder:
+        file = write_diffusers(joined, folder) if chosen == "diffusers" else write_peft(joined, folder)
+    return out / file.name
 
 
 def chain_of(folder: Path) -> tuple[Path, ...]:

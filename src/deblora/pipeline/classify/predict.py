@@ -18,7 +18,7 @@ from deblora.data.readers.registry import OfKind, read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier
-from deblora.files import write_atomic
+from deblora.files import remove_leftovers, write_atomic
 from deblora.models.adapters.files import read_folder
 from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of, train_counts
 from deblora.pipeline.classify.chips import reading_of
@@ -135,10 +135,9 @@ def predict(
     features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in tables])
     found = Predicted(ids, softmax(head.logits(features) / temperature, axis=1), skipped)
     out.mkdir(parents=True, exist_ok=True)
+    page = render_html(found_page(_content(run, found, pixels, f"{method} + {name}")))
     write_atomic(out / "predictions.csv", _table(run, found))
-    write_atomic(
-        out / "index.html", render_html(found_page(_content(run, found, pixels, f"{method} + {name}")))
-    )
+    write_atomic(out / "index.html", page)
     return found
 
 
@@ -207,6 +206,7 @@ def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
         raise DataError(f"{out} lies inside the chips, {source}; name a folder outside")
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"{out} is a file; name a folder")
+    remove_leftovers(out, deep=False)
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         if path.name not in ("predictions.csv", "index.html"):
             raise ArtifactError(f"{path} is no part of a prediction; choose another folder")

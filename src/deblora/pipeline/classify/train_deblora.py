@@ -32,7 +32,7 @@ from deblora.run.artifacts import FeatureTable, Targets
 from deblora.run.processes import is_first
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
-from deblora.train.loop import forget_checkpoints, train
+from deblora.train.loop import train
 from deblora.train.objectives import Regress, ResidualMap, ResidualMlp
 from deblora.train.samples import FeatureOrder, TrainingOrder
 
@@ -128,7 +128,6 @@ def _work(run: RunDir, recipe: Recipe) -> None:
             )
             _save(run, recipe, _unchanged(run, recipe))
             save_history(run, "deblora", [])
-            forget_checkpoints(run.checkpoints("deblora"))
         return
     settings = recipe.deblora
     chips = open_chips(run, recipe).split("train")
@@ -170,7 +169,6 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     if is_first():
         _save(run, recipe, module)
         save_history(run, "deblora", records)
-        forget_checkpoints(run.checkpoints("deblora"))
 
 
 def _unchanged(run: RunDir, recipe: Recipe) -> nn.Module:

@@ -20,7 +20,6 @@ from deblora.recipe.classify import Recipe
 from deblora.run.processes import is_first
 from deblora.run.run_dir import RunDir
 from deblora.run.stage import Stage
-from deblora.train.loop import forget_checkpoints
 from deblora.train.samples import TrainingOrder
 
 
@@ -54,7 +53,6 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         record = chips_sidecar(run, recipe, "lora", backbone)
         save_adapter(backbone, PEFT_NAMES["lora"], run.adapter("lora"), record)
         save_history(run, "lora", records)
-        forget_checkpoints(run.checkpoints("lora"))
 
 
 STAGE = Stage(

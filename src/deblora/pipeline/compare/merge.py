@@ -18,7 +18,7 @@ import yaml
 
 from deblora import __version__
 from deblora.errors import ArtifactError, RecipeError
-from deblora.files import file_sha256, write_atomic
+from deblora.files import file_sha256, is_leftover, remove_leftovers, write_atomic
 from deblora.pipeline import tables as csv_tables
 from deblora.pipeline.classify.evaluate.costs import costs_of
 from deblora.pipeline.classify.evaluate.mismatch import MISMATCH, SEPARATION
@@ -145,6 +145,7 @@ def write_report(runs: Sequence[FinishedRun], out: Path) -> Path:
     means, differences = mean_scores(results), paired_differences(results, baselines, alone=alone)
     report = _report(runs, results, means, differences)
     page = report_page(report, SEEDS)
+    remove_leftovers(out, deep=False)
     write_atomic(out / "index.html", render_html(page))
     write_atomic(out / "report.md", render_markdown(page))
     write_atomic(out / "results.csv", results.to_csv(index=False, lineterminator="\n"))
@@ -158,7 +159,8 @@ def write_report(runs: Sequence[FinishedRun], out: Path) -> Path:
 def _check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ArtifactError(f"{out} is a file; name a folder for the merged report")
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    found = [path for path in out.iterdir() if not is_leftover(path)] if out.is_dir() else []
+    foreign = sorted(path.name for path in found if path.name not in FILES)
     if foreign:
         raise ArtifactError(
             f"{out} holds {foreign[0]}, which is no part of a merged report; choose another folder"

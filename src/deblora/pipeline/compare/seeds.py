@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deblora.errors import ArtifactError, DataError
-from deblora.files import write_atomic
+from deblora.files import is_leftover, write_atomic
 from deblora.pipeline.classify.chips import read_source
 from deblora.pipeline.classify.evaluate.costs import write_costs
 from deblora.pipeline.classify.road import check_inputs, pipeline_of
@@ -165,5 +165,5 @@ def check_out(out: Path, files: Sequence[str], source: Path, *, folders: str = "
         raise DataError(f"{out} lies inside the data, {source}; name a folder outside")
     for path in sorted(out.iterdir()) if out.is_dir() else ():
         own = path.match(folders) and path.is_dir() if path.name not in files else path.is_file()
-        if not own:
+        if not own and not is_leftover(path):
             raise ArtifactError(f"{path} is no part of a comparison; choose another folder")

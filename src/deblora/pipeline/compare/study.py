@@ -11,7 +11,7 @@ import yaml
 
 from deblora.data.simulate.chip_folder import Simulation, draw_chips
 from deblora.errors import ArtifactError
-from deblora.files import write_atomic
+from deblora.files import remove_leftovers, write_atomic
 from deblora.pipeline.classify.chips import read_source
 from deblora.pipeline.classify.road import check_inputs
 from deblora.pipeline.compare.merge import FILES, FinishedRun, machine, mean_costs, read_run, shared_settings
@@ -63,6 +63,7 @@ def write_study(study: Study, runs: Mapping[str, Sequence[FinishedRun]], out: Pa
     to_lora = paired_differences(shown, [BALANCED], by=["variant"], run=["variant"])
     report = _report(study, runs, {"scores": means, "to_first": to_first, "to_lora": to_lora})
     page = report_page(report, STUDY)
+    remove_leftovers(out, deep=False)
     write_atomic(out / "index.html", render_html(page))
     write_atomic(out / "report.md", render_markdown(page))
     write_atomic(out / "results.csv", results.to_csv(index=False, lineterminator="\n"))

@@ -24,7 +24,7 @@ from deblora.detect.predict import Detector, SceneDetections, detector_function,
 from deblora.detect.task1 import QuadDetections, check_image_names, write_task1
 from deblora.detect.tiling import TileSpec, parse_tile_name
 from deblora.errors import DataError
-from deblora.files import file_sha256, write_atomic
+from deblora.files import file_sha256, remove_leftovers, write_atomic
 from deblora.models.backbone import Backbone
 from deblora.pipeline.audited import class_names, groups_of
 from deblora.pipeline.detect import model
@@ -227,6 +227,7 @@ def predict_source(
         _refuse_without_place(files)
     predictor = open_predictor(run, recipe)
     kind = value_type(run)
+    remove_leftovers(out)
     found: dict[str, SceneDetections] = {}
     sizes: dict[str, tuple[int, int]] = {}
     groups, least_score = group_of(run), shown_from(run)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from deblora.pipeline.open_model import model_settings, noise_settings
 from deblora.recipe.detect import DetectionRecipe, DetectionTrainRecipe
 from deblora.run.run_dir import RunDir, fingerprint
 from deblora.run.stage import Stage
-from deblora.train.loop import forget_checkpoints, train
+from deblora.train.loop import train
 
 log = logging.getLogger("deblora")
 NAME = "detector"
@@ -88,8 +89,7 @@ def _work(run: RunDir, recipe: DetectionRecipe) -> None:
     save_weights(model.weights_path(run), detector, with_extractor=whole)
     save_history(run, NAME, records)
     write_atomic(model.facts_path(run), json.dumps(facts, indent=1))
-    forget_checkpoints(run.checkpoints(NAME))
-    forget_checkpoints(run.checkpoints(MAPS))
+    shutil.rmtree(run.checkpoints(MAPS), ignore_errors=True)
 
 
 def _on_maps(

@@ -28,7 +28,6 @@ from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import ADAPTER, FACTS, HEAD, HISTORY, SOFT_LABELS, RunDir
 from deblora.run.stage import Stage
 from deblora.train.classifiers import SoftLabelClassifier, Supervised
-from deblora.train.loop import forget_checkpoints
 from deblora.train.samples import TrainingOrder
 
 
@@ -73,7 +72,6 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         n_chips=len(both),
         n_steps=n_steps,
     )
-    forget_checkpoints(folder)
 
 
 def _by_content(run: RunDir, chips: ChipSet) -> ChipSet:

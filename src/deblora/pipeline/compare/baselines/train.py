@@ -1,5 +1,6 @@
 """Stages ``train-row-<name>``: all weights, or an adapter with a loss of its own."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from deblora.data.chips import ChipSet
+from deblora.files import write_atomic
 from deblora.models.adapters.lora import n_trainable, save_adapter
 from deblora.models.backbone import Backbone
 from deblora.models.whole import (
@@ -48,7 +50,6 @@ from deblora.run.run_dir import ADAPTER, ADAPTERS, FACTS, HEAD, HISTORY, WEIGHTS
 from deblora.run.stage import Stage
 from deblora.train.classifiers import OneVsRest, Supervised, alternating_order
 from deblora.train.extract import read_batch
-from deblora.train.loop import forget_checkpoints
 from deblora.train.samples import TrainingOrder, training_order
 
 MAX_STATISTICS_CHIPS = 4096
@@ -108,7 +109,6 @@ def _train(run: RunDir, recipe: Recipe, name: str) -> None:
     if isinstance(objective, Supervised):
         save_head(run, name, objective.classifier)
     save_facts(run, name, records, n_trained=n_trained, n_chips=len(chips), n_steps=n_steps)
-    forget_checkpoints(run.checkpoints(f"row-{name}"))
 
 
 def _prepare(backbone: Backbone, recipe: Recipe, name: str, n_steps: int) -> int:
@@ -168,14 +168,18 @@ def _work(run: RunDir, recipe: Recipe) -> None:
         backbone.spec = spec
         attach_first(backbone, recipe.lora, n_steps=n_steps, seed=recipe.seed)
         n_trained += n_trainable(backbone)
+        kept = unfinished / f"class-{label:04d}.json"
         if adapter_folder(done, label).is_dir():
+            records += [(step, loss) for step, loss in json.loads(kept.read_text())]
             continue
         objective, samples = _class_training(backbone, chips, label, recipe, n_steps)
         folder = unfinished / f"class-{label:04d}"
         own = train_adapter(
             objective, samples, backbone, folder=folder, **loop_options(recipe, NAME, n_steps)
         )
-        records += [(label * n_steps + step, loss) for step, loss in own]
+        own = [(label * n_steps + step, loss) for step, loss in own]
+        records += own
+        write_atomic(kept, json.dumps(own))
         save_adapter(
             backbone,
             PEFT_NAMES["lora"],
@@ -189,7 +193,6 @@ def _work(run: RunDir, recipe: Recipe) -> None:
     done.rename(home)
     total = n_steps * chips.n_classes
     save_facts(run, NAME, records, n_trained=n_trained, n_chips=len(chips), n_steps=total)
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _class_training(
