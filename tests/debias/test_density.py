@@ -49,3 +49,12 @@ def test_what_cannot_be_clustered_is_named() -> None:
         density_clusters(np.ones((30, 2)), space="raw")
     with pytest.raises(ValueError, match="eps"):
         density_clusters(rows, eps=0.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_do_not_decide_about_the_radius(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([rng.normal(size=(150, 16)), rng.normal(size=(150, 16)) + 8]).astype(np.float32)
+    copied = np.concatenate([rows, rows[rng.integers(0, 5, 700)]])
+    found, centers, _ = density_clusters(copied, eps=1.5)
+    assert len(centers) == 2 and len(set(found[:150].tolist())) == len(set(found[150:300].tolist())) == 1

@@ -92,3 +92,19 @@ def test_missing_and_mixed_labels_are_refused(labels: object, message: str) -> N
 def test_labels_of_one_kind_are_taken(labels: object) -> None:
     model = Debiaser(center="global_mean", tail_classes=[]).fit(np.eye(3), labels)
     assert len(model.classes_) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "center", ["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]
+)
+@pytest.mark.parametrize("l2_normalize", [False, True])
+def test_values_that_are_not_finite_are_refused_for_every_center(
+    value: float, center: str, l2_normalize: bool, rng: np.random.Generator
+) -> None:
+    x, y = rng.normal(size=(100, 4)), np.repeat([0, 1, 2], [70, 20, 10])
+    fitted = Debiaser(center=center, n_clusters=4, l2_normalize=l2_normalize).fit(x, y)  # type: ignore[arg-type]
+    x[3, 1] = value
+    for call in (fitted.transform, lambda rows: Debiaser(center=center, n_clusters=4).fit(rows, y)):  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="NaN or infinite values, first in row 3"):
+            call(x)

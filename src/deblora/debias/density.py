@@ -6,6 +6,9 @@ from jaxtyping import Float, Int
 from deblora.debias.spaces import Space, as_matrix, to_space
 from deblora.errors import DataError
 
+ROUNDING = 1e-6
+"""Ours: largest distance of two copies, in units of the largest coordinate, after rounding to float32."""
+
 
 def density_clusters(
     features: Float[np.ndarray, "n d"],
@@ -19,7 +22,7 @@ def density_clusters(
     Args:
         features: Training features of all classes; labels play no part.
         eps: Radius in units of the median distance to the ``min_samples``-th neighbor (ours, so that one value
-            means the same for every backbone), > 0.
+            means the same for every backbone), > 0. Samples whose neighbors are all copies of them do not count.
         min_samples: Neighbors, itself included, that make a sample a core sample. Default 5 (scikit-learn).
         space: As in :func:`~deblora.debias.kmeans.estimator.cluster_features`.
 
@@ -28,7 +31,7 @@ def density_clusters(
         distances to the own center in the clustering space.
 
     Raises:
-        DataError: If values are not finite or no cluster is found.
+        DataError: If values are not finite, all samples are copies, or no cluster is found.
         ValueError: If a parameter is out of range.
     """
     from sklearn.cluster import DBSCAN
@@ -37,14 +40,16 @@ def density_clusters(
     if not eps > 0 or min_samples < 1:
         raise ValueError(f"eps={eps} must be positive and min_samples={min_samples} at least 1")
     raw = as_matrix(features)
-    points = to_space(raw, space)
+    points = to_space(raw, space).astype(np.float64)
     n_neighbors = min(min_samples, len(points))
     reach = NearestNeighbors(n_neighbors=n_neighbors).fit(points).kneighbors(points)[0][:, -1]
-    radius = eps * float(np.median(reach))
-    if not radius > 0:
+    # Distances of copies are rounding; samples that have copies only say nothing of the scale.
+    apart = reach[reach > ROUNDING * float(np.abs(points).max())]
+    if not len(apart):
         raise DataError(
-            f"half of the samples have {n_neighbors} duplicates, so DBSCAN has no scale; use cluster.method kmeans"
+            f"every sample has {n_neighbors} duplicates, so DBSCAN has no scale; use cluster.method kmeans"
         )
+    radius = eps * float(np.median(apart))
     labels = DBSCAN(eps=radius, min_samples=min_samples).fit(points).labels_.astype(np.int64)
     n_clusters = int(labels.max()) + 1
     if n_clusters == 0:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from deblora.debias.kmeans.estimator import cluster_features
-from deblora.debias.spaces import Space, as_matrix
+from deblora.debias.spaces import Space, as_matrix, directions
 from deblora.debias.variants import CenterKind, Clustering, Toward, alpha_of, centers_of, move
 from deblora.errors import DataError
 
@@ -126,13 +126,7 @@ class Debiaser(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
     def _prepared(self, features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         matrix = as_matrix(features)
-        if not self.l2_normalize:
-            return matrix
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-        if not (norms > 0).all():
-            raise DataError(f"feature row {int(np.argmin(norms))} is zero and cannot be normalized; drop it")
-        normalized: Float[np.ndarray, "n d"] = matrix / norms
-        return normalized
+        return directions(matrix) if self.l2_normalize else matrix
 
     def _wanted(self, counts: np.ndarray) -> np.ndarray:
         if self.tail_classes is not None:

@@ -52,10 +52,33 @@ def centered_rows(features: Float[np.ndarray, "n d"]) -> tuple[Rows, Float[np.nd
     for rows in blocks(len(features), features.shape[1]):
         sums += features[rows].sum(axis=0)
     mean = sums / len(features)
-    if mean @ mean <= 0.5 * squares.mean():
+    typical = float(squares.mean())
+    if typical > FAR * float(np.median(squares)):  # rows so far away that they alone make the mean
+        mean, typical = middle_of(features, mean), float(np.median(squares))
+    if mean @ mean <= 0.5 * typical:
         return Rows(features), squares
     centered = Rows(features, mean.astype(features.dtype))
     return centered, row_squares(centered)
+
+
+FAR = 64.0
+"""Ours: from this ratio of the mean to the median of ``|x|^2`` on, far rows decide about the mean."""
+N_LOOKED_AT = 1024
+MOST_DEVIATIONS = 8.0
+
+
+def middle_of(features: Float[np.ndarray, "n d"], mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+    """Return the mean, or the median where far rows have drawn the mean away from all others (ours).
+
+    They have if it lies more than eight median absolute deviations from the median in any dimension. Looks at 1024 rows,
+    evenly spaced.
+    """
+    seen = np.unique(np.linspace(0, len(features) - 1, N_LOOKED_AT).round().astype(np.int64))
+    sample = np.asarray(features[seen])
+    middle = np.median(sample, axis=0)
+    deviation = np.median(np.abs(sample - middle), axis=0)
+    is_drawn = (deviation > 0) & (np.abs(mean - middle) > MOST_DEVIATIONS * deviation)
+    return middle.astype(np.float64) if is_drawn.any() else mean
 
 
 def row_squares(rows: Rows) -> Float[np.ndarray, " n"]:
@@ -177,18 +200,20 @@ def disk_to_space(
     found = moments(table)
     is_constant = found.spread <= floor * np.maximum(np.abs(found.mean), found.spread.max())
     scale = np.where(is_constant, 0.0, 1.0 / np.where(is_constant, 1.0, found.spread))
-    scaled = ScaledRows(table, found.mean, scale)
+    origin = middle_of(table, found.mean)
+    scaled = ScaledRows(table, origin, scale)
     if space == "standardize":
         return scaled
     products = np.zeros((table.shape[1], table.shape[1]))
     for rows in blocks(len(table), 2 * table.shape[1]):
         block = scaled[rows].astype(np.float64)
         products += block.T @ block
-    values, vectors = np.linalg.eigh(products / len(table))
+    shift = (found.mean - origin) * scale
+    values, vectors = np.linalg.eigh(products / len(table) - np.outer(shift, shift))
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     held = np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)
     n_kept = min(int(np.searchsorted(held, variance)) + 1, len(values))
-    return ScaledRows(table, found.mean, scale, vectors[:, :n_kept])
+    return ScaledRows(table, origin, scale, vectors[:, :n_kept])
 
 
 def cluster_sums(

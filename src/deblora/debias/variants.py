@@ -21,7 +21,7 @@ from deblora.debias.centers import (
     random_head_centers,
 )
 from deblora.debias.neighbors import fit_kappa, kernel_neighbor_centers
-from deblora.debias.spaces import unit_rows
+from deblora.debias.spaces import as_matrix, unit_rows
 
 CenterKind = Literal["debiased", "kernel_neighbors", "class_mean", "global_mean", "random_head_mean"]
 Law = Literal["imbalance", "kappa"]
@@ -112,10 +112,11 @@ def centers_of(
         seed: Of random centers.
 
     Raises:
-        DataError: If a class has no sample, or there is no head class to draw from.
+        DataError: If features are not finite, a class has no sample, or there is no head class to draw from.
         ValueError: If the kind is unknown, or clusters are missing.
     """
     none = np.zeros((len(classes), 0))
+    features = as_matrix(features)
     if kind == "debiased":
         if clusters is None:
             raise ValueError("de-biased centers need clusters")
@@ -214,7 +215,7 @@ def moved_features(
         KeyError: If the name is unknown.
     """
     variant = VARIANTS[name]
-    precise = features.astype(np.float64)
+    precise = as_matrix(features).astype(np.float64)
     x = unit_rows(precise) if variant.of_length_1 else precise
     n_classes = sum(map(len, groups.named().values()))
     has_donors = variant.law == "kappa"

@@ -247,3 +247,42 @@ def test_without_torch_numpy_multiplies(monkeypatch: pytest.MonkeyPatch) -> None
         assert matmul.product_for(many, single) is matmul.numpy_products
     finally:
         matmul._torch_is_installed.cache_clear()
+
+
+@pytest.mark.parametrize("space", ["standardize", "raw", "l2", "pca"])
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e15])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_far_row_does_not_hide_the_others(
+    space: str, far: float, dtype: type, rng: np.random.Generator
+) -> None:
+    centers = rng.normal(size=(4, 16)) * 10
+    truth = np.repeat(np.arange(4), 50)
+    x = (centers[truth] + rng.normal(size=(200, 16)) + 100).astype(dtype)
+    x[3] = far
+    labels, found, min_size, _ = cluster_features(x, n_clusters=5, rho=np.inf, space=space, seed=0)  # type: ignore[arg-type]
+    assert np.isfinite(found).all()
+    if space in ("standardize", "raw"):  # directions and components of a far row are those of all
+        rest = np.arange(200) != 3
+        assert len({tuple(pair) for pair in np.stack([truth[rest], labels[rest]], 1).tolist()}) == 4
+    labels, _, min_size, _ = cluster_features(x, n_clusters=5, rho=4.0, space=space, seed=0)  # type: ignore[arg-type]
+    assert np.bincount(labels).min() >= min_size > 0
+
+
+def test_costs_of_a_far_row_leave_a_solvable_problem() -> None:
+    rng = np.random.default_rng(0)  # float32 told the other samples no longer apart here
+    for far in (1e3, 1e6):
+        for _ in range(8):
+            x = rng.normal(size=(2000, 64)).astype(np.float32)
+            x[3] = far
+    labels, _, min_size, _ = cluster_features(
+        x, n_clusters=32, rho=10.0, space="standardize", n_init=2, seed=0
+    )
+    assert np.bincount(labels).min() >= min_size
+
+
+def test_copies_do_not_change_the_road(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(1000, 16)).astype(np.float32)
+    x[:700] = x[rng.integers(700, 705, 700)]
+    for space in ("standardize", "raw"):
+        labels, _, min_size, _ = cluster_features(x, n_clusters=16, rho=4.0, space=space, seed=0)  # type: ignore[arg-type]
+        assert np.bincount(labels).min() >= min_size

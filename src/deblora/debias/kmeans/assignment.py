@@ -188,7 +188,21 @@ def constrained_assignment(
         table = np.asarray(costs, dtype=np.float64)
         table = table - table.min(axis=0)
     start = nothing if prices is None else np.maximum(np.asarray(prices, dtype=np.float64), 0.0)
-    start = settled_prices(table, min_size, start)
+    try:
+        return _searched(table, min_size, settled_prices(table, min_size, start))
+    except ArithmeticError:
+        if table.dtype == np.float64:
+            raise
+        # Rows far away give costs and prices beside which float32 tells the others no longer apart.
+        table = table.astype(np.float64)
+        return _searched(table, min_size, settled_prices(table, min_size, start))
+
+
+def _searched(
+    table: Float[np.ndarray, "k n"], min_size: int, start: Float[np.ndarray, " k"]
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " k"]]:
+    """Search among more and more samples until those that are left out provably keep their cluster."""
+    n_clusters, n_samples = table.shape
     n_searched = 0
     while True:
         found = scan(table, start)
@@ -199,7 +213,11 @@ def constrained_assignment(
         bearable = (
             float(np.partition(found.gaps, n_searched)[n_searched]) if n_searched < n_samples else np.inf
         )
-        searched = np.flatnonzero(found.gaps < bearable) if n_searched < n_samples else np.arange(n_samples)
+        is_searched = found.gaps < bearable
+        if not is_searched.any() and n_searched < n_samples:  # as many ties as that, of copies or by rounding
+            is_searched = found.gaps <= bearable
+            bearable = float(np.min(found.gaps, initial=np.inf, where=~is_searched))
+        searched = np.flatnonzero(is_searched)
         settled = sizes - np.bincount(found.labels[searched], minlength=n_clusters)
         flow = Flow(table[:, searched].astype(np.float64), min_size, start, settled)
         if flow.solve():

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from deblora.debias.kmeans.lloyd import greedy_start, lloyd, nearest
 from deblora.debias.row_blocks import RowBlocks
-from deblora.debias.rows import blocks, centered_rows, cluster_sums
+from deblora.debias.rows import centered_rows, cluster_sums
 from deblora.debias.spaces import Space, as_matrix, to_space
 from deblora.errors import DataError
 
@@ -157,11 +157,11 @@ class SizeConstrainedKMeans:
         """
         if not hasattr(self, "cluster_centers_"):
             raise ValueError("this SizeConstrainedKMeans is not fitted; call fit first")
-        features = _finite(X)
+        features = as_matrix(X)
         width = self.cluster_centers_.shape[1]
         if features.shape[1] != width:
             raise ValueError(f"features have {features.shape[1]} columns, the centers {width}")
-        origin = self.cluster_centers_.mean(axis=0).astype(features.dtype)
+        origin = np.median(self.cluster_centers_, axis=0).astype(features.dtype)
         return nearest(features, (self.cluster_centers_ - origin).astype(features.dtype), origin=origin)[0]
 
     def fit_predict(self, X: Float[np.ndarray, "n d"], y: object = None) -> Int[np.ndarray, " n"]:
@@ -219,7 +219,7 @@ def cluster_features(
         DataError: As :meth:`SizeConstrainedKMeans.fit`, and for a zero row in the space ``l2``.
         ValueError: If a parameter is out of range.
     """
-    raw = _finite(features)
+    raw = as_matrix(features)
     min_size = minimum_size(len(raw), n_clusters, rho)
     model = SizeConstrainedKMeans(n_clusters, min_size=min_size, n_init=n_init, random_state=seed)
     model.fit(to_space(raw, space))
@@ -234,14 +234,3 @@ def cluster_features(
             [raw[model.labels_ == k].mean(axis=0, dtype=np.float64) for k in range(n_clusters)]
         )
     return model.labels_, centers.astype(raw.dtype), min_size, model.inertia_
-
-
-def _finite(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Return the matrix of :func:`as_matrix` after a look at every value."""
-    matrix = as_matrix(features)
-    for rows in blocks(*matrix.shape):
-        finite = np.isfinite(matrix[rows]).all(axis=1)
-        if not finite.all():
-            row = rows.start + int(np.argmin(finite))
-            raise DataError(f"features hold NaN or infinite values, first in row {row}; extract them again")
-    return matrix

@@ -240,7 +240,7 @@ def _draw(
     if not cumulative[-1] > 0:
         raise DataError(
             f"only {n_chosen} distinct feature rows for {n_clusters} clusters; lower n_clusters or "
-            "look for duplicated samples"
+            "look for duplicated samples, and for one that lies too far from all others"
         )
     drawn = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
     # A product of random number and total may round up to the total itself.

@@ -83,12 +83,15 @@ class Standardizer:
         """Return standardized features in float64.
 
         Raises:
+            DataError: If features are not finite.
             ValueError: If the feature size is not the one of the fit.
         """
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(
                 f"features have shape {x.shape}, the classifier was fitted on size {len(self.mean)}"
             )
+        if not np.isfinite(x).all():
+            raise DataError("features hold values that are not finite; extract them again")
         return np.asarray(self.scale * (_transform(x, self.sizes, self.power) - self.mean))
 
 
