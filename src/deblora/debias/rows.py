@@ -67,11 +67,13 @@ N_LOOKED_AT = 1024
 MOST_DEVIATIONS = 8.0
 
 
-def middle_of(features: Float[np.ndarray, "n d"], mean: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+def middle_of(
+    features: Float[np.ndarray, "n d"] | RowBlocks, mean: Float[np.ndarray, " d"]
+) -> Float[np.ndarray, " d"]:
     """Return the mean, or the median where far rows have drawn the mean away from all others (ours).
 
-    They have if it lies more than eight median absolute deviations from the median in any dimension. Looks at 1024 rows,
-    evenly spaced.
+    They have if it lies more than eight median absolute deviations from the median in any dimension. Looks at 1024
+    rows, evenly spaced.
     """
     seen = np.unique(np.linspace(0, len(features) - 1, N_LOOKED_AT).round().astype(np.int64))
     sample = np.asarray(features[seen])
