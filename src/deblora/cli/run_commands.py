@@ -226,6 +226,8 @@ def _predict(options: Any) -> None:
         weights=options.weights,
     )
     skipped = f", {len(found.skipped)} left out (predictions.csv says why)" if found.skipped else ""
+    if found.model.unjudged:
+        print(f"classes that labeling has founded, not judged on any test: {', '.join(found.model.unjudged)}")
     print(f"{len(found.ids)} chips classified{skipped}\npage: {options.out / 'index.html'}")
 
 
@@ -254,6 +256,28 @@ def _label(options: Any) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             print(f"\n{server.labeling.summary()}")
+
+
+def _add_update(parser: Parser) -> None:
+    _add_run_dir(parser)
+    parser.add_argument(
+        "queue",
+        type=Path,
+        nargs="?",
+        help="labeled queue; left out, labels that were added before are fitted again",
+    )
+    parser.add_argument("--backbone.path", dest="weights", help="where the weights of the backbone are now")
+
+
+def _update(options: Any) -> None:
+    from deblora.pipeline.classify.update import say_change, update
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
+
+    run = RunDir.open(options.run_dir)
+    change = update(run, recipe_from(read_recipe(run.recipe)), options.queue, weights=options.weights)
+    print("\n".join(say_change(change)))
+    print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
 
 
 def _add_export(parser: Parser) -> None:
@@ -324,6 +348,14 @@ COMMANDS = (
         about="Served to this machine only, behind a random token. Keys: a digit or letter for a class, Enter as "
         "proposed, Space skip, ? unsure, Backspace undo, / another or a new class. Every key press is saved before it "
         "is acknowledged; given again, it goes on.",
+    ),
+    Command(
+        "update",
+        "take the labels of a queue into the classifier of a run",
+        _update,
+        _add_update,
+        about="Only new chips go through the model; the classifier is fitted again in seconds, and predict uses it. "
+        "Says what the labels have changed. Validation and test stay as they are.",
     ),
     Command(
         "export",

@@ -4,9 +4,9 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from deblora.data.chips import Pixels, SubsetPixels
 from deblora.data.decode import unreadable
+from deblora.data.longtail import Groups
 from deblora.data.readers.registry import OfKind, read_unlabeled
 from deblora.errors import ArtifactError, DataError
 from deblora.evaluate.classifiers.classifier import Classifier
@@ -21,6 +22,7 @@ from deblora.evaluate.classifiers.files import load_classifier
 from deblora.files import remove_leftovers, write_atomic
 from deblora.models.adapters.files import read_folder
 from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of, train_counts
+from deblora.pipeline.classify.additions import grouped, n_labels, read_additions
 from deblora.pipeline.classify.chips import reading_of
 from deblora.pipeline.classify.evaluate.choose import read_choice
 from deblora.pipeline.classify.extract import open_adapted
@@ -80,9 +82,83 @@ SIDE = 96
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """Probabilities of every class for every new chip, and why others were skipped, by id."""
+class Model:
+    """The classifier for new chips: the one that was shipped, or that fitted with labels that were added since.
 
+    Attributes:
+        method: Whose features it reads.
+        classifier: Its name.
+        head: The classifier.
+        tables: Feature tables it reads, side by side.
+        temperature: Of its logits.
+        settings: At which it was fitted.
+        class_names: Classes it knows, founded ones last.
+        groups: Head, middle and tail classes.
+        n_labels: Training chips per class.
+        unjudged: Classes that labeling has founded; no test chip has judged them.
+        n_added: Chips that labeling added.
+    """
+
+    method: str
+    classifier: str
+    head: Classifier
+    tables: tuple[str, ...]
+    temperature: float
+    settings: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    groups: Groups
+    n_labels: Int[np.ndarray, " c"]
+    unjudged: tuple[str, ...] = ()
+    n_added: int = 0
+
+    @property
+    def title(self) -> str:
+        """Method and classifier, and what was added, for people."""
+        added = f", with {self.n_added} labels added" if self.n_added else ""
+        return f"{self.method} + {self.classifier}{added}"
+
+
+def model_of(run: RunDir, *, updated: bool = True) -> Model:
+    """Return the classifier for new chips, after checking that nothing behind it was made anew.
+
+    Args:
+        run: Finished, with a choice.
+        updated: Whether labels that were added since count.
+
+    Raises:
+        ArtifactError: If the run has no choice, or its files or those of an update are stale or damaged.
+    """
+    choice = read_choice(run)
+    method, name = str(choice["method"]), str(choice["classifier"])
+    check_model_files(run, method, name)
+    head, tables, temperature = load_chosen(run, method, name)
+    _, notes = load_classifier(run.classifier(SHIPPED, name))
+    own = class_names(run)
+    shipped = Model(
+        method, name, head, tables, temperature, notes["settings"], own, groups_of(run), train_counts(run)
+    )
+    added = read_additions(run) if updated else None
+    if added is None or added.classifier is None:
+        return shipped
+    return replace(
+        shipped,
+        classifier=str(added.notes["classifier"]),
+        head=added.classifier,
+        temperature=float(added.notes["temperature"]),
+        settings=added.notes["settings"],
+        class_names=added.class_names,
+        groups=grouped(run, added.class_names),
+        n_labels=n_labels(run, added),
+        unjudged=added.class_names[len(own) :],
+        n_added=len(added.chips),
+    )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Probabilities of every class for every new chip by a model, and why others were skipped, by id."""
+
+    model: Model
     ids: tuple[str, ...]
     probabilities: Float[np.ndarray, "n c"]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -124,19 +200,16 @@ def predict(
         ModelError: If the weights of the backbone are not found or are others.
     """
     _check_out(out, source, overwrite=overwrite)
-    choice = read_choice(run)
-    method, name = str(choice["method"]), str(choice["classifier"])
-    check_model_files(run, method, name)
+    model = model_of(run)
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
     ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
-    head, tables, temperature = load_chosen(run, method, name)
     recipe = find_noted_weights(run, recipe, weights)
     seen = as_audited(run, pixels)
-    features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in tables])
-    found = Predicted(ids, softmax(head.logits(features) / temperature, axis=1), skipped)
+    features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in model.tables])
+    found = Predicted(model, ids, softmax(model.head.logits(features) / model.temperature, axis=1), skipped)
     out.mkdir(parents=True, exist_ok=True)
-    page = render_html(found_page(_content(run, found, pixels, f"{method} + {name}")))
-    write_atomic(out / "predictions.csv", _table(run, found))
+    page = render_html(found_page(_content(run, found, pixels)))
+    write_atomic(out / "predictions.csv", _table(found))
     write_atomic(out / "index.html", page)
     return found
 
@@ -216,9 +289,9 @@ def _check_out(out: Path, source: Path, *, overwrite: bool) -> None:
             )
 
 
-def _table(run: RunDir, found: Predicted) -> str:
-    names = class_names(run)
-    group_of = {c: group for group, members in groups_of(run).named().items() for c in members}
+def _table(found: Predicted) -> str:
+    names = found.model.class_names
+    group_of = {c: group for group, members in found.model.groups.named().items() for c in members}
     buffer = io.StringIO()
     lines = csv.writer(buffer, lineterminator="\n")
     lines.writerow(["id", "predicted", "group", "probability", *(f"p_{name}" for name in names), "skipped"])
@@ -230,15 +303,14 @@ def _table(run: RunDir, found: Predicted) -> str:
     return buffer.getvalue()
 
 
-def _content(run: RunDir, found: Predicted, pixels: Pixels, row: str) -> Found:
-    names = class_names(run)
-    n_train = train_counts(run)
+def _content(run: RunDir, found: Predicted, pixels: Pixels) -> Found:
+    names, n_train = found.model.class_names, found.model.n_labels
     order = sorted(range(len(names)), key=lambda c: (int(n_train[c]), names[c]))
     return Found(
         title=f"{len(found.ids)} chips by {run.root.name}",
-        row=row,
+        row=found.model.title,
         n_chips=len(found.ids),
-        groups={names[c]: group for group, members in groups_of(run).named().items() for c in members},
+        groups={names[c]: group for group, members in found.model.groups.named().items() for c in members},
         n_train={names[c]: int(n_train[c]) for c in order},
         n_predicted={names[c]: int((found.classes == c).sum()) for c in order},
         pictures={names[c]: tuple(_pictures(found, pixels, c)) for c in order},

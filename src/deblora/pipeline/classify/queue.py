@@ -137,8 +137,12 @@ def as_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return buffer.getvalue()
 
 
-def _read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with these columns, maybe among others."""
+def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Return the rows of a CSV file with these columns, maybe among others, as :func:`as_table` was given them.
+
+    Raises:
+        ArtifactError: If it is missing, too large or damaged.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")
@@ -231,7 +235,7 @@ def read_queue(root: Path) -> Queue:
         numbers = {name: int(content[name]) for name in ("n", "seed")}
         chips = tuple(
             QueueChip(row["id"], row["path"], row["proposed"], float(row["probability"] or 0), row["group"])
-            for row in _read_table(root / "queue.csv", QUEUE_COLUMNS)
+            for row in read_rows(root / "queue.csv", QUEUE_COLUMNS)
         )
         if not chips or len({chip.id for chip in chips}) < len(chips):
             raise ValueError("queue.csv has no chip, or one twice")
@@ -309,7 +313,7 @@ def read_labels(path: Path, queue: Queue) -> dict[str, Answer]:
     id_of = {chip.path: chip.id for chip in queue.chips}
     known = {chip.id for chip in queue.chips}
     answers: dict[str, Answer] = {}
-    for row in _read_table(path, ("label",)):
+    for row in read_rows(path, ("label",)):
         chip_id = row.get("id") or id_of.get(row.get("path", ""), "")
         state = row.get("state") or ("labeled" if row["label"].strip() else "")
         if not state:

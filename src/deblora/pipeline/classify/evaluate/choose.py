@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier, save_classifier
-from deblora.evaluate.classifiers.linear import LinearFits, log_prior, sade_prior
+from deblora.evaluate.classifiers.linear import TOLERANCE, Linear, LinearFits, log_prior, sade_prior
 from deblora.evaluate.classifiers.trials import FLOOR
 from deblora.evaluate.intervals import Choice, choose
 from deblora.files import write_atomic
@@ -130,21 +131,49 @@ def _ship(run: RunDir, name: Name, own: Fitted) -> bool:
 
 def _refitted(run: RunDir, name: Name, notes: Mapping[str, Any]) -> Classifier | None:
     """Return the classifier at its chosen settings, fitted to training and validation chips; None if it cannot be."""
-    method, classifier = name
-    if classifier not in REFITTED or METHODS[method].moved or METHODS[method].targets:
+    if not can_fit_again(*name):
         return None
     audited = read_audited(run)
     train, val = audited.split("train"), audited.split("val")
     y = np.concatenate([train.labels, val.labels])
-    x = side_by_side(run, METHODS[method].reads, (*train.ids, *val.ids))
-    settings = notes["settings"]
+    x = side_by_side(run, METHODS[name[0]].reads, (*train.ids, *val.ids))
     with threadpool_limits(limits=1, user_api="blas"):
-        plain = LinearFits.of(x, y, audited.n_classes).fit(float(settings["l2"]))
+        return fit_again(name[1], notes["settings"], x, y, audited.n_classes)
+
+
+def can_fit_again(method: str, classifier: str) -> bool:
+    """Tell whether :func:`fit_again` fits a classifier of a method: a linear one on features that are not moved."""
+    return classifier in REFITTED and not METHODS[method].moved and not METHODS[method].targets
+
+
+def fit_again(
+    classifier: str,
+    settings: Mapping[str, Any],
+    x: Float[np.ndarray, "n d"],
+    y: Int[np.ndarray, " n"],
+    n_classes: int,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Linear:
+    """Fit one of :data:`REFITTED` at settings that were chosen before, to other samples.
+
+    Args:
+        classifier: Its name.
+        settings: Its ``l2``, and ``tau`` where it has one.
+        x: Features.
+        y: Their classes.
+        n_classes: Number of classes, each with a sample.
+        tolerance: Of the fit.
+
+    Raises:
+        DataError: If a class has no sample or a feature is not finite.
+    """
+    plain = LinearFits.of(x, y, n_classes).fit(float(settings["l2"]), tolerance=tolerance)
     if classifier == "cross_entropy":
         return plain
     if classifier == "sade":
-        return plain.adjusted(sade_prior(y, audited.n_classes, tau=float(settings["tau"])))
-    return plain.adjusted(log_prior(y, audited.n_classes), float(settings.get("tau", 1.0)))
+        return plain.adjusted(sade_prior(y, n_classes, tau=float(settings["tau"])))
+    return plain.adjusted(log_prior(y, n_classes), float(settings.get("tau", 1.0)))
 
 
 def choice_files(run: RunDir) -> list[Path]:
