@@ -19,7 +19,7 @@ from deblora.data.longtail import Groups
 from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier, save_classifier
-from deblora.files import file_sha256, write_atomic
+from deblora.files import file_sha256, remove_leftovers, write_atomic
 from deblora.pipeline.audited import class_names, groups_of, train_counts
 from deblora.pipeline.classify.evaluate.choose import FILE
 from deblora.pipeline.classify.queue import as_table, read_rows, run_id
@@ -157,6 +157,7 @@ def read_additions(run: RunDir, *, any_state: bool = False) -> Additions | None:
 def write_additions(run: RunDir, added: Additions) -> None:
     """Write chips, features and classifier beside the earlier ones, make them count, then delete the earlier ones."""
     assert added.classifier is not None
+    remove_leftovers(_folder(run))
     folders = [path for path in _folder(run).glob("*") if path.is_dir()] if _folder(run).is_dir() else []
     number = 1 + max((int(path.name) for path in folders if path.name.isdigit()), default=0)
     folder = _folder(run) / str(number)

@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deblora.errors import ArtifactError, DataError
+from deblora.files import is_leftover
 from deblora.pipeline.classify.queue import (
     DECIDED,
     STATES,
@@ -325,6 +326,8 @@ def open_server(root: Path, *, labeler: str = "", port: int = 0) -> Iterator[Lab
         raise ArtifactError(
             f"{path} is being labeled by another process; end that one, or give another name with --labeler"
         ) from error
+    for unfinished in filter(is_leftover, path.parent.glob(f".{path.name}.*.part")):
+        unfinished.unlink()  # of a killed server of this labeler
     try:
         with LabelServer(Labeling(queue, labeler), port=port) as server:
             yield server
