@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deblora.cli.options import Command, Parser, add_jobs, add_out, add_source, check_number, values_from
+from deblora.cli.options import Command, Parser, add_jobs, add_out, add_source, check_number
 from deblora.errors import RecipeError
 
 
@@ -41,11 +41,13 @@ def _check_numbers(options: Any) -> None:
 
 
 def _compare(options: Any) -> None:
+    from deblora.pipeline.classify.road import recipe_of
     from deblora.pipeline.compare.seeds import chosen_methods, compare
-    from deblora.recipe.classify import recipe_from
 
     _check_numbers(options)
-    recipe = recipe_from(values_from(options.source, options.settings))
+    recipe, note = recipe_of(options.source, options.settings)
+    if note:
+        print(note)
     if options.skip_deblora and "deblora" in options.methods:
         raise RecipeError("--methods asks for deblora and --skip-deblora leaves it out; drop one of them")
     methods = chosen_methods(options.methods, recipe, skip_deblora=options.skip_deblora)

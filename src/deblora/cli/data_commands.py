@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from deblora.cli.options import Command, Parser, recipe_kind, settings_as_text, values_from
+from deblora.cli.options import Command, Parser, recipe_kind, settings_as_text
 from deblora.errors import DataError, RecipeError
 
 _COLUMNS = (
@@ -96,6 +96,8 @@ def _audit(options: Any) -> None:
             raise RecipeError(f"{options.source} is a run, whose classes are frozen; give no settings")
         _audit_run(Path(options.source))
         return
+    from deblora.recipe.engine import values_from
+
     groups = {} if options.groups is None else {"data.groups": options.groups}
     _audit_source(values_from(options.source, {**options.settings, **groups}), decode=options.decode)
 

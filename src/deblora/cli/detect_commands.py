@@ -12,8 +12,6 @@ from deblora.cli.options import (
     add_out,
     add_source,
     add_start,
-    is_recipe,
-    values_from,
 )
 from deblora.errors import DataError, DebloraError, RecipeError
 
@@ -133,7 +131,7 @@ def _train(options: Any) -> None:
 
 def _values(source: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a recipe, or of the default recipe for a folder with the splits train, val and test."""
-    from deblora.recipe.engine import with_settings
+    from deblora.recipe.engine import is_recipe, values_from, with_settings
 
     if is_recipe(source):
         values = values_from(source, {})

@@ -2,7 +2,7 @@
 
 import argparse
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -170,36 +170,6 @@ def take_settings(
             text = left.pop(0)
         settings[name] = setting_from_text(kind, name, text)
     return settings, others
-
-
-def values_from(source: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings given by a recipe file or by data (the default recipe), and by the command line.
-
-    Args:
-        source: A recipe (``.yaml``, ``.yml``), or what a reader of chips takes; ``None`` if neither was given.
-        settings: Those of the command line, by dotted name; they win.
-
-    Raises:
-        RecipeError: If the recipe is absent or no table, or data are given twice.
-    """
-    from deblora.recipe.engine import read_recipe, with_settings
-
-    if source is None:
-        return with_settings({}, settings)
-    if not Path(source).exists() and settings.get("data.format") != "hub":
-        raise RecipeError(
-            f"{source} does not exist; give a recipe (YAML), or the folder or file of your chips"
-        )
-    if not is_recipe(source):
-        if "data.source" in settings:
-            raise RecipeError(f"the data are given twice, as {source} and by --data.source; give one of them")
-        return with_settings({"data": {"source": source}}, settings)
-    return with_settings(read_recipe(Path(source)), settings)
-
-
-def is_recipe(source: str) -> bool:
-    """Return whether a name is that of a recipe file, by its suffix; everything else is data."""
-    return Path(source).suffix.lower() in (".yaml", ".yml")
 
 
 # --- common options ---------------------------------------------------------------------------------------------

@@ -13,10 +13,8 @@ from deblora.cli.options import (
     add_source,
     add_start,
     check_number,
-    is_recipe,
-    values_from,
 )
-from deblora.errors import ArtifactError, DataError, DebloraError, RecipeError
+from deblora.errors import RecipeError
 
 STAGES = {
     "train-lora": "train the LoRA adapter (stage 0)",
@@ -41,35 +39,21 @@ def _add_run(parser: Parser) -> None:
 
 
 def _run(options: Any) -> None:
-    from deblora.pipeline.classify.road import fit_to_data
-    from deblora.recipe.classify import recipe_from, to_yaml
+    from deblora.pipeline.classify.road import recipe_of, start_run
+    from deblora.recipe.classify import to_yaml
     from deblora.run.processes import is_first
-    from deblora.run.run_dir import RunDir
 
-    values = values_from(_source(options), options.settings)
-    if options.source is not None and not is_recipe(options.source):
-        values = _with_look(values)
-    recipe = recipe_from(values)
+    source = _source(options)
     if options.print_recipe:
         if is_first():
-            print(to_yaml(recipe), end="")
+            print(to_yaml(recipe_of(source, options.settings, adapt=False)[0]), end="")
         return
     if not options.out:
         raise RecipeError("--out is not set; name the run folder")
-    note = ""
-    if "n_clusters" not in (values.get("cluster") or {}):
-        recipe, note = fit_to_data(recipe)
-    run = RunDir(options.out)
-    _run_all(run, recipe, options, note=note)
+    recipe, note = recipe_of(source, options.settings)
+    run = start_run(options.out, recipe, resume=options.resume, overwrite=options.overwrite, note=note)
     if is_first():
         _finish(run)
-
-
-def _with_look(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of data with the first look, unless they say something of size, views or the look."""
-    if (values.get("backbone") or {}).get("image_size") or (values.get("extract") or {}).get("views"):
-        return values
-    return {**values, "look": {"enabled": True, **(values.get("look") or {})}}
 
 
 def _source(options: Any) -> str | None:
@@ -78,40 +62,6 @@ def _source(options: Any) -> str | None:
         kept: Path = options.out / "recipe.yaml"
         return str(kept) if kept.is_file() else None
     return options.source  # type: ignore[no-any-return]
-
-
-def _run_all(run: Any, recipe: Any, options: Any, *, note: str) -> None:
-    from deblora.pipeline.classify.road import check_inputs, run_all
-    from deblora.run.processes import is_first, on_first
-
-    def prepare() -> None:
-        _check_apart(run.root, Path(recipe.data.source), overwrite=options.overwrite)
-        check_inputs(recipe)
-        type(run).create(run.root, resume=options.resume, overwrite=options.overwrite)
-
-    on_first(prepare)
-    try:
-        run_all(run, recipe, note=note)
-    except (DebloraError, OSError):
-        if is_first():
-            run.forget_start()  # nothing is left behind where not even the audit finished
-        raise
-
-
-def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
-    """Check that a run neither lands among the chips nor deletes them.
-
-    Raises:
-        ArtifactError: If the run folder lies in the folder of the data.
-        DataError: If the data lie in the run folder that is to be deleted.
-    """
-    home, data = out.resolve(), source.resolve()
-    if data.is_dir() and home.is_relative_to(data):
-        raise ArtifactError(f"{out} lies inside the data, {source}; name a run folder outside")
-    if overwrite and data.is_relative_to(home):
-        raise DataError(
-            f"{source} lies inside {out}, which --overwrite deletes; move the data or use --resume"
-        )
 
 
 def _finish(run: Any) -> None:

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier
 from deblora.files import remove_leftovers, write_atomic
 from deblora.models.adapters.files import read_folder
+from deblora.models.backbone import Backbone
 from deblora.pipeline.audited import as_audited, band_counts, class_names, groups_of, train_counts
 from deblora.pipeline.classify.additions import grouped, n_labels, read_additions
 from deblora.pipeline.classify.chips import reading_of
@@ -82,7 +84,7 @@ SIDE = 96
 
 
 @dataclass(frozen=True)
-class Model:
+class Shipped:
     """The classifier for new chips: the one that was shipped, or that fitted with labels that were added since.
 
     Attributes:
@@ -118,7 +120,7 @@ class Model:
         return f"{self.method} + {self.classifier}{added}"
 
 
-def model_of(run: RunDir, *, updated: bool = True) -> Model:
+def model_of(run: RunDir, *, updated: bool = True) -> Shipped:
     """Return the classifier for new chips, after checking that nothing behind it was made anew.
 
     Args:
@@ -134,7 +136,7 @@ def model_of(run: RunDir, *, updated: bool = True) -> Model:
     head, tables, temperature = load_chosen(run, method, name)
     _, notes = load_classifier(run.classifier(SHIPPED, name))
     own = class_names(run)
-    shipped = Model(
+    shipped = Shipped(
         method, name, head, tables, temperature, notes["settings"], own, groups_of(run), train_counts(run)
     )
     added = read_additions(run) if updated else None
@@ -158,7 +160,7 @@ def model_of(run: RunDir, *, updated: bool = True) -> Model:
 class Predicted:
     """Probabilities of every class for every new chip by a model, and why others were skipped, by id."""
 
-    model: Model
+    model: Shipped
     ids: tuple[str, ...]
     probabilities: Float[np.ndarray, "n c"]
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -200,18 +202,55 @@ def predict(
         ModelError: If the weights of the backbone are not found or are others.
     """
     _check_out(out, source, overwrite=overwrite)
-    model = model_of(run)
+    predictor = Predictor.open(run, recipe, weights=weights)
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
     ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
-    recipe = find_noted_weights(run, recipe, weights)
-    seen = as_audited(run, pixels)
-    features = np.hstack([new_features(run, recipe, own, ids, seen).features for own in model.tables])
-    found = Predicted(model, ids, softmax(model.head.logits(features) / model.temperature, axis=1), skipped)
+    found = Predicted(predictor.model, ids, predictor.probabilities(ids, pixels), skipped)
     out.mkdir(parents=True, exist_ok=True)
     page = render_html(found_page(_content(run, found, pixels)))
     write_atomic(out / "predictions.csv", _table(found))
     write_atomic(out / "index.html", page)
     return found
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The classifier for new chips, with the networks that make its features, which are opened once."""
+
+    run: RunDir
+    recipe: Recipe
+    model: Shipped
+
+    @classmethod
+    def open(cls, run: RunDir, recipe: Recipe, *, weights: str | None = None) -> "Predictor":
+        """Check and load the files of a run; networks are opened when they are needed.
+
+        Raises:
+            ArtifactError: If the run has no choice, or its files are stale or damaged.
+            ModelError: If the weights of the backbone are not found or are others.
+        """
+        model = model_of(run)
+        return cls(run, find_noted_weights(run, recipe, weights), model)
+
+    def features(self, ids: tuple[str, ...], pixels: Pixels) -> Float[np.ndarray, "n d"]:
+        """Return the features that the classifier reads, of chips as they are in the data."""
+        seen = as_audited(self.run, pixels)
+        return np.hstack([self._table(own, ids, seen).features for own in self.model.tables])
+
+    def probabilities(self, ids: tuple[str, ...], pixels: Pixels) -> Float[np.ndarray, "n c"]:
+        """Return calibrated probabilities of every class."""
+        logits = self.model.head.logits(self.features(ids, pixels))
+        return np.asarray(softmax(logits / self.model.temperature, axis=1))
+
+    def _table(self, own: str, ids: tuple[str, ...], pixels: Pixels) -> FeatureTable:
+        kept = self._backbones
+        if own not in kept:
+            kept[own] = open_for_new_chips(self.run, self.recipe, own)
+        return new_features(self.run, self.recipe, own, ids, pixels, backbone=kept[own])
+
+    @cached_property
+    def _backbones(self) -> dict[str, Backbone]:
+        return {}
 
 
 def check_model_files(run: RunDir, method: str, name: str) -> None:
@@ -252,16 +291,25 @@ def load_chosen(run: RunDir, method: str, name: str) -> tuple[Classifier, tuple[
     return head, tables, temperature
 
 
+def open_for_new_chips(run: RunDir, recipe: Recipe, adapter: str) -> Backbone:
+    """Return the network that makes the features ``base``, ``lora`` or ``deblora`` of new chips."""
+    is_mapped = adapter == "deblora" and is_map(recipe.deblora.placement)
+    return open_adapted(run, recipe, "lora" if is_mapped else adapter, trained=True).to(device())
+
+
 def new_features(
-    run: RunDir, recipe: Recipe, adapter: str, ids: tuple[str, ...], pixels: Pixels
+    run: RunDir,
+    recipe: Recipe,
+    adapter: str,
+    ids: tuple[str, ...],
+    pixels: Pixels,
+    *,
+    backbone: Backbone | None = None,
 ) -> FeatureTable:
-    """Return features of new chips through the model of a method."""
-    placement = recipe.deblora.placement
-    is_mapped = adapter == "deblora" and is_map(placement)
-    backbone = open_adapted(run, recipe, "lora" if is_mapped else adapter, trained=True).to(device())
-    settings = recipe.extract
+    """Return features of new chips through the network of a method, which is opened if it is not given."""
+    placement, settings = recipe.deblora.placement, recipe.extract
     features = extract_features(
-        backbone,
+        backbone or open_for_new_chips(run, recipe, adapter),
         pixels,
         ids,
         batch_size=settings.batch_size,
@@ -269,7 +317,7 @@ def new_features(
         precision=settings.precision,
         title="predict",
     )
-    if is_mapped:
+    if adapter == "deblora" and is_map(placement):
         features = load_map(run, placement, features.shape[1])(features)
     return FeatureTable(ids, features)
 

@@ -1,12 +1,14 @@
 """The pipeline: its stages in the order they run, and the ways to run them."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from deblora.errors import ModelError, RecipeError
+from deblora.errors import ArtifactError, DataError, DebloraError, ModelError, RecipeError
 from deblora.files import write_atomic
 from deblora.pipeline.adapter import check_loss
 from deblora.pipeline.classify import audit, cluster, look, report, train_deblora, train_lora
@@ -17,7 +19,8 @@ from deblora.pipeline.classify.evaluate import choose, fit, scores
 from deblora.pipeline.classify.evaluate.costs import write_costs
 from deblora.pipeline.classify.extract import stage_for
 from deblora.pipeline.open_model import model_settings, note_weights
-from deblora.recipe.classify import Recipe, to_yaml
+from deblora.recipe.classify import Recipe, recipe_from, to_yaml
+from deblora.recipe.engine import is_recipe, values_from
 from deblora.recipe.methods import METHODS, PLAIN, check_methods, default_list, short_list
 from deblora.run.processes import device, is_first, on_first, start_log, world_size
 from deblora.run.run_dir import RunDir
@@ -180,6 +183,79 @@ def _check_before(command: str, run: RunDir, recipe: Recipe) -> None:
             ) as error:  # the weights are elsewhere; what lies in the run folder can be used all the same
                 log.warning("%s: not known whether it is up to date (%s)", stage.name, error)
             intact = run.is_intact(stage.name)  # of a damaged file the stage that reads it tells more
+
+
+def recipe_of(source: str | None, settings: Mapping[str, Any], *, adapt: bool = True) -> tuple[Recipe, str]:
+    """Return the recipe for data or a recipe file, and a note on what was adapted to small data.
+
+    Data take the default recipe with a first look, unless settings say something of size, views or the look.
+
+    Args:
+        source: Data or a recipe (``.yaml``); None if the data are among the settings.
+        settings: By dotted name; they win over those of the recipe.
+        adapt: Lower the default number of clusters to what the training chips can fill, for which they are listed.
+
+    Raises:
+        DebloraError: What is wrong with recipe or data.
+    """
+    values = values_from(source, settings)
+    is_settled = (values.get("backbone") or {}).get("image_size") or (values.get("extract") or {}).get(
+        "views"
+    )
+    if source is not None and not is_recipe(source) and not is_settled:
+        values = {**values, "look": {"enabled": True, **(values.get("look") or {})}}
+    recipe = recipe_from(values)
+    if adapt and "n_clusters" not in (values.get("cluster") or {}):
+        return fit_to_data(recipe)
+    return recipe, ""
+
+
+def start_run(
+    out: Path, recipe: Recipe, *, resume: bool = False, overwrite: bool = False, note: str = ""
+) -> RunDir:
+    """Run all stages in a folder; where not even the audit finishes nothing is left behind.
+
+    Args:
+        out: Run folder.
+        recipe: Settings.
+        resume: Go on in an existing folder.
+        overwrite: Empty an existing folder first.
+        note: For the log.
+
+    Raises:
+        DebloraError: What is wrong with recipe, data or folder.
+    """
+    run = RunDir(out)
+
+    def prepare() -> None:
+        _check_apart(out, Path(recipe.data.source), overwrite=overwrite)
+        check_inputs(recipe)
+        RunDir.create(out, resume=resume, overwrite=overwrite)
+
+    on_first(prepare)
+    try:
+        run_all(run, recipe, note=note)
+    except (DebloraError, OSError):
+        if is_first():
+            run.forget_start()
+        raise
+    return run
+
+
+def _check_apart(out: Path, source: Path, *, overwrite: bool) -> None:
+    """Check that a run neither lands among the chips nor deletes them.
+
+    Raises:
+        ArtifactError: If the run folder lies in the folder of the data.
+        DataError: If the data lie in the run folder that is to be deleted.
+    """
+    home, data = out.resolve(), source.resolve()
+    if data.is_dir() and home.is_relative_to(data):
+        raise ArtifactError(f"{out} lies inside the data, {source}; name a run folder outside")
+    if overwrite and data.is_relative_to(home):
+        raise DataError(
+            f"{source} lies inside {out}, which --overwrite deletes; move the data or use --resume"
+        )
 
 
 MIN_PER_CLUSTER = 8

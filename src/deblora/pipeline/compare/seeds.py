@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deblora.errors import ArtifactError, DataError
 from deblora.files import is_leftover, write_atomic
+from deblora.pipeline.classify import look
 from deblora.pipeline.classify.chips import read_source
 from deblora.pipeline.classify.evaluate.costs import write_costs
 from deblora.pipeline.classify.road import check_inputs, pipeline_of
@@ -49,8 +50,10 @@ def compare(
     names = tuple(methods) or default_list()
     check_methods(names)
     check_out(out, FILES, Path(recipe.data.source))
+    roots = [out / f"seed-{recipe.seed + k}" for k in range(n_seeds)]
+    if recipe.look.enabled:
+        recipe = _looked(recipe, roots[0])
     recipes = [replace(recipe, seed=recipe.seed + k) for k in range(n_seeds)]
-    roots = [out / f"seed-{own.seed}" for own in recipes]
     todo = [
         (own, root)
         for own, root in zip(recipes, roots, strict=True)
@@ -64,6 +67,18 @@ def compare(
     with hold_all(root for _, root in todo):
         in_parallel(calls, n_jobs=n_jobs)
     return write_report([read_run(root, root.name) for root in roots], out)
+
+
+def _looked(recipe: Recipe, root: Path) -> Recipe:
+    """Return the recipe with the input size and views that the first look of the first seed chooses for all seeds."""
+    check_inputs(recipe)
+    run = RunDir.create(root, resume=True, overwrite=False)
+    with run.hold():
+        start_log(run, name=root.name)
+        read_source.cache_clear()
+        for stage in (pipeline_of(recipe)[0], look.STAGE):
+            run_stage(stage, run, recipe)
+        return look.settled(run, recipe)
 
 
 def chosen_methods(asked: Sequence[str], recipe: Recipe, *, skip_deblora: bool = False) -> tuple[str, ...]:
