@@ -269,6 +269,15 @@ def code(run: Path) -> None:
     (run / WEIGHTS).write_bytes(pickle.dumps({"a": 1}))
 
 
+def changed_weights(change: Callable[[str, np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        from safetensors.numpy import save_file
+
+        save_file({key: change(key, array) for key, array in load_file(run / WEIGHTS).items()}, run / WEIGHTS)
+
+    return damage
+
+
 ADAPTERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "foreign": (foreign, ("is not an adapter of deblora", "base.json is missing", "train it with deblora")),
     "another base": (of_another_base, ("belongs to another model", "weights_sha256")),
@@ -282,6 +291,16 @@ ADAPTERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a list as config": (lambda run: (run / CONFIG).write_text("[]") and None, ("must hold a JSON object",)),
     "damaged sidecar": (cut(SIDECAR), ("base.json is missing or damaged",)),
     "unknown modules": (nowhere, ("does not fit the model",)),
+    "another alpha": (
+        text(CONFIG, '"lora_alpha": 2', '"lora_alpha": 4'),
+        ("is not the file that was saved",),
+    ),
+    "zero B": (
+        changed_weights(lambda key, array: array * ("lora_A" in key)),
+        ("every lora_B is zero", "train it again"),
+    ),
+    "a weight of NaN": (changed_weights(lambda _, array: array + np.nan), ("holds NaN", "lora_A")),
+    "other values": (changed_weights(lambda _, array: array * 2), ("is not the file that was saved",)),
     "rank of text": (text(CONFIG, '"r": 2', '"r": "two"'), ("does not fit the model",)),
 }
 

@@ -169,6 +169,34 @@ def test_other_kinds_of_adapters_are_refused(trained, tmp_path: Path, changes: d
     assert not (tmp_path / "out").exists()
 
 
+def _spoil(folder: Path, change) -> None:
+    save_file({k: v.contiguous() for k, v in change(load_file(folder / WEIGHTS)).items()}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {k: v * ("lora_A" in k) for k, v in w.items()}, "every lora_B is zero"),
+        (lambda w: {k: v + float("nan") for k, v in w.items()}, "holds NaN"),
+        (lambda w: dict(sorted(w.items())[1:]), "incomplete"),
+        (lambda w: {k: v[:1] if "lora_A" in k else v for k, v in w.items()}, "not of rank 2"),
+        (lambda w: {k: 2 * v for k, v in w.items()}, "is not the file that was saved"),
+    ],
+)
+def test_spoiled_weights_are_not_exported(trained, tmp_path: Path, change, message: str) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(trained[0] / "lora", tmp_path / "lora"))
+    _spoil(copy, change)
+    with pytest.raises(ModelError, match=message):
+        export(copy, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    shutil.copy(trained[0] / "lora" / WEIGHTS, copy / WEIGHTS)
+    _set(copy, lora_alpha=7)
+    with pytest.raises(ModelError, match="is not the file that was saved"):
+        export(copy, tmp_path / "out")
+
+
 def test_what_cannot_be_exported_is_said(trained, tmp_path: Path) -> None:
     import shutil
 

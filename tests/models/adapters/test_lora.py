@@ -181,3 +181,58 @@ def test_the_sidecar_names_base_and_input(tmp_path: Path) -> None:
     assert record["weights_sha256"] == "abc"
     assert record["classes"] == ["ship"]
     assert record["n_bands"] == 3
+
+
+def test_the_sidecar_names_the_modules_and_an_untrained_adapter_is_said_to_do_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = backbone()
+    attach_lora(model, rank=2, alpha=2, targets=("conv1", "fc"), seed=0)
+    save_adapter(model, "stage0", tmp_path / "lora", {})
+    record = json.loads((tmp_path / "lora" / "base.json").read_text())
+    assert record["modules"] == ["conv1", "fc"] and record["changes_nothing"] is True
+    load_adapter(backbone(), tmp_path / "lora", adapter_name="stage0")
+    assert "changes nothing" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    model = backbone()
+    attach_lora(model, rank=2, alpha=2, seed=0)
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+    with pytest.raises(ModelError, match="lower the learning rate"):
+        save_adapter(model, "stage0", tmp_path / "lora", {})
+    assert not list(tmp_path.iterdir())
+
+
+class Patches(nn.Module):
+    """A patch embedding and an attention whose layers end alike, as in timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, 4, 4, 4)})
+        self.stem = nn.ModuleDict({"proj": nn.Conv2d(3, 4, 2, 2), "fc": nn.Conv2d(3, 4, 2, 2)})
+        self.blocks = nn.ModuleList([nn.ModuleDict({"proj": nn.Linear(4, 4)}) for _ in range(2)])
+
+
+def test_a_short_name_never_means_a_patch_embedding(caplog: pytest.LogCaptureFixture) -> None:
+    def adapted(*targets: str) -> list[str]:
+        model = backbone()
+        model.encoder = Patches()
+        attach_lora(model, rank=1, alpha=1, targets=targets, seed=0)
+        return sorted(
+            {
+                name.split(".lora_A")[0].removeprefix("base_model.model.")
+                for name, _ in model.encoder.named_parameters()
+                if ".lora_A" in name
+            }
+        )
+
+    caplog.set_level("INFO", logger="deblora")
+    assert adapted("proj") == ["blocks.0.proj", "blocks.1.proj"]
+    assert "the adapter changes 2 layers: blocks.*.proj (2)" in caplog.text
+    assert adapted("patch_embed.proj", "blocks.0.proj") == ["blocks.0.proj", "patch_embed.proj"]
+    with pytest.raises(
+        ModelError, match=r"stem.fc only, which cuts the image into patches; give its full name"
+    ):
+        adapted("fc")

@@ -20,7 +20,15 @@ from safetensors.torch import save
 
 from deblora.errors import ModelError
 from deblora.files import write_atomic
-from deblora.models.adapters.files import CONFIG, SIDECAR, WEIGHTS, read_adapter, read_folder
+from deblora.models.adapters.files import (
+    CONFIG,
+    SIDECAR,
+    WEIGHTS,
+    check_whole,
+    read_adapter,
+    read_folder,
+    sealed,
+)
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -115,7 +123,7 @@ def write_diffusers(lora: JoinedLora, folder: Path) -> Path:
     settings = {f"unet.{key}": value for key, value in _config(lora).items()}
     metadata = {"format": "pt", DIFFUSERS_METADATA: json.dumps(settings, indent=2, sort_keys=True)}
     write_atomic(folder / DIFFUSERS_WEIGHTS, save(weights, metadata=metadata))
-    _write_record(lora, folder)
+    _write_record(lora, folder, DIFFUSERS_WEIGHTS)
     return folder / DIFFUSERS_WEIGHTS
 
 
@@ -136,7 +144,7 @@ def write_peft(lora: JoinedLora, folder: Path) -> Path:
     }
     write_atomic(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True))
-    _write_record(lora, folder)
+    _write_record(lora, folder, WEIGHTS, CONFIG)
     return folder / WEIGHTS
 
 
@@ -157,8 +165,9 @@ def _config(lora: JoinedLora) -> dict[str, Any]:
     return {"r": lora.rank, "lora_alpha": lora.rank, "target_modules": sorted(lora.down)}
 
 
-def _write_record(lora: JoinedLora, folder: Path) -> None:
-    write_atomic(folder / SIDECAR, json.dumps({**lora.record, "parents": {}}, indent=1))
+def _write_record(lora: JoinedLora, folder: Path, *files: str) -> None:
+    own = {"parents": {}, "modules": sorted(lora.down), "files": sealed(folder, *files)}
+    write_atomic(folder / SIDECAR, json.dumps({**lora.record, **own}, indent=1))
 
 
 def _plain(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
@@ -177,6 +186,13 @@ def _plain(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[
         raise ModelError(
             f"{folder} holds more than LoRA weights, first: {(odd or ['nothing'])[0]}; train it again"
         )
+    for name in sorted({key.removesuffix(DOWN).removesuffix(UP) for key in weights}):
+        a, b = weights.get(name + DOWN), weights.get(name + UP)
+        if a is None or b is None or (len(a), b.shape[1:2]) != (config["r"], (config["r"],)):
+            raise ModelError(
+                f"{folder}: the factors of {name} are incomplete, or not of rank {config['r']}; train it again"
+            )
+    check_whole(folder, record, weights)
     return config, weights, record
 
 

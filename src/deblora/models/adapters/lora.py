@@ -6,6 +6,10 @@ because PEFT leaves the base empty for modules that do not come from a hub.
 
 import hashlib
 import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,13 @@ from deblora.models.adapters.files import (
     SIDECAR,
     WEIGHTS,
     adapter_sha256,
+    changes_nothing,
     check_base,
+    check_whole,
     identity,
     read_adapter,
     read_folder,
+    sealed,
 )
 from deblora.models.adapters.kinds import (
     NO_STACK,
@@ -37,6 +44,7 @@ from deblora.models.adapters.kinds import (
 )
 from deblora.models.backbone import Backbone
 
+log = logging.getLogger("deblora")
 __all__ = [
     "CONFIG",
     "SIDECAR",
@@ -146,9 +154,18 @@ def save_adapter(backbone: Backbone, adapter_name: str, folder: Path, sidecar: d
             )  # a set, in the order of the hash seed
         (written / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
         others = [name for name in peft_model.base_model.active_adapters if name != adapter_name]
+        weights = read_adapter(written)
+        wrong = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+        if wrong:
+            raise ModelError(
+                f"training has left NaN or infinite weights, first in {wrong[0]}; lower the learning rate"
+            )
         record = {
             **identity(backbone),
             "parents": {n: _state_sha256(backbone, n) for n in others},
+            "modules": _modules(weights),
+            **({"changes_nothing": True} if changes_nothing(weights) else {}),
+            "files": sealed(written, WEIGHTS, CONFIG),
             **sidecar,
         }
         (written / SIDECAR).write_text(json.dumps(record, indent=1, default=str))
@@ -171,7 +188,7 @@ def load_adapter(
         trainable: Whether it is trained further.
 
     Raises:
-        ModelError: If files are missing, damaged or pickled, or the base or a parent adapter is another one.
+        ModelError: If files are missing, damaged, changed or pickled, or the base or a parent adapter is another one.
     """
     config, record = read_folder(folder)
     check_base(backbone, record, folder)
@@ -206,6 +223,7 @@ def load_adapter(
         raise ModelError(
             f"the adapter {folder} lacks {len(absent)} weights, first: {absent[0]}; train it again"
         )
+    check_whole(folder, record, weights)
     _activate(backbone, [*loaded, adapter_name], trainable=adapter_name if trainable else None)
 
 
@@ -215,13 +233,24 @@ def n_trainable(module: nn.Module) -> int:
 
 
 def _resolve(backbone: Backbone, targets: tuple[str, ...] | None, kind: AdapterKind) -> list[str]:
-    """Return full module names; a target may be a full name or the end of one."""
+    """Return full module names; a target may be a full name or the end of one.
+
+    A layer that cuts the image into patches is taken by its full name only: ``proj`` means projections of attention.
+    """
     layers = _layers(backbone)
     names = [name for name, layer in layers.items() if suits(kind, layer)]
     wanted = targets if targets is not None else backbone.lora_targets
     chosen, unknown = set(), []
     for target in wanted:
-        hits = [name for name in layers if name == target or name.endswith(f".{target}")]
+        ends = [name for name in layers if name.endswith(f".{target}")]
+        hits = [name for name in layers if name == target] + [
+            name for name in ends if not _cuts_patches(name, layers[name], backbone)
+        ]
+        if ends and not hits:
+            raise ModelError(
+                f"lora.targets {target} matches {ends[0]} only, which cuts the image into patches; give its full name "
+                "to adapt it"
+            )
         refused = [name for name in hits if name not in names]
         if refused and (targets is not None or isinstance(layers[refused[0]], (nn.Linear, nn.Conv2d))):
             raise ModelError(refusal(kind, refused[0], layers[refused[0]]))
@@ -238,7 +267,29 @@ def _resolve(backbone: Backbone, targets: tuple[str, ...] | None, kind: AdapterK
         raise ModelError(
             f"lora.targets {unknown or list(wanted)} match no layer; layers end in {', '.join(endings)}"
         )
+    log.info("the adapter changes %d layers: %s", len(chosen), ", ".join(_short(sorted(chosen))))
     return sorted(chosen)
+
+
+def _cuts_patches(name: str, layer: nn.Module, backbone: Backbone) -> bool:
+    """Tell whether a layer makes patches of pixels: by its name, or a convolution of bands without overlap."""
+    if any(part.startswith("patch_embed") for part in name.split(".")):
+        return True
+    if not isinstance(layer, nn.Conv2d) or layer.in_channels != backbone.spec.n_bands:
+        return False
+    return layer.kernel_size == layer.stride and layer.kernel_size != (1, 1)
+
+
+def _modules(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the modules that weights of a saved adapter belong to."""
+    found = {re.split(r"\.(?:lora|hada|lokr|vera)_", key)[0] for key in weights if ".base_layer" not in key}
+    return sorted(name.removeprefix("base_model.model.") for name in found)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Write names that differ in numbers only as one, with their count."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", name) for name in names)
+    return [name if n == 1 else f"{name} ({n})" for name, n in counts.items()]
 
 
 def _layers(backbone: Backbone) -> dict[str, nn.Module]:
