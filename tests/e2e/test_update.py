@@ -264,3 +264,33 @@ def test_what_is_stale_or_foreign_is_refused(
     (folder / "labels.csv").write_text("x")
     with pytest.raises(ArtifactError, match="labels.csv is not what was written"):
         model_of(own)
+
+
+def test_adapters_learn_from_the_labels_in_a_run_of_its_own(
+    run: Path, pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, _ = opened(run)
+    queue = queue_of(run, pool, tmp_path / "queue")
+    label_all(queue, other={"new/rows/002.png": "crane"})
+    before = files(run)
+    new = tmp_path / "adapted"
+    assert main(["update", str(run), str(queue.root), "--adapt", str(new)]) == 0
+    assert f"deblora predict {new}" in capsys.readouterr().out
+    assert {name: content for name, content in files(run).items() if name in before} == before
+    audited, theirs = read_audited(RunDir(new)), read_audited(own)
+    for split in ("val", "test"):
+        counts = [
+            dict(zip(a.class_names, a.split(split).counts.tolist(), strict=True)) for a in (audited, theirs)
+        ]
+        assert counts[0] == {**counts[1], "crane": 0}
+    assert len(audited.split("train")) == len(theirs.split("train")) + 12
+    named = {name: [audited.class_names[c] for c in own] for name, own in audited.groups.named().items()}
+    assert named["head"] == ["checks"] and sorted(named["tail"]) == ["crane", "slope"]
+    stages = json.loads((new / "run.json").read_text())["stages"]
+    assert main(["update", str(run), "--adapt", str(new)]) == 0  # nothing is left to do
+    again = json.loads((new / "run.json").read_text())["stages"]
+    assert {name: s["seconds"] for name, s in stages.items() if name != "audit"} == {
+        name: s["seconds"] for name, s in again.items() if name != "audit"
+    }
+    assert main(["update", str(run), "--adapt", str(run)]) == 2
+    assert "is the run itself" in capsys.readouterr().err

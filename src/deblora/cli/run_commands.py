@@ -216,17 +216,30 @@ def _add_update(parser: Parser) -> None:
         nargs="?",
         help="labeled queue; left out, labels that were added before are fitted again",
     )
+    parser.add_argument(
+        "--adapt",
+        type=Path,
+        metavar="NEW_RUN",
+        help="then train the adapters with them too, as a new run in this folder; given again, it goes on",
+    )
     parser.add_argument("--backbone.path", dest="weights", help="where the weights of the backbone are now")
 
 
 def _update(options: Any) -> None:
     from deblora.pipeline.classify.update import say_change, update
+    from deblora.pipeline.open_model import find_noted_weights
     from deblora.recipe.classify import read_recipe, recipe_from
     from deblora.run.run_dir import RunDir
 
     run = RunDir.open(options.run_dir)
     change = update(run, recipe_from(read_recipe(run.recipe)), options.queue, weights=options.weights)
-    print("\n".join(say_change(change)))
+    print("\n".join(say_change(change)), flush=True)
+    if options.adapt is not None:
+        from deblora.pipeline.classify.adapt import adapt
+
+        recipe = recipe_from(read_recipe(run.recipe))
+        _finish(adapt(run, find_noted_weights(run, recipe, options.weights), options.adapt))
+        return
     print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
 
 
