@@ -42,7 +42,7 @@ from deblora.recipe.classify import read_recipe, recipe_from
 from deblora.recipe.engine import values_from
 from deblora.run.run_dir import RunDir
 
-NEEDED = ("run.json", "recipe.yaml", "audit", "adapters", "classifiers/shipped", "eval", "look", "added")
+NEEDED = ("run.json", "recipe.yaml", "audit", "adapters", "classifiers/shipped", "eval", "look", "updates")
 """What prediction and the tables of scores need of a run folder."""
 
 
