@@ -85,3 +85,15 @@ def test_other_bad_input(tmp_path: Path, rng: np.random.Generator) -> None:
         write_task1(tmp_path, spaced, class_names=CLASSES)
     with pytest.raises(ValueError, match="do not fit"):
         QuadDetections(("a",), ("ship",), np.ones(2), np.zeros((1, 4, 2)))
+
+
+def test_archives_made_to_fill_the_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "task1.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Task1_ship.txt", "a 0.5 0 0 9 0 9 9 0 9\n" * 2000)
+    assert len(read_task1(path).scores) == 2000
+    monkeypatch.setattr("deblora.detect.task1.MOST_UNPACKED", 1000)
+    with pytest.raises(DataError, match="bytes of detections once unpacked"):
+        read_task1(path)

@@ -1,8 +1,10 @@
 """Task-1 files of DOTA: detections as one text file per class, in a folder or a zip."""
 
 import io
+import sys
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ from jaxtyping import Float
 from deblora.data.scenes.dota import format_numbers, parse_numbers
 from deblora.errors import DataError
 from deblora.files import write_atomic
+
+MOST_UNPACKED = 2**29
+"""Bytes of a zip of detections once unpacked, some six million detections (ours)."""
 
 
 @dataclass(frozen=True)
@@ -91,50 +96,55 @@ def read_task1(path: Path) -> QuadDetections:
     """
     images: list[str] = []
     names: list[str] = []
-    scores: list[float] = []
-    quads: list[list[float]] = []
+    numbers = array("d")  # nine to a line; lists would take four times the memory
     n_files = 0
-    for name, text, origin in _task1_files(path):
-        n_files += 1
-        for number, line in enumerate(text.splitlines(), start=1):
-            tokens = line.split()
-            if not tokens:
-                continue
-            if len(tokens) != 10:
-                raise DataError(
-                    f"{origin}:{number}: {len(tokens)} values, expected 10: image score x1 y1 ... x4 y4"
-                )
-            values = parse_numbers(tokens[1:], f"{origin}:{number}")
-            images.append(tokens[0])
-            names.append(name)
-            scores.append(values[0])
-            quads.append(values[1:])
+    try:
+        for name, lines, origin in _task1_files(path):
+            n_files += 1
+            for number, line in enumerate(lines, start=1):
+                tokens = line.split()
+                if not tokens:
+                    continue
+                if len(tokens) != 10:
+                    raise DataError(
+                        f"{origin}:{number}: {len(tokens)} values, expected 10: image score x1 y1 ... x4 y4"
+                    )
+                numbers.extend(parse_numbers(tokens[1:], f"{origin}:{number}"))
+                images.append(sys.intern(tokens[0]))
+                names.append(name)
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+        raise DataError(f"cannot read the detections in {path}: {error}") from error
     if not n_files:
         raise DataError(f"no Task1_<class>.txt in {path}; give the folder or zip that holds them")
-    return QuadDetections(
-        tuple(images),
-        tuple(names),
-        np.asarray(scores, dtype=np.float64),
-        np.asarray(quads, dtype=np.float64).reshape(-1, 4, 2),
-    )
+    table = np.array(numbers, dtype=np.float64).reshape(-1, 9)
+    return QuadDetections(tuple(images), tuple(names), table[:, 0], table[:, 1:].reshape(-1, 4, 2))
 
 
-def _task1_files(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield class name, content and origin of each Task-1 file."""
-    try:
-        if path.is_file():
-            with zipfile.ZipFile(path) as archive:
-                for member in sorted(archive.namelist()):
-                    name = _task1_class(Path(member).name)
-                    if name is not None:
-                        yield name, archive.read(member).decode("utf-8-sig"), f"{path}/{member}"
-            return
+def _task1_files(path: Path) -> Iterator[tuple[str, Iterable[str], str]]:
+    """Yield class name, lines and origin of each Task-1 file.
+
+    Raises:
+        DataError: If a file cannot be read, or an archive unpacks to more than any detector writes.
+    """
+    if not path.is_file():
         for file in sorted(path.glob("Task1_*.txt")):
-            name = _task1_class(file.name)
+            if (name := _task1_class(file.name)) is not None:
+                with file.open(encoding="utf-8-sig") as lines:
+                    yield name, lines, str(file)
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {m.filename: m.file_size for m in archive.infolist()}
+        names = {member: _task1_class(Path(member).name) for member in sorted(members)}
+        n_bytes = sum(members[member] for member, name in names.items() if name is not None)
+        if n_bytes > MOST_UNPACKED:
+            raise DataError(
+                f"{path}: {n_bytes} bytes of detections once unpacked, allowed are {MOST_UNPACKED}; write fewer "
+                "detections (a higher score threshold), or unpack the archive into a folder"
+            )
+        for member, name in names.items():
             if name is not None:
-                yield name, file.read_text(encoding="utf-8-sig"), str(file)
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise DataError(f"cannot read the detections in {path}: {error}") from error
+                with io.TextIOWrapper(archive.open(member), encoding="utf-8-sig") as lines:
+                    yield name, lines, f"{path}/{member}"
 
 
 def _task1_class(file_name: str) -> str | None:

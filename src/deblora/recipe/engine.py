@@ -92,7 +92,11 @@ def load_yaml(text: str) -> Any:
         yaml.YAMLError: If it is not valid, has a tag, or a key twice in one table.
         RecursionError: If it is nested more than ``DEEPEST`` deep.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+        # What constructors of values raise: `!!bool maybe`, a date that is none, a number beyond all limits.
+        raise yaml.YAMLError(f"a value cannot be read ({type(error).__name__}: {error})") from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
