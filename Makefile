@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test kill check format lint types arch map counts clean
+.PHONY: demo test kill fuzz check format lint types arch map counts clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
@@ -16,6 +16,10 @@ test: .venv/.installed  ## all tests
 
 kill: .venv/.installed  ## commands killed at every file operation, and what came of it; about an hour
 	$(BIN)/python scripts/kill.py
+
+fuzz: .venv/.installed  ## damaged and hostile files for every reader, recipe, artifact and adapter; a few minutes
+	test -f runs/demo/eval/choice.json || $(BIN)/deblora demo --out runs/demo --overwrite
+	$(BIN)/python scripts/fuzz.py --n 5000 --run runs/demo
 
 lint: .venv/.installed
 	$(BIN)/ruff check src tests scripts benchmarks examples
