@@ -2,8 +2,8 @@
 
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +48,21 @@ class Reading:
     images: str | None = None
     bands: tuple[int, ...] = ()
     max_missing: float = 0.5
+
+
+def refuse_unused(reading: Reading, used: Collection[str], source: Path, what: str) -> None:
+    """Refuse switches that a reader would pass over: whoever sets one counts on its effect.
+
+    Raises:
+        DataError: Names all of them.
+    """
+    idle = [item.name for item in fields(Reading) if getattr(reading, item.name) != item.default]
+    idle = [f"data.{name}" for name in idle if name not in used]
+    if idle:
+        raise DataError(
+            f"{source}: {', '.join(idle)} would have no effect, {what} has no such thing; remove it, or set "
+            "data.format to a kind of source that has"
+        )
 
 
 class Home:

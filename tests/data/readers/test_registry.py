@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from PIL import Image
 
 from deblora.data.chips import ArrayPixels, ChipSet
 from deblora.data.readers.registry import READERS, check_trainable, read_chips
+from deblora.data.sources import Reading
 from deblora.errors import DataError
 
 
@@ -160,3 +162,43 @@ def test_pictures_that_are_not_read_are_noted(tmp_path: Path) -> None:
     assert read_chips(tmp_path).notes == (
         f"2 pictures passed over (.jp2, .png), first: {tmp_path / 'b' / '2.jp2'}",
     )
+
+
+SWITCHES = {
+    "crop": "square",
+    "context": 2.0,
+    "min_side": 4.0,
+    "difficult": "drop",
+    "version": "v1.0",
+    "unit": "scene",
+    "class_names": "names.txt",
+    "images": "pictures",
+    "bands": (1, 2),
+    "max_missing": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_without_effect_is_refused(tmp_path: Path, name: str) -> None:
+    """By every reader that does not have it; that all are known here is checked too."""
+    assert set(SWITCHES) == {item.name for item in dataclasses.fields(Reading)}
+    reading = Reading(**{name: SWITCHES[name]})  # type: ignore[arg-type]
+    (tmp_path / "chips.file").write_text("")
+    for format, reader in READERS.items():
+        if name in reader.uses:
+            continue
+        source = tmp_path / "chips.file" if reader.takes == "file" else tmp_path
+        with pytest.raises(DataError, match=rf"data.{name} would have no effect"):
+            read_chips(source, format=format, reading=reading)
+
+
+def test_a_leak_guard_without_effect_is_refused_for_folders_of_any_reader(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(_made(tmp_path / "cargo") / "a.png")
+    for format in ("folder", "fusrs", "geotiff", "auto"):
+        with pytest.raises(DataError, match=r"data.unit would have no effect"):
+            read_chips(tmp_path, format=format, reading=Reading(unit="scene"))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

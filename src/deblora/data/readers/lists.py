@@ -12,7 +12,15 @@ from jaxtyping import Shaped
 
 from deblora.data.chips import ChipSet, Pixels, relabel
 from deblora.data.decode import FilePixels
-from deblora.data.sources import IMAGE_SUFFIXES, SPLIT_NAMES, Home, Reading, class_indices, read_text
+from deblora.data.sources import (
+    IMAGE_SUFFIXES,
+    SPLIT_NAMES,
+    Home,
+    Reading,
+    class_indices,
+    read_text,
+    refuse_unused,
+)
 from deblora.data.splits import val_as_test
 from deblora.errors import DataError
 
@@ -419,6 +427,8 @@ def read_fusrs(source: Path, reading: Reading) -> ChipSet:
         DataError: If a class is none of the five, or as the readers of folders and text lists.
     """
     is_list = source.is_file() or has_split_lists(source)
+    if not is_list:
+        refuse_unused(reading, (), source, "a folder per class")
     chips = read_text_lists(source, reading) if is_list else read_folder(source)
     numbers = {str(i): name for i, name in enumerate(FUSRS_CLASSES)}
     wanted = [numbers.get(name, name.strip().lower()) for name in chips.class_names]

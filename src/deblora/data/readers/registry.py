@@ -22,7 +22,7 @@ from deblora.data.readers.lists import (
 from deblora.data.readers.objects import read_dota, read_voc_chips
 from deblora.data.readers.parquet import read_hub, read_parquet, read_parquet_images, split_files
 from deblora.data.scenes.rasters import GeoTiffPixels, import_rasterio
-from deblora.data.sources import IMAGE_SUFFIXES, Reading
+from deblora.data.sources import IMAGE_SUFFIXES, Reading, refuse_unused
 from deblora.errors import DataError
 
 
@@ -36,6 +36,7 @@ class Reader:
         about: What it reads, for lists.
         suffixes: Files that are read by it unless a format is named.
         images: From a path to ids and lazy pixels without a look at labels; None where labels say what the chips are.
+        uses: Switches of :class:`~deblora.data.sources.Reading` that it reads; others are refused.
     """
 
     read: Callable[[Path, Reading], ChipSet]
@@ -43,11 +44,17 @@ class Reader:
     about: str
     suffixes: tuple[str, ...] = ()
     images: Callable[[Path], tuple[tuple[str, ...], Pixels]] | None = None
+    uses: tuple[str, ...] = ()
+
+
+OF_OBJECTS = ("crop", "context", "min_side", "difficult")
 
 
 def _read_geotiffs(source: Path, reading: Reading) -> ChipSet:
     """Read folders per class, or a CSV or TSV list, whose chips are GeoTIFFs; see ``rasters.GeoTiffPixels``."""
     import_rasterio(source)
+    if not source.is_file():
+        refuse_unused(reading, ("bands", "max_missing"), source, "a folder per class")
     base = read_list(source, unit=reading.unit) if source.is_file() else read_folder(source)
     return replace(base, pixels=_as_geotiffs(base.pixels, reading))
 
@@ -71,6 +78,7 @@ READERS: Mapping[str, Reader] = {
         "CSV or TSV: path,label[,split][,caption]",
         (".csv", ".tsv"),
         read_list_images,
+        uses=("unit",),
     ),
     "parquet": Reader(
         lambda path, how: read_parquet(path, unit=how.unit),
@@ -78,6 +86,7 @@ READERS: Mapping[str, Reader] = {
         "Parquet with image and label, one file per split or one in all",
         (".parquet", ".pq"),
         read_parquet_images,
+        uses=("unit",),
     ),
     "textlist": Reader(
         read_text_lists,
@@ -85,19 +94,39 @@ READERS: Mapping[str, Reader] = {
         "'path label' per line: Places365-LT, iNaturalist 2018",
         (".txt",),
         read_text_images,
+        uses=("images", "class_names"),
     ),
-    "dota": Reader(read_dota, "any", "images + labelTxt, one chip per object: DOTA, HIT-UAV", (".zip",)),
-    "voc": Reader(read_voc_chips, "folder", "Annotations/*.xml + JPEGImages, one chip per object"),
-    "fusrs": Reader(read_fusrs, "any", "FUSRS: five kinds of ships in SAR chips, folders or lists"),
-    "geotiff": Reader(_read_geotiffs, "any", "as folder or list, GeoTIFF chips of any bands (extra: geo)"),
+    "dota": Reader(
+        read_dota,
+        "any",
+        "images + labelTxt, one chip per object: DOTA, HIT-UAV",
+        (".zip",),
+        uses=(*OF_OBJECTS, "version"),
+    ),
+    "voc": Reader(
+        read_voc_chips, "folder", "Annotations/*.xml + JPEGImages, one chip per object", uses=OF_OBJECTS
+    ),
+    "fusrs": Reader(
+        read_fusrs,
+        "any",
+        "FUSRS: five kinds of ships in SAR chips, folders or lists",
+        uses=("images", "class_names"),
+    ),
+    "geotiff": Reader(
+        _read_geotiffs,
+        "any",
+        "as folder or list, GeoTIFF chips of any bands (extra: geo)",
+        uses=("unit", "bands", "max_missing"),
+    ),
     "arrays": Reader(
         read_arrays,
         "any",
         "NumPy: .npz, or a folder with images.npy and labels.npy",
         (".npz",),
         read_array_images,
+        uses=("class_names",),
     ),
-    "hub": Reader(read_hub, "id", "Hugging Face data set by id or local folder (extra: hub)"),
+    "hub": Reader(read_hub, "id", "Hugging Face data set by id or local folder (extra: hub)", uses=("unit",)),
 }
 """Every reader by its name in ``data.format``."""
 
@@ -122,12 +151,14 @@ def read_chips(source: Path, *, format: str = "auto", reading: Reading | None = 
         raise ValueError(f"format must be auto, {', '.join(READERS)}, got {format!r}")
     if format != "hub" and not source.exists():
         raise DataError(f"{source} does not exist; give a recipe (YAML), or the folder or file of your chips")
-    reader = READERS[_detect(source) if format == "auto" else format]
+    name = _detect(source) if format == "auto" else format
+    reader, reading = READERS[name], reading or Reading()
     if not {"folder": source.is_dir(), "file": source.is_file()}.get(reader.takes, True):
         raise DataError(
             f"{source} is not a {'folder' if reader.takes == 'folder' else 'list file'}; check data.format"
         )
-    chips = reader.read(source, reading or Reading())
+    refuse_unused(reading, reader.uses, source, f"the format {name}")
+    chips = reader.read(source, reading)
     spelled: dict[str, str] = {}
     for name in chips.class_names:
         other = spelled.setdefault(name.strip().lower(), name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from deblora.data.chips import ChipSet
+from deblora.data.readers.lists import has_split_lists
 from deblora.data.readers.registry import read_chips
 from deblora.data.sources import Reading
 from deblora.errors import DataError
@@ -14,11 +15,17 @@ from deblora.pipeline.audited import as_audited, class_names, sample_rows
 from deblora.recipe.classify import DataRecipe, Recipe
 from deblora.run.run_dir import RunDir
 
+LISTS = (".csv", ".tsv", ".txt")
+
 
 @lru_cache(maxsize=2)
 def read_source(source: str, kind: str, reading: Reading) -> ChipSet:
-    """Read a source once per process."""
-    return read_chips(Path(source), format=kind, reading=reading)
+    """Read a source once per process; chips of a list by their paths: no result depends on the order of its lines."""
+    path = Path(source)
+    chips = read_chips(path, format=kind, reading=reading)
+    if path.suffix.lower() in LISTS or (path.is_dir() and has_split_lists(path)):
+        return chips.subset(np.array(sorted(range(len(chips)), key=chips.ids.__getitem__), dtype=np.int64))
+    return chips
 
 
 def chips_of(recipe: DataRecipe) -> ChipSet:
