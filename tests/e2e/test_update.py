@@ -150,15 +150,19 @@ def test_chips_of_validation_and_test_are_refused(run: Path, pool: Path, tmp_pat
     with Image.open(source / held[1]) as picture:  # the same chip in other formats
         picture.save(pool / "again.bmp")
         np.save(pool / "as_array.npy", np.asarray(picture))
+        picture.transpose(Image.Transpose.ROTATE_90).resize((64, 64), Image.Resampling.NEAREST).save(
+            pool / "turned.png"
+        )
     (pool / held[0]).parent.mkdir()
     Image.fromarray(draw("rows", np.random.default_rng(9))).save(pool / held[0])  # the name alone
     shutil.copy(source / held[2], pool / "known.png")  # trains already
     queue = queue_of(run, pool, tmp_path / "queue")
-    other = dict.fromkeys(("copied.png", "again.bmp", "as_array.npy", "known.png"), "slope")
+    other = dict.fromkeys(("copied.png", "again.bmp", "as_array.npy", "turned.png", "known.png"), "slope")
     label_all(queue, other=other)
     change = update(own, recipe, queue.root)
-    assert set(change.refused) == {"copied.png", "again.bmp", "as_array.npy", held[0]}
+    assert set(change.refused) == {"copied.png", "again.bmp", "as_array.npy", "turned.png", held[0]}
     assert f"the test chip {held[0]}" in change.refused["copied.png"]
+    assert f"shows what the val chip {held[1]} shows" in change.refused["turned.png"]
     name = held[2].split("/")[0]
     assert change.conflicts == (
         {} if name == "slope" else {"known.png": f"{name} is kept from training, this queue says slope"}
@@ -174,7 +178,8 @@ def test_chips_of_validation_and_test_are_refused(run: Path, pool: Path, tmp_pat
     (again / "recipe.yaml").write_text(yaml.safe_dump(values))
     blind = update(*opened(again), queue.root)
     assert (
-        set(blind.refused) == set(change.refused) - {"as_array.npy"} and "could not be read" in blind.notes[0]
+        set(blind.refused) == set(change.refused) - {"as_array.npy", "turned.png"}
+        and "could not be read" in blind.notes[0]
     )
     assert "the features of the test chip" in blind.refused["copied.png"]
 

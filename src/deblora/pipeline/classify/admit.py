@@ -1,4 +1,4 @@
-"""Which labeled chips may train: none that validation or test holds, by name, image, pixels or features.
+"""Which labeled chips may train: none that validation or test holds, by name, image, pixels, looks or features.
 
 A chip of the run's training is no new one; where its new label is another, the one that trains is kept and said.
 """
@@ -13,15 +13,16 @@ from jaxtyping import Float
 
 from deblora.data.chips import Pixels
 from deblora.data.decode import FilePixels, content_hash
+from deblora.data.near_copies import near_copies, thumbnail
 from deblora.data.readers.registry import read_unlabeled
-from deblora.errors import DataError
-from deblora.files import write_atomic
+from deblora.errors import ArtifactError, DataError
 from deblora.pipeline.audited import frozen, read_audited
 from deblora.pipeline.classify.additions import AddedChip, Additions
 from deblora.pipeline.classify.chips import chips_of, reading_of
 from deblora.pipeline.classify.evaluate.fit import side_by_side
 from deblora.pipeline.classify.queue import Queue
 from deblora.recipe.classify import Recipe
+from deblora.run.artifacts import load_arrays, save_arrays
 from deblora.run.run_dir import RunDir
 
 SAME = 1e-3
@@ -57,22 +58,29 @@ def admitted(
     audited = read_audited(run)
     split_of = dict(zip(audited.ids, audited.splits, strict=True))
     label_of = {i: audited.class_names[c] for i, c in zip(audited.ids, audited.labels.tolist(), strict=True)}
-    contents = _contents(run, recipe, said)
+    seen = _seen(run, recipe, said)
     units = {
         unit
         for unit, split in zip(audited.units, audited.splits, strict=bool(audited.units))
-        if split != "train"
+        if split != "train" and unit
     }
     pixels = pixels_of(recipe, chips)
+    hashes, thumbnails = [], []
+    for row in range(len(chips)):
+        own = pixels.read(row)
+        hashes.append(content_hash(own))
+        thumbnails.append(_thumbnail(own, recipe))
+    copies = seen.copies(thumbnails)
     found = []
-    for row, chip in enumerate(chips):
-        content = content_hash(pixels.read(row))
-        same = contents.get(content, "")
+    for row, (chip, content) in enumerate(zip(chips, hashes, strict=True)):
+        same = seen.contents.get(content, "")
         unit = next((unit for unit in units if _is_of(chip, unit)), "")
         if split_of.get(chip.id, "train") != "train":
             said.refused[chip.id] = f"the {split_of[chip.id]} chip of this name"
         elif split_of.get(same, "train") != "train":
             said.refused[chip.id] = f"the pixels of the {split_of[same]} chip {same}"
+        elif row in copies:
+            said.refused[chip.id] = f"it shows what the {split_of[copies[row]]} chip {copies[row]} shows"
         elif unit:
             said.refused[chip.id] = f"of the image {unit}, whose other chips are in validation or test"
         elif same in label_of:
@@ -95,30 +103,63 @@ def _is_of(chip: AddedChip, unit: str) -> bool:
     return False
 
 
-def _contents(run: RunDir, recipe: Recipe, said: Refusals) -> dict[str, str]:
-    """Return the hash of the pixels of every chip of the run to its id; they are decoded once."""
-    path, data = run.root / "updates" / "contents.json", str(frozen(run).get("data_sha256", ""))
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["data_sha256"] == data:
-            return dict(kept["contents"])
-    except (OSError, ValueError, LookupError, TypeError):
-        pass  # not there yet, or not readable: made again
-    audited = read_audited(run)
+@dataclass(frozen=True)
+class _Seen:
+    """What the chips of a run look like: the hash of their pixels to their ids, and thumbnails of those held back."""
+
+    contents: dict[str, str] = field(default_factory=dict)
+    held: tuple[str, ...] = ()
+    thumbnails: Float[np.ndarray, "n 16 16"] = field(
+        default_factory=lambda: np.zeros((0, 16, 16), np.float32)
+    )
+
+    def copies(self, thumbnails: Sequence[Float[np.ndarray, "16 16"] | None]) -> dict[int, str]:
+        """Return the rows that show what a validation or test chip shows, and which one."""
+        known = [own if own.any() else None for own in self.thumbnails]
+        splits = ["train"] * len(known) + ["new"] * len(thumbnails)
+        found = near_copies(
+            [*known, *thumbnails], [0] * len(splits), splits, rng=np.random.default_rng(0)
+        ).across_splits
+        return {new - len(known): self.held[own] for new, own in found}
+
+
+def _seen(run: RunDir, recipe: Recipe, said: Refusals) -> _Seen:
+    """Decode the chips of the run, once, and keep what :class:`_Seen` holds."""
+    path, data = run.root / "updates" / "seen.safetensors", str(frozen(run).get("data_sha256", ""))
+    if path.is_file():
+        try:
+            arrays, notes, ids = load_arrays(path, {"thumbnails": ("f", 3)}, by_chip=("thumbnails",))
+            if notes["data_sha256"] == data:
+                return _Seen(dict(json.loads(notes["contents"])), tuple(ids), arrays["thumbnails"])
+        except (ArtifactError, LookupError, ValueError):
+            pass  # made again
+    audited, contents, found = read_audited(run), {}, {}
     try:
         chips = chips_of(recipe.data)
         position = {chip_id: i for i, chip_id in enumerate(chips.ids)}
         # Where two chips are copies, the one that validation or test holds is named.
-        order = sorted(zip(audited.ids, audited.splits, strict=True), key=lambda own: own[1] != "train")
-        contents = {content_hash(chips.pixels.read(position[chip_id])): chip_id for chip_id, _ in order}
+        for chip_id, split in sorted(
+            zip(audited.ids, audited.splits, strict=True), key=lambda own: own[1] != "train"
+        ):
+            pixels = chips.pixels.read(position[chip_id])
+            contents[content_hash(pixels)] = chip_id
+            if split != "train":
+                found[chip_id] = _thumbnail(pixels, recipe)
     except (DataError, KeyError) as error:
         said.notes.append(
             f"The chips of the run could not be read ({error}), so copies of validation and test chips were looked for "
             "by name and by features only."
         )
-        return {}
-    write_atomic(path, json.dumps({"data_sha256": data, "contents": contents}))
-    return contents
+        return _Seen()
+    nothing = np.zeros((16, 16), np.float32)
+    thumbnails = np.stack([nothing if own is None else own for own in found.values()])
+    notes = {"data_sha256": data, "contents": json.dumps(contents)}
+    save_arrays(path, {"thumbnails": thumbnails}, notes, list(found))
+    return _Seen(contents, tuple(found), thumbnails)
+
+
+def _thumbnail(pixels: np.ndarray, recipe: Recipe) -> Float[np.ndarray, "16 16"] | None:
+    return thumbnail(pixels, span=(recipe.data.scale or 255.0) - recipe.data.offset)
 
 
 def pixels_of(recipe: Recipe, chips: Sequence[AddedChip]) -> Pixels:
