@@ -115,7 +115,9 @@ def test_only_new_chips_are_extracted_and_a_queue_can_be_labeled_on(
     assert (second.n_after - second.n_before)[
         [index.index(n) for n in ("checks", "rows", "slope")]
     ].tolist() == [1, -1, 1]
-    assert [path.name for path in (run / "updates").iterdir() if path.is_dir()] == ["2"]
+    third = update(own, recipe, queue.root)
+    assert (third.n_before == third.n_after).all()
+    assert sorted(path.name for path in (run / "updates").iterdir() if path.is_dir()) == ["2", "3"]
 
 
 def test_scores_are_of_chips_that_were_labeled_before(run: Path, pool: Path, tmp_path: Path) -> None:
@@ -265,8 +267,23 @@ def test_what_is_stale_or_foreign_is_refused(
     assert main(["update", str(run)]) == 0
     assert model_of(own).n_added == 1
 
-    (folder,) = (path for path in (run / "updates").iterdir() if path.is_dir())
-    (folder / "labels.csv").write_text("x")
+    current = run / "updates" / "current.json"
+    content = json.loads(current.read_text())
+    for key, value in [
+        ("version", 0),
+        ("number", "../../x"),
+        ("number", 99),
+        ("class_names", ["checks"]),
+        ("class_names", [*content["class_names"], "more"]),
+        ("files", None),
+        ("state", {**content["state"], "features": {"../lora": ""}}),
+        ("state", {**content["state"], "features": {}}),
+    ]:
+        current.write_text(json.dumps({**content, key: value}))
+        with pytest.raises(ArtifactError, match="damaged|stale"):
+            model_of(own)
+    current.write_text(json.dumps(content))
+    (run / "updates" / str(content["number"]) / "labels.csv").write_text("x")
     with pytest.raises(ArtifactError, match="labels.csv is not what was written"):
         model_of(own)
 

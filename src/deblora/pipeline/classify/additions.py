@@ -5,6 +5,7 @@ at all. What the audit froze stays as it is: validation, test and groups are tho
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from deblora.run.artifacts import FeatureTable
 from deblora.run.run_dir import RunDir
 
 VERSION = 1
+TABLES = frozenset({"base", "lora", "deblora"})
 COLUMNS = ("content", "id", "path", "pool", "label", "queue")
 
 
@@ -122,6 +124,8 @@ def read_additions(run: RunDir, *, any_state: bool = False) -> Additions | None:
         for name, digest in content["files"].items():
             if file_sha256(folder / Path(name).name) != digest:
                 raise ValueError(f"{name} is not what was written")
+        if not set(state["features"]) <= TABLES:
+            raise ValueError("it names unknown features")
         now = model_state(run, list(state["features"]))
         if now != state and not any_state:
             raise ArtifactError(
@@ -146,7 +150,7 @@ def read_additions(run: RunDir, *, any_state: bool = False) -> Additions | None:
         ):
             raise ValueError("its classes are not those of the run")
         head, notes = load_classifier(folder / "classifier.safetensors")
-        float(notes["temperature"]), str(notes["method"]), [str(own) for own in notes["tables"]]
+        _check(head, notes, tables, len(names))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is damaged ({error}); delete {_folder(run)} and update the run again from its queues"
@@ -154,12 +158,26 @@ def read_additions(run: RunDir, *, any_state: bool = False) -> Additions | None:
     return Additions(chips, names, tables, head, notes)
 
 
+def _check(
+    head: Classifier, notes: Mapping[str, Any], tables: Mapping[str, FeatureTable], n_classes: int
+) -> None:
+    """Raise a ValueError unless a classifier and its notes belong to these features and classes."""
+    read = [str(table) for table in notes["tables"]]
+    str(notes["method"]), str(notes["classifier"]), dict(notes["settings"])
+    if not read or not set(read) <= set(tables) or not 0 < float(notes["temperature"]) < math.inf:
+        raise ValueError("its classifier reads other features, or has no temperature")
+    width = sum(tables[table].features.shape[1] for table in read)
+    if head.logits(np.zeros((1, width))).shape[1] != n_classes:
+        raise ValueError(f"its classifier is not of {n_classes} classes")
+
+
 def write_additions(run: RunDir, added: Additions) -> None:
-    """Write chips, features and classifier beside the earlier ones, make them count, then delete the earlier ones."""
+    """Write chips, features and classifier beside the earlier ones, which stay for readers, and make them count."""
     assert added.classifier is not None
     remove_leftovers(_folder(run))
     folders = [path for path in _folder(run).glob("*") if path.is_dir()] if _folder(run).is_dir() else []
     number = 1 + max((int(path.name) for path in folders if path.name.isdigit()), default=0)
+    before = _current_number(run)
     folder = _folder(run) / str(number)
     rows = [[getattr(chip, key) for key in COLUMNS] for chip in added.chips]
     write_atomic(folder / "labels.csv", as_table(COLUMNS, rows))
@@ -175,7 +193,15 @@ def write_additions(run: RunDir, added: Additions) -> None:
     }
     write_atomic(_folder(run) / "current.json", json.dumps(content, indent=1, ensure_ascii=False))
     for earlier in folders:
-        shutil.rmtree(earlier)
+        if earlier.name != str(before):
+            shutil.rmtree(earlier)
+
+
+def _current_number(run: RunDir) -> int | None:
+    try:
+        return int(json.loads((_folder(run) / "current.json").read_text(encoding="utf-8"))["number"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def queue_key(root: Path) -> str:
