@@ -205,7 +205,8 @@ def _label(options: Any) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print(f"\n{server.labeling.summary()}")
+            queue = server.labeling.queue
+            print(f"\n{server.labeling.summary()}\nto the run: deblora update {queue.run_folder} {options.queue}")
 
 
 def _add_update(parser: Parser) -> None:
