@@ -206,7 +206,9 @@ def _label(options: Any) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             queue = server.labeling.queue
-            print(f"\n{server.labeling.summary()}\nto the run: deblora update {queue.run_folder} {options.queue}")
+            print(
+                f"\n{server.labeling.summary()}\nto the run: deblora update {queue.run_folder} {options.queue}"
+            )
 
 
 def _add_update(parser: Parser) -> None:
