@@ -181,6 +181,65 @@ def _predict(options: Any) -> None:
     print(f"{len(found.ids)} chips classified{skipped}\npage: {options.out / 'index.html'}")
 
 
+def _add_suggest(parser: Parser) -> None:
+    from deblora.evaluate.suggest import STRATEGIES
+
+    _add_run_dir(parser)
+    parser.add_argument("pool", type=Path, help="unlabeled chips: what deblora predict takes")
+    parser.add_argument("--n", type=int, default=50, help="chips to choose (default: 50)")
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="half-sure",
+        help="how (default: half-sure, the best one measured; docs/labeling.md)",
+    )
+    parser.add_argument(
+        "--unlike",
+        type=int,
+        default=0,
+        help="how many of them are to be unlike all classes, for classes without a label (default: 0)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the strategy (default: 0)")
+    parser.add_argument(
+        "--on-error",
+        choices=["stop", "skip"],
+        default="stop",
+        help="chips that cannot be used: stop, or skip",
+    )
+    add_out(parser, "new folder of the queue")
+    parser.add_argument("--backbone.path", dest="weights", help="where the weights of the backbone are now")
+
+
+def _suggest(options: Any) -> None:
+    from collections import Counter
+
+    from deblora.pipeline.classify.suggest import suggest_chips
+    from deblora.recipe.classify import read_recipe, recipe_from
+    from deblora.run.run_dir import RunDir
+
+    check_number("--n", options.n, highest=100_000)
+    if not 0 <= options.unlike <= options.n:
+        raise RecipeError(f"--unlike is {options.unlike}, allowed are 0 to --n ({options.n})")
+    run = RunDir.open(options.run_dir)
+    queue = suggest_chips(
+        run,
+        recipe_from(read_recipe(run.recipe)),
+        options.pool,
+        options.out,
+        n=options.n,
+        strategy=options.strategy,
+        n_unlike=options.unlike,
+        seed=options.seed,
+        on_error=options.on_error,
+        weights=options.weights,
+    )
+    proposed = Counter(chip.proposed or "unlike all classes" for chip in queue.chips)
+    print(
+        f"{len(queue.chips)} chips to label next: " + ", ".join(f"{k} {name}" for name, k in proposed.items())
+    )
+    print(f"page: {options.out / 'index.html'}\nlabel them with: deblora label {options.out}")
+
+
 def _add_label(parser: Parser) -> None:
     parser.add_argument("queue", type=Path, help="folder that deblora suggest wrote")
     parser.add_argument(
@@ -305,6 +364,15 @@ COMMANDS = (
         _add_predict,
         about="With the method and classifier that validation chose: a table with all probabilities, and a page with "
         "the best chips of every class, rare ones first.",
+    ),
+    Command(
+        "suggest",
+        "choose the chips of an unlabeled pool to label next",
+        _suggest,
+        _add_suggest,
+        about="Writes a queue: pictures by proposed class on a page, rare classes first, and a table. Labeled chips, "
+        "those of validation and test, and copies are left out.",
+        after_a_stop=NEW_FOLDER,
     ),
     Command(
         "label",
