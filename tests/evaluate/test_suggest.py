@@ -93,7 +93,7 @@ def test_large_pools_take_seconds(rng: np.random.Generator) -> None:
 
 def test_wrong_arguments_are_refused(problem: tuple[np.ndarray, ...]) -> None:
     x, y, pool, _ = problem
-    with pytest.raises(ValueError, match="known are half-sure"):
+    with pytest.raises(ValueError, match="known are apart, half-sure"):
         suggest(x, y, pool, 3, strategy="best")  # type: ignore[arg-type]
     for numbers in ({"n": 0}, {"n": 2, "n_unlike": 3}):
         with pytest.raises(ValueError, match="allowed"):

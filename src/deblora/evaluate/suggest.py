@@ -6,6 +6,8 @@ prior of the labels, which is long-tailed as archives are, brings the frequencie
 
 - ``half-sure``: for the class that has the fewest labels, the sample whose ``p_c`` is nearest to 1/2: surer ones teach
   little, less sure ones are mostly of other classes.
+- ``apart``: for that class, of the twenty samples whose ``p_c`` is nearest to 1/2 the one farthest from all labeled and
+  chosen ones: archives hold many chips that say the same.
 - ``rare-first``: for that class, the sample with the largest ``p_c``.
 - ``k-center``: the sample farthest from all labeled and chosen ones (Sener, Savarese, arXiv 1708.00489).
 - ``typiclust``: the most typical sample of the largest cluster without a label (Hacohen et al., arXiv 2202.02794).
@@ -27,7 +29,9 @@ from threadpoolctl import threadpool_limits
 from deblora.evaluate.classifiers.cross_validation import fit_cross_validated
 from deblora.evaluate.metrics import check_labels
 
-Strategy = Literal["half-sure", "rare-first", "k-center", "typiclust", "badge", "entropy", "margin", "random"]
+Strategy = Literal[
+    "apart", "half-sure", "rare-first", "k-center", "typiclust", "badge", "entropy", "margin", "random"
+]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 COPY = 0.9995
@@ -38,6 +42,9 @@ FAILED = 0.5
 
 MOST_COMPARED = 20_000
 """Pool samples that strategies which compare samples with each other draw at random from larger pools (ours)."""
+
+N_HALF_SURE = 20
+"""Half-sure samples among which ``apart`` takes the one farthest from the others (ours)."""
 
 N_NEIGHBORS = 20
 """Neighbors by which ``typiclust`` measures how typical a sample is (its authors)."""
@@ -256,6 +263,28 @@ def _half_sure(problem: _Problem) -> Order:
     return _by_class(problem, np.abs)
 
 
+def _apart(problem: _Problem) -> Order:
+    need = problem.need.astype(np.float64)
+    costs, x = np.abs(problem.odds), _directions(problem.pool)
+    known, near = _directions(problem.known), np.full(len(x), -np.inf, dtype=np.float32)
+    free = problem.taken.free
+    while free.any():
+        c = int(need.argmin())
+        left = np.flatnonzero(free)
+        nearest = left[np.argpartition(costs[left, c], min(N_HALF_SURE, len(left)) - 1)[:N_HALF_SURE]]
+        some = nearest[np.argsort(costs[nearest, c], kind="stable")]
+        fresh = some[np.isneginf(near[some])]
+        near[fresh] = (x[fresh] @ known.T).max(axis=1) if len(fresh) else 0
+        i = int(some[near[some].argmin()])
+        before = problem.taken.n_taken
+        yield i, c
+        if problem.taken.n_taken > before:
+            need[c] += 1
+            known = np.vstack([known, x[i : i + 1]])
+            touched = ~np.isneginf(near)
+            near[touched] = np.maximum(near[touched], x[touched] @ x[i])
+
+
 def _rare_first(problem: _Problem) -> Order:
     return _by_class(problem, np.negative)
 
@@ -331,6 +360,7 @@ def _badge(problem: _Problem) -> Order:
 
 
 _ORDERS: dict[Strategy, Callable[[_Problem], Order]] = {
+    "apart": _apart,
     "half-sure": _half_sure,
     "rare-first": _rare_first,
     "k-center": _k_center,
