@@ -2,8 +2,8 @@
 
 The classes of a data set are ranked at random, training chips drawn to a long tail of 50:1 (rare classes have 1 to 3),
 and a pool from the chips that are left: long-tailed like the labels, uniform, or reversed. Each strategy chooses chips,
-whose true labels are added; the classifier (balanced softmax, penalty by cross-validation on the first labels) is fitted
-again and judged on test chips that no choice sees. Features are frozen, with the mean of four flips.
+whose true labels are added; the classifier (balanced softmax, penalty by cross-validation on the first labels) is then
+fitted again and judged on test chips that no choice sees. Features are frozen, with the mean of four flips.
 
     python benchmarks/label_next.py data/mstar_soc --image-size 112 --out results/8-label-next/mstar.csv
 """
