@@ -63,8 +63,9 @@ def class_means(
     """
     counts = counted(features, labels, n_classes)
     sums = np.zeros((n_classes, features.shape[1]))
-    for c in range(n_classes):
-        sums[c] = features[labels == c].sum(axis=0, dtype=np.float64)
+    order = np.argsort(labels, kind="stable")  # rows of a class in their order, as a mask would take them
+    for c, rows in enumerate(np.split(order, np.cumsum(counts)[:-1])):
+        sums[c] = features[rows].sum(axis=0, dtype=np.float64)
     means: Float[np.ndarray, "c d"] = (sums / counts[:, None]).astype(features.dtype)
     return means
 

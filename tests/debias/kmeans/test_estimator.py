@@ -286,3 +286,21 @@ def test_copies_do_not_change_the_road(rng: np.random.Generator) -> None:
     for space in ("standardize", "raw"):
         labels, _, min_size, _ = cluster_features(x, n_clusters=16, rho=4.0, space=space, seed=0)  # type: ignore[arg-type]
         assert np.bincount(labels).min() >= min_size
+
+
+def test_many_rows_start_from_a_sample_and_end_as_low(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deblora.debias.kmeans import estimator
+
+    x = (rng.normal(size=(8, 6))[rng.integers(0, 8, 4000)] * 6 + rng.normal(size=(4000, 6))).astype(
+        np.float32
+    )
+    whole = SizeConstrainedKMeans(8, min_size=50, random_state=0).fit(x)
+    monkeypatch.setattr(estimator, "MANY_ROWS", 1000)
+    monkeypatch.setattr(estimator, "SAMPLED_ROWS", 800)
+    monkeypatch.setattr(estimator, "SAMPLED_PER_CLUSTER", 50)
+    found = SizeConstrainedKMeans(8, min_size=50, random_state=0).fit(x)
+    assert found.inertia_ <= 1.01 * whole.inertia_ and np.bincount(found.labels_).min() >= 50
+    again = SizeConstrainedKMeans(8, min_size=50, random_state=0).fit(x)
+    np.testing.assert_array_equal(found.labels_, again.labels_)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import check_grad
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from deblora.errors import DataError
@@ -329,3 +329,17 @@ def test_lbfgs_finds_the_minimum_of_a_parabola() -> None:
         return float(stretch @ (point - target) ** 2), 2 * stretch * (point - target)
 
     np.testing.assert_allclose(lbfgs(objective, np.zeros(3), max_iter=100), target, atol=1e-4)
+
+
+def test_a_large_fit_is_nearly_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deblora.evaluate.classifiers import linear
+
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(20), rng.integers(4, 60, 20))
+    x = rng.normal(size=(20, 24))[y] * 0.6 + rng.normal(size=(len(y), 24))
+    exact = {l2: linear.fit_linear(x, y, 20, l2=l2) for l2 in (1e-1, 1e-2, 1e-3)}
+    monkeypatch.setattr(linear, "LARGE", 1)
+    for l2, other in exact.items():
+        found = linear.fit_linear(x, y, 20, l2=l2)
+        assert np.abs(softmax(found.logits(x), axis=1) - softmax(other.logits(x), axis=1)).max() < 0.02
+        assert (found.logits(x).argmax(axis=1) == other.logits(x).argmax(axis=1)).mean() > 0.995

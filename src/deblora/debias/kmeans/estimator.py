@@ -31,6 +31,10 @@ def minimum_size(n_samples: int, n_clusters: int, rho: float) -> int:
     return min(math.ceil(n_samples / (n_clusters * rho)), n_samples // n_clusters)
 
 
+MANY_ROWS, SAMPLED_ROWS, SAMPLED_PER_CLUSTER = 1 << 18, 1 << 16, 256
+"""Ours: from so many rows on restarts are made on a sample of so many, and at least so many per cluster."""
+
+
 class SizeConstrainedKMeans:
     """K-means whose clusters hold at least ``min_size`` samples; the arguments follow scikit-learn.
 
@@ -41,7 +45,7 @@ class SizeConstrainedKMeans:
         n_clusters: ``K``, between 1 and the number of samples.
         min_size: Floor on the cluster size, between 0 and ``N // K``; 0 is plain K-means.
         init: Starting centers (clusters x dimensions), which make a single run; ``None`` (ours) draws
-            ``n_init`` starts by greedy k-means++.
+            ``n_init`` starts by greedy k-means++; of tables of more than 262,144 rows on a sample (ours).
         n_init: Restarts, at least 1; the one with the lowest inertia is kept. Default 4 (ours).
         max_iter: Iterations per restart, at least 1. Default 300 (scikit-learn).
         tol: Stop when the objective falls by less than this fraction of itself. Default 1e-4 (ours).
@@ -125,12 +129,14 @@ class SizeConstrainedKMeans:
         rows, squares = centered_rows(features)
         origin = rows.origin
         rng = np.random.default_rng(self.random_state)
-        best = None
-        for _ in range(self.n_init if self.init is None else 1):
-            if self.init is None:
+        best, given = None, self.init
+        if given is None and self.n_init > 0 and len(features) > MANY_ROWS:
+            given = self._start_of_many(features, rng)
+        for _ in range(self.n_init if given is None else 1):
+            if given is None:
                 start = greedy_start(features, squares, self.n_clusters, rng, origin=origin)
             else:
-                start = np.asarray(self.init, dtype=np.float64) - (0.0 if origin is None else origin)
+                start = np.asarray(given, dtype=np.float64) - (0.0 if origin is None else origin)
             result = lloyd(
                 features,
                 start,
@@ -147,6 +153,23 @@ class SizeConstrainedKMeans:
         self.labels_, self.inertia_, self.n_iter_ = best.labels, best.inertia, best.n_iter
         self.cluster_centers_ = best.centers if origin is None else best.centers + origin
         return self
+
+    def _start_of_many(
+        self, features: Float[np.ndarray, "n d"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "k d"]:
+        """Return the centers of the best restart on a sample, so that the whole table sees one run near its end."""
+        n_sampled = max(SAMPLED_ROWS, SAMPLED_PER_CLUSTER * self.n_clusters)
+        if n_sampled >= len(features):
+            n_sampled = len(features) // 2
+        chosen = np.sort(rng.choice(len(features), size=n_sampled, replace=False))
+        sample = SizeConstrainedKMeans(
+            **{
+                **self.get_params(),
+                "min_size": self.min_size * n_sampled // len(features),
+                "random_state": rng,
+            }
+        )
+        return sample.fit(np.asarray(features[chosen])).cluster_centers_
 
     def predict(self, X: Float[np.ndarray, "m d"]) -> Int[np.ndarray, " m"]:
         """Return the nearest center of each row; the floor concerns the training samples only.

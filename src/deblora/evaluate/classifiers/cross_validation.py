@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
 from deblora.errors import DataError
-from deblora.evaluate.classifiers.linear import Linear, LinearFits, log_prior
+from deblora.evaluate.classifiers.linear import LARGE, Linear, LinearFits, log_prior
 from deblora.evaluate.metrics import check_labels
 
 N_FOLDS = 5
@@ -69,6 +69,8 @@ def fit_cross_validated(
 ) -> CrossValidated:
     """Fit balanced softmax with the penalty whose held-out Brier score is least, at the temperature of each.
 
+    Of large problems (``linear.LARGE``) one of the folds is judged.
+
     Args:
         x: Features of labeled samples, not moved.
         y: Their classes.
@@ -83,6 +85,8 @@ def fit_cross_validated(
         ValueError: If shapes or labels do not fit.
     """
     fold = draw_folds(y, n_folds=n_folds, rng=rng, units=units)
+    if x.size * n_classes >= LARGE:  # so many samples of so many classes are judged well by one fold
+        fold[fold != fold.max()] = ALWAYS_TRAINS
     judged = fold != ALWAYS_TRAINS
     parts = [_Part.of(x, y, n_classes, fold == number) for number in np.unique(fold[judged])]
     found: list[tuple[float, float]] = []
@@ -230,8 +234,9 @@ def draw_folds(
         start = rng.integers(n_folds)
         held = np.bincount(fold[(y == c) & (fold != ALWAYS_TRAINS)], minlength=n_folds)
         order = np.lexsort(((np.arange(n_folds) - start) % n_folds, held))
-        for i, number in enumerate(own):
-            fold[unit == number] = order[i % n_folds]
+        drawn = np.full(int(unit.max()) + 1, ALWAYS_TRAINS)
+        drawn[own] = order[np.arange(len(own)) % n_folds]
+        fold = np.where(drawn[unit] != ALWAYS_TRAINS, drawn[unit], fold)
         n_used += len(own)
     fold = _with_every_class_in_training(y, fold)
     if len(np.unique(fold[fold != ALWAYS_TRAINS])) < 1:

@@ -29,6 +29,13 @@ MAX_ITER = 2000
 TOLERANCE = 1e-12
 """Relative decrease of the loss at which L-BFGS stops (ours)."""
 
+LARGE = 1 << 27
+"""Samples x features x classes from which a fit is large: it computes in float32 and stops at :data:`COARSE`, after
+a few dozen iterations (ours)."""
+
+COARSE = 1e-6
+"""Relative decrease of the loss at which a large fit stops (ours)."""
+
 EFFECTIVE_NUMBER_BETA = 0.9999
 """Of the class-balanced loss (Cui et al. 2019) and of LDAM-DRW (authors' code)."""
 
@@ -130,6 +137,8 @@ class LinearFits:
         z = standardizer(x)
         axes, moments = principal_axes(z, weights)
         inputs = np.hstack([z @ axes, np.ones((len(z), 1))])
+        if inputs.size * n_classes >= LARGE:
+            inputs, weights = inputs.astype(np.float32), weights.astype(np.float32)
         transposed = np.ascontiguousarray(inputs.T)
         return cls(standardizer, y, weights, n_classes, axes, moments, inputs, transposed)
 
@@ -154,10 +163,14 @@ class LinearFits:
         penalty[-1] = 0.0
         origin = self._origin(start)
         scale = self._step_scale(origin, l2)
+        dtype = self.inputs.dtype
+        if self.is_large:
+            tolerance = max(tolerance, COARSE)
 
         def objective(flat: Float[np.ndarray, " p"]) -> tuple[float, Float[np.ndarray, " p"]]:
             parameters = origin + scale * flat.reshape(origin.shape)
-            value, residual = weighted_cross_entropy(self.inputs @ parameters, self.y, self.sample_weights)
+            scores = self.inputs @ parameters.astype(dtype, copy=False)
+            value, residual = weighted_cross_entropy(scores, self.y, self.sample_weights)
             shrunk = penalty * parameters
             value += 0.5 * float(np.vdot(shrunk, parameters))
             return value, (scale * (shrunk + self.transposed @ residual)).ravel()
@@ -168,6 +181,11 @@ class LinearFits:
         # What all classes share cancels in the loss and only adds to the penalty.
         fitted -= fitted.mean(axis=1, keepdims=True)
         return Linear(self.standardizer, self.axes @ fitted[:-1], fitted[-1].copy())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether fits compute in float32 and stop early."""
+        return self.inputs.dtype == np.float32
 
     def warm(self) -> Callable[[float], Linear]:
         """Return a function from a penalty to its fit, which fits each penalty once, from the next larger one."""
@@ -183,8 +201,8 @@ class LinearFits:
 
     def _step_scale(self, origin: Float[np.ndarray, "e c"], l2: float) -> Float[np.ndarray, "e c"]:
         """Return ``1 / sqrt(s_k lambda_i + l2)`` per axis and class, and ``1 / sqrt(s_k)`` in the last row."""
-        p = softmax(self.inputs @ origin, axis=1)
-        confusion = np.maximum(self.sample_weights @ (p * (1 - p)), 1e-6)
+        p = softmax(self.inputs @ origin.astype(self.inputs.dtype, copy=False), axis=1)
+        confusion = np.maximum(self.sample_weights @ (p * (1 - p)), 1e-6).astype(np.float64)
         return np.asarray(1 / np.sqrt(np.vstack([np.outer(self.moments, confusion) + l2, confusion[None]])))
 
     def _origin(self, start: Linear | None) -> Float[np.ndarray, "e c"]:

@@ -65,6 +65,9 @@ CLASSIFIERS = (
 )
 """All classifiers that are fitted unless others are asked for, in the order they are fitted and shown."""
 
+SCALABLE = (*PRIOR_CLASSIFIERS, FLOOR, "nearest_mean_cosine", "nearest_mean_euclidean", "sade")
+"""Fitted of large problems (``linear.LARGE``) unless others are asked for: one fit per penalty, and means (ours)."""
+
 ON_REQUEST = ("sgd_probe",)
 """Fitted only when they are named."""
 

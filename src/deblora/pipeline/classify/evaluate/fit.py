@@ -22,6 +22,7 @@ from deblora.errors import ArtifactError, ModelError
 from deblora.evaluate.classifiers.cosine import ProjectedCosine
 from deblora.evaluate.classifiers.cross_validation import calibrated_score, expected_calibration_error
 from deblora.evaluate.classifiers.files import save_classifier
+from deblora.evaluate.classifiers.linear import LARGE
 from deblora.evaluate.classifiers.search import Chosen, Samples
 from deblora.evaluate.classifiers.semi_supervised import (
     ENOUGH,
@@ -32,7 +33,7 @@ from deblora.evaluate.classifiers.semi_supervised import (
     held_out_predictions,
     n_short,
 )
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST, fit_classifiers
+from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST, SCALABLE, fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 from deblora.files import write_atomic
 from deblora.pipeline.audited import Audited, read_audited
@@ -291,8 +292,20 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
     test, val = audited.split("test"), audited.split("val")
     features: dict[tuple[str, ...], Float[np.ndarray, "m d"]] = {}
     found: dict[str, Fitted] = {}
-    with threadpool_limits(limits=1, user_api="blas"):  # small products: more threads wait for each other
-        for name, chosen, on_val in _fits(_Data(run, recipe, method, audited), names):
+    data = _Data(run, recipe, method, audited)
+    is_large = _is_large(data)
+    if is_large and not recipe.evaluate.classifiers:
+        left_out = [name for name in names if name in CLASSIFIERS and name not in SCALABLE]
+        names = tuple(name for name in names if name not in left_out)
+        log.info(
+            "%s: with %d classes these classifiers are fitted only if evaluate.classifiers names them: %s",
+            method.name,
+            audited.n_classes,
+            ", ".join(left_out),
+        )
+    # Small products: more threads wait for each other.
+    with threadpool_limits(limits=None if is_large else 1, user_api="blas"):
+        for name, chosen, on_val in _fits(data, names):
             tables = method.tables_of(name)
             if tables not in features:  # most classifiers of a method read the same tables
                 features[tables] = side_by_side(run, tables, test.ids)
@@ -313,6 +326,15 @@ def _work(run: RunDir, recipe: Recipe, method: Method) -> None:
         found[OWN_LOGITS] = _own_logits(run, method, audited)
     _forget_others(run.classifiers(method.name), found)
     save_fitted(run.fitted(method.name), found, len(test))
+
+
+def _is_large(data: _Data) -> bool:
+    """Tell whether linear fits of this method compute in float32 and stop early."""
+    train = data.audited.split("train")
+    width = sum(
+        FeatureTable.load(features_path(data.run, table)).features.shape[1] for table in data.method.reads
+    )
+    return bool(len(train) * width * data.audited.n_classes >= LARGE)
 
 
 def _calibrated(chosen: Chosen, x_val: Float[np.ndarray, "v d"], y_val: Int[np.ndarray, " v"]) -> Chosen:
