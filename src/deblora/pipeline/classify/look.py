@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from deblora.data.chips import ChipSet, Pixels
 from deblora.errors import ArtifactError, ModelError
 from deblora.evaluate.classifiers.cross_validation import CrossValidated, fit_cross_validated
+from deblora.evaluate.classifiers.linear import LARGE
 from deblora.evaluate.intervals import bootstrap_f1, group_estimates, stratified_draws
 from deblora.evaluate.metrics import per_class_f1
 from deblora.files import write_atomic
@@ -109,7 +110,7 @@ def _at_size(
         )
         seconds = (time.perf_counter() - start) / len(chips)
         rng = np.random.default_rng(recipe.seed)
-        with threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=None if x.size * chips.n_classes >= LARGE else 1, user_api="blas"):
             found = fit_cross_validated(x, chips.labels, chips.n_classes, rng=rng, units=chips.units)
         scores[size, views] = found.score
         lines += _lines(run, found, chips, size=size, views=views, seconds=seconds, seed=recipe.seed)
