@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test kill fuzz check format lint types arch map counts clean
+.PHONY: demo test kill fuzz check format lint types arch map counts wheel clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
@@ -36,6 +36,12 @@ map:  ## every module with what it is for
 
 counts:  ## modules, lines, tests beside their modules
 	$(PYTHON) scripts/house.py --counts
+
+wheel: .venv/.installed  ## wheel and sdist in dist/, tried in an empty environment
+	rm -rf dist && $(BIN)/python -m build
+	$(PYTHON) -m venv --clear build/empty
+	build/empty/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	cd build/empty && env -u PYTHONPATH HF_HUB_OFFLINE=1 bin/deblora demo --out demo --quiet
 
 check: lint types arch test  ## what CI runs
 
