@@ -184,3 +184,23 @@ def test_the_schema_names_every_setting(recipe: str, capsys: pytest.CaptureFixtu
     assert all(
         field["description"] for table in schema["$defs"].values() for field in table["properties"].values()
     )
+
+
+def test_the_help_of_a_command_needs_neither_scipy_nor_torch() -> None:
+    code = (
+        "import sys\nfrom deblora.cli.main import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'scipy', 'torch', 'sklearn', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["cluster {}", "predict {} chips --out out"])
+def test_a_run_of_detection_is_sent_to_its_commands(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.json").write_text('{"stages": {}}')
+    (tmp_path / "recipe.yaml").write_text("head: {}\n")
+    assert main(command.format(tmp_path).split()) == 2
+    assert "is a run of detection; its commands begin with deblora detect" in capsys.readouterr().err

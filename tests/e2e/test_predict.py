@@ -16,7 +16,7 @@ from deblora.data.readers.registry import read_unlabeled
 from deblora.data.sources import Reading
 from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.files import load_classifier
-from deblora.evaluate.classifiers.trials import FLOOR
+from deblora.evaluate.classifiers.names import FLOOR
 from deblora.evaluate.intervals import ENOUGH_TO_CHOOSE
 from deblora.pipeline.classify.predict import load_chosen
 from deblora.recipe.methods import FLOORS

@@ -4,7 +4,7 @@ import pytest
 
 from deblora.debias.variants import VARIANTS
 from deblora.errors import RecipeError
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, FLOOR, ON_REQUEST
+from deblora.evaluate.classifiers.names import CLASSIFIERS, FLOOR, ON_REQUEST
 from deblora.recipe.methods import (
     FLOORS,
     GAUSSIANS,

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deblora.cli.options import (
@@ -240,9 +241,8 @@ def _chips(options: Any) -> None:
     )
     for name, count in counts.items():
         print(f"{name:<28}{count:>8}")
-    print(
-        f"chips in {options.out}; adapt to them with: deblora run RECIPE.yaml --data.source {options.out} ..."
-    )
+    source = quote(str(options.out))
+    print(f"chips in {options.out}; adapt to them with: deblora run {source} --out FOLDER")
 
 
 def _demo(options: Any) -> None:

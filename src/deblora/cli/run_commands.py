@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from deblora.cli.options import (
@@ -14,7 +15,7 @@ from deblora.cli.options import (
     add_start,
     check_number,
 )
-from deblora.errors import RecipeError
+from deblora.errors import ArtifactError, RecipeError
 
 STAGES = {
     "train-lora": "train the LoRA adapter (stage 0)",
@@ -73,7 +74,7 @@ def _finish(run: Any) -> None:
     if unjudged := say_unjudged(run):
         print(unjudged)
     print("\n" + "\n".join(say_choice(read_choice(run))))
-    print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
+    print(f"classify new chips with: deblora predict {quote(str(run.root))} CHIPS --out FOLDER")
     print(f"\nreport: {run.report('index.html')}")
 
 
@@ -127,13 +128,29 @@ def _add_run_dir(parser: Parser) -> None:
     parser.add_argument("run_dir", type=Path, help="run folder")
 
 
-def _stage(name: str, options: Any) -> None:
-    from deblora.pipeline.classify.road import run_named
+def _open(root: Path) -> tuple[Any, Any]:
+    """Open a run of classification with its recipe.
+
+    Raises:
+        ArtifactError: If the folder holds no run, or one of detection.
+    """
     from deblora.recipe.classify import read_recipe, recipe_from
     from deblora.run.run_dir import RunDir
 
-    run = RunDir.open(options.run_dir)
-    run_named(name, run, recipe_from(read_recipe(run.recipe)))
+    run = RunDir.open(root)
+    values = read_recipe(run.recipe)
+    if "head" in values:
+        raise ArtifactError(
+            f"{root} is a run of detection; its commands begin with deblora detect (deblora detect --help)"
+        )
+    return run, recipe_from(values)
+
+
+def _stage(name: str, options: Any) -> None:
+    from deblora.pipeline.classify.road import run_named
+
+    run, recipe = _open(options.run_dir)
+    run_named(name, run, recipe)
 
 
 # --- what finished runs are for ---------------------------------------------------------------------------------
@@ -162,13 +179,11 @@ def _add_predict(parser: Parser) -> None:
 
 def _predict(options: Any) -> None:
     from deblora.pipeline.classify.predict import predict
-    from deblora.recipe.classify import read_recipe, recipe_from
-    from deblora.run.run_dir import RunDir
 
-    run = RunDir.open(options.run_dir)
+    run, recipe = _open(options.run_dir)
     found = predict(
         run,
-        recipe_from(read_recipe(run.recipe)),
+        recipe,
         options.chips,
         options.out,
         on_error=options.on_error,
@@ -214,16 +229,14 @@ def _suggest(options: Any) -> None:
     from collections import Counter
 
     from deblora.pipeline.classify.suggest import suggest_chips
-    from deblora.recipe.classify import read_recipe, recipe_from
-    from deblora.run.run_dir import RunDir
 
     check_number("--n", options.n, highest=100_000)
     if not 0 <= options.unlike <= options.n:
         raise RecipeError(f"--unlike is {options.unlike}, allowed are 0 to --n ({options.n})")
-    run = RunDir.open(options.run_dir)
+    run, recipe = _open(options.run_dir)
     queue = suggest_chips(
         run,
-        recipe_from(read_recipe(run.recipe)),
+        recipe,
         options.pool,
         options.out,
         n=options.n,
@@ -290,19 +303,17 @@ def _add_update(parser: Parser) -> None:
 def _update(options: Any) -> None:
     from deblora.pipeline.classify.update import say_change, update
     from deblora.pipeline.open_model import find_noted_weights
-    from deblora.recipe.classify import read_recipe, recipe_from
-    from deblora.run.run_dir import RunDir
 
-    run = RunDir.open(options.run_dir)
-    change = update(run, recipe_from(read_recipe(run.recipe)), options.queue, weights=options.weights)
+    run, recipe = _open(options.run_dir)
+    change = update(run, recipe, options.queue, weights=options.weights)
     print("\n".join(say_change(change)), flush=True)
     if options.adapt is not None:
         from deblora.pipeline.classify.adapt import adapt
 
-        recipe = recipe_from(read_recipe(run.recipe))
+        recipe = recipe
         _finish(adapt(run, find_noted_weights(run, recipe, options.weights), options.adapt))
         return
-    print(f"classify new chips with: deblora predict {run.root} CHIPS --out FOLDER")
+    print(f"classify new chips with: deblora predict {quote(str(run.root))} CHIPS --out FOLDER")
 
 
 def _add_export(parser: Parser) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from deblora.errors import RecipeError
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, FLOOR, ON_REQUEST, PRIOR_CLASSIFIERS
+from deblora.evaluate.classifiers.names import CLASSIFIERS, FLOOR, ON_REQUEST, PRIOR_CLASSIFIERS
 
 OWN_LOGITS, PSEUDO_LABELED, TEXT = "own_logits", "pseudo_labeled", "text"
 GAUSSIANS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -15,6 +15,7 @@ from deblora.evaluate.classifiers.classifier import Classifier, Standardizer
 from deblora.evaluate.classifiers.cosine import Cosine, ProjectedCosine
 from deblora.evaluate.classifiers.files import PARTS, load_classifier, save_classifier
 from deblora.evaluate.classifiers.linear import Linear, fit_linear, log_prior
+from deblora.evaluate.classifiers.names import CLASSIFIERS
 from deblora.evaluate.classifiers.search import Samples
 from deblora.evaluate.classifiers.semi_supervised import (
     Start,
@@ -25,7 +26,7 @@ from deblora.evaluate.classifiers.semi_supervised import (
     soft_labels,
 )
 from deblora.evaluate.classifiers.sgd_probe import fit_sgd_probe
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, fit_classifiers
+from deblora.evaluate.classifiers.trials import fit_classifiers
 
 
 def every_classifier(samples: Samples) -> dict[str, Classifier]:

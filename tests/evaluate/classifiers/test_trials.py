@@ -8,8 +8,9 @@ import pytest
 from deblora.errors import DataError
 from deblora.evaluate.classifiers.classifier import Standardizer
 from deblora.evaluate.classifiers.linear import fit_linear, log_prior
+from deblora.evaluate.classifiers.names import CLASSIFIERS, FLOOR
 from deblora.evaluate.classifiers.search import COARSE_PENALTIES, Samples
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, FLOOR, N_TRIALS, PENALTIES, fit_classifiers
+from deblora.evaluate.classifiers.trials import N_TRIALS, PENALTIES, fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 
 WITHOUT_TRIALS = ("nearest_mean_cosine", "nearest_mean_euclidean", FLOOR)

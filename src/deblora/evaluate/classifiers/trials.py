@@ -23,6 +23,7 @@ from deblora.evaluate.classifiers.linear import (
     inverse_frequency_weights,
     sade_prior,
 )
+from deblora.evaluate.classifiers.names import FLOOR
 from deblora.evaluate.classifiers.reslt import BETA, fit_reslt
 from deblora.evaluate.classifiers.search import Chosen, Samples, select, try_one, try_two
 from deblora.evaluate.classifiers.sgd_probe import N_EPOCHS, fit_sgd_probe
@@ -44,40 +45,12 @@ SCALES = (10.0, 20.0, 30.0, 40.0)
 ITERATIONS = (10, 3, 5, 20, 40)
 
 
-PRIOR_CLASSIFIERS = ("cross_entropy", "balanced_softmax", "logit_adjustment", "tau_norm")
-"""The linear classifier and its forms by bias or lengths; ``tau_norm`` is not for moved features."""
-
-FLOOR = "balanced_softmax_cv"
-"""Balanced softmax whose settings need no validation chip: what every choice has to beat."""
-
-CLASSIFIERS = (
-    *PRIOR_CLASSIFIERS,
-    FLOOR,
-    "crt",
-    "effective_number",
-    "ldam_drw",
-    "lift",
-    "nearest_mean_cosine",
-    "nearest_mean_euclidean",
-    "reslt",
-    "sade",
-    "distribution_calibration",
-)
-"""All classifiers that are fitted unless others are asked for, in the order they are fitted and shown."""
-
-SCALABLE = (*PRIOR_CLASSIFIERS, FLOOR, "nearest_mean_cosine", "nearest_mean_euclidean", "sade")
-"""Fitted of large problems (``linear.LARGE``) unless others are asked for: one fit per penalty, and means (ours)."""
-
-ON_REQUEST = ("sgd_probe",)
-"""Fitted only when they are named."""
-
-
 def fit_classifiers(samples: Samples, names: Sequence[str]) -> Iterator[tuple[str, Chosen]]:
     """Fit the named classifiers, each with settings chosen on validation.
 
     Args:
         samples: What to fit and choose on; ``x`` may be moved.
-        names: Of :data:`CLASSIFIERS` and :data:`ON_REQUEST`; nothing else is fitted.
+        names: Of :mod:`deblora.evaluate.classifiers.names`; nothing else is fitted.
 
     Yields:
         Name and chosen classifier, in the order of the names.

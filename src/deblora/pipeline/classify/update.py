@@ -25,7 +25,7 @@ from deblora.evaluate.classifiers.cross_validation import (
     fit_temperature,
 )
 from deblora.evaluate.classifiers.linear import Linear
-from deblora.evaluate.classifiers.trials import FLOOR
+from deblora.evaluate.classifiers.names import FLOOR
 from deblora.evaluate.intervals import Estimate, bootstrap_f1, group_estimates, stratified_draws
 from deblora.evaluate.metrics import per_class_f1
 from deblora.pipeline.audited import Audited, as_audited, read_audited

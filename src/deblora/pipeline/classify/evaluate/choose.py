@@ -18,7 +18,7 @@ from deblora.errors import ArtifactError
 from deblora.evaluate.classifiers.classifier import Classifier
 from deblora.evaluate.classifiers.files import load_classifier, save_classifier
 from deblora.evaluate.classifiers.linear import TOLERANCE, Linear, LinearFits, log_prior, sade_prior
-from deblora.evaluate.classifiers.trials import FLOOR
+from deblora.evaluate.classifiers.names import FLOOR
 from deblora.evaluate.intervals import Choice, choose
 from deblora.files import write_atomic
 from deblora.pipeline.audited import read_audited

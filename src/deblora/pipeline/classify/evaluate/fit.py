@@ -23,6 +23,7 @@ from deblora.evaluate.classifiers.cosine import ProjectedCosine
 from deblora.evaluate.classifiers.cross_validation import calibrated_score, expected_calibration_error
 from deblora.evaluate.classifiers.files import save_classifier
 from deblora.evaluate.classifiers.linear import LARGE
+from deblora.evaluate.classifiers.names import CLASSIFIERS, ON_REQUEST, SCALABLE
 from deblora.evaluate.classifiers.search import Chosen, Samples
 from deblora.evaluate.classifiers.semi_supervised import (
     ENOUGH,
@@ -33,7 +34,7 @@ from deblora.evaluate.classifiers.semi_supervised import (
     held_out_predictions,
     n_short,
 )
-from deblora.evaluate.classifiers.trials import CLASSIFIERS, ON_REQUEST, SCALABLE, fit_classifiers
+from deblora.evaluate.classifiers.trials import fit_classifiers
 from deblora.evaluate.metrics import macro_f1
 from deblora.files import write_atomic
 from deblora.pipeline.audited import Audited, read_audited
