@@ -162,7 +162,15 @@ def _add_predict(parser: Parser) -> None:
         "chips",
         type=Path,
         help="folder of images at any depth, one image, a list (.csv, .tsv, .txt), arrays (.npz, .npy) or Parquet; "
-        "labels in them are not read",
+        "labels in them are not read; with --tile a scene (GeoTIFF, picture) or a folder of scenes",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        help="make a map of a scene: side of its tiles in pixels, that of the training chips",
+    )
+    parser.add_argument(
+        "--stride", type=int, help="pixels from tile to tile, the cell of the map (default: half a tile)"
     )
     parser.add_argument(
         "--on-error",
@@ -170,7 +178,7 @@ def _add_predict(parser: Parser) -> None:
         default="stop",
         help="chips that cannot be read, or have other bands or values: stop, or skip, count and name them",
     )
-    add_out(parser, "folder for predictions.csv and index.html")
+    add_out(parser, "folder for predictions.csv and index.html, or for one folder per scene")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an earlier prediction in this folder"
     )
@@ -181,6 +189,10 @@ def _predict(options: Any) -> None:
     from deblora.pipeline.classify.predict import predict
 
     run, recipe = _open(options.run_dir)
+    if options.tile is not None:
+        return _predict_scenes(run, recipe, options)
+    if options.stride is not None:
+        raise RecipeError("--stride belongs to a map of a scene; give --tile too")
     found = predict(
         run,
         recipe,
@@ -251,6 +263,32 @@ def _suggest(options: Any) -> None:
         f"{len(queue.chips)} chips to label next: " + ", ".join(f"{k} {name}" for name, k in proposed.items())
     )
     print(f"page: {options.out / 'index.html'}\nlabel them with: deblora label {options.out}")
+
+
+def _predict_scenes(run: Any, recipe: Any, options: Any) -> None:
+    from deblora.pipeline.classify.scene_map import map_scenes
+
+    check_number("--tile", options.tile, highest=4096)
+    stride = (options.tile + 1) // 2 if options.stride is None else options.stride
+    check_number("--stride", stride, highest=options.tile)
+    if options.on_error != "stop":
+        raise RecipeError(
+            "--on-error belongs to chips; tiles of a scene with missing pixels are left out by themselves"
+        )
+    for made in map_scenes(
+        run,
+        recipe,
+        options.chips,
+        options.out,
+        tile=options.tile,
+        stride=stride,
+        overwrite=options.overwrite,
+        weights=options.weights,
+    ):
+        print(
+            f"{made.folder}: {made.n_tiles} tiles, {made.n_left_out} of them left out (missing pixels), "
+            f"{made.n_finds} finds of rare classes"
+        )
 
 
 def _add_label(parser: Parser) -> None:
@@ -374,7 +412,8 @@ COMMANDS = (
         _predict,
         _add_predict,
         about="With the method and classifier that validation chose: a table with all probabilities, and a page with "
-        "the best chips of every class, rare ones first.",
+        "the best chips of every class, rare ones first. With --tile, of a scene: classes and probabilities as "
+        "GeoTIFFs in its reference system, rare finds as polygons, a picture; given again, it goes on.",
     ),
     Command(
         "suggest",

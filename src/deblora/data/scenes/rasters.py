@@ -36,8 +36,15 @@ class Scene(Protocol):
     def read(self, x: int, y: int, width: int, height: int) -> Shaped[np.ndarray, "h w b"]:
         """Return a window that lies inside the scene."""
 
+    def read_masked(self, x: int, y: int, width: int, height: int) -> "Masked":
+        """Return a window with its missing pixels."""
+
     def is_empty(self, x: int, y: int, width: int, height: int) -> bool:
         """Tell whether a window holds nothing but pixels declared as missing."""
+
+
+Masked = tuple[Shaped[np.ndarray, "h w b"], Bool[np.ndarray, "h w b"]]
+"""Values as uint8, uint16 or float32, and which of them are there: neither nodata, masked, NaN nor infinite."""
 
 
 class ArrayScene:
@@ -55,6 +62,11 @@ class ArrayScene:
     def read(self, x: int, y: int, width: int, height: int) -> Shaped[np.ndarray, "h w b"]:
         """Return a window that lies inside the scene."""
         return self.pixels[y : y + height, x : x + width]
+
+    def read_masked(self, x: int, y: int, width: int, height: int) -> Masked:
+        """Return a window with its missing pixels, which are NaN or infinite."""
+        values = self.read(x, y, width, height)
+        return values, np.isfinite(values)
 
     def is_empty(self, x: int, y: int, width: int, height: int) -> bool:  # noqa: ARG002
         """Return False: pictures declare no missing pixels."""
@@ -98,6 +110,16 @@ class RasterScene:
             pixels[pixels == pixels.dtype.type(self._file.nodata)] = np.nan
         return np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
 
+    def read_masked(self, x: int, y: int, width: int, height: int) -> Masked:
+        """Return a window with its missing pixels, as GeoTIFF chips are read; alpha is dropped."""
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window
+
+        try:
+            return _read_masked(self._file, self._path, _color_bands(self._file), Window(x, y, width, height))
+        except RasterioError as error:
+            raise DataError(f"{self._path}: the window at {x}, {y} cannot be read ({error})") from error
+
     def is_empty(self, x: int, y: int, width: int, height: int) -> bool:
         """Tell whether the mask of the file (nodata or alpha) covers the whole window."""
         from rasterio.windows import Window
@@ -138,6 +160,11 @@ class BandScene:
     def read(self, x: int, y: int, width: int, height: int) -> Shaped[np.ndarray, "h w b"]:
         """Return a window that lies inside the scene."""
         return self._scene.read(x, y, width, height)[..., self._bands]
+
+    def read_masked(self, x: int, y: int, width: int, height: int) -> Masked:
+        """Return a window of the bands with its missing pixels."""
+        values, valid = self._scene.read_masked(x, y, width, height)
+        return values[..., self._bands], valid[..., self._bands]
 
     def is_empty(self, x: int, y: int, width: int, height: int) -> bool:
         """Tell whether a window of the scene holds nothing."""
@@ -243,11 +270,6 @@ class GeoTiffPixels:
         """Return the chip of file ``index``."""
         path = self.paths[index]
         values, valid = _read_chip(path, self.bands)
-        if np.issubdtype(values.dtype, np.complexfloating):
-            raise DataError(f"{path}: complex values; store amplitude or intensity")
-        if values.dtype not in (np.uint8, np.uint16):
-            values = values.astype(np.float32)
-            valid = valid & np.isfinite(values)
         missing = 1.0 - float(valid.mean())
         if missing > self.max_missing or not valid.any(axis=(0, 1)).all():
             raise DataError(
@@ -269,7 +291,18 @@ def fill_missing(
     return np.where(valid, values, means.astype(values.dtype))
 
 
-def _read_chip(path: Path, bands: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _read_masked(file: Any, path: Path, bands: list[int], window: Any = None) -> Masked:
+    values = np.ascontiguousarray(np.moveaxis(file.read(bands, window=window), 0, 2))
+    valid = np.moveaxis(file.read_masks(bands, window=window), 0, 2) > 0
+    if np.issubdtype(values.dtype, np.complexfloating):
+        raise DataError(f"{path}: complex values; store amplitude or intensity")
+    if values.dtype not in (np.uint8, np.uint16):
+        values = values.astype(np.float32)
+        valid = valid & np.isfinite(values)
+    return values, valid
+
+
+def _read_chip(path: Path, bands: tuple[int, ...]) -> Masked:
     """Return values and validity, bands last."""
     from rasterio.errors import RasterioError
 
@@ -282,13 +315,12 @@ def _read_chip(path: Path, bands: tuple[int, ...]) -> tuple[np.ndarray, np.ndarr
             if file.width * file.height * len(chosen) > LARGEST_CHIP:
                 raise DataError(
                     f"{path}: {file.width} x {file.height} pixels in {len(chosen)} bands are too many for a chip; "
-                    "cut the scene into chips"
+                    "give deblora predict --tile with the side of the training chips, or cut the scene into chips"
                 )
-            values, masks = file.read(chosen), file.read_masks(chosen)
+            return _read_masked(file, path, chosen)
     except RasterioError as error:
         reason = str(error).replace("\n", " ")
         raise DataError(f"{path}: unreadable GeoTIFF ({reason}); restore it or leave the chip out") from error
-    return np.ascontiguousarray(np.moveaxis(values, 0, 2)), np.moveaxis(masks, 0, 2) > 0
 
 
 def _color_bands(file: Any) -> list[int]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy.special import softmax
 
 from deblora.data.chips import Pixels, SubsetPixels
-from deblora.data.decode import unreadable
+from deblora.data.decode import picture_size, unreadable
 from deblora.data.longtail import Groups
 from deblora.data.readers.registry import OfKind, read_unlabeled
 from deblora.errors import ArtifactError, DataError
@@ -53,14 +53,7 @@ def usable_chips(
     Raises:
         DataError: If there are others and ``on_error`` is stop (up to ten are named), or no chip is left.
     """
-    types: tuple[str, ...] = ("uint8", "uint16", "float32")
-    if recipe.data.scale is None:
-        types = types[:1]
-    elif recipe.data.scale > WHITE:
-        types = types[1:]
-    # The model would take gray chips after it saw RGB ones, repeated, and be wrong without a word.
-    n_bands = band_counts(run) or frozenset({1, int(read_folder(run.adapter("lora"))[1]["n_bands"])})
-    reasons = unreadable(OfKind(pixels, ids, types, n_bands))
+    reasons = unreadable(of_kind(run, recipe, ids, pixels))
     if reasons and on_error == "stop":
         lines = [f"  - {reason}" for reason in list(reasons.values())[:N_NAMED]]
         raise DataError(
@@ -72,6 +65,38 @@ def usable_chips(
         raise DataError(f"none of the {len(ids)} chips can be used, first: {reasons[0]}")
     skipped = {ids[i]: reason for i, reason in reasons.items()}
     return tuple(ids[i] for i in kept), SubsetPixels(pixels, kept), skipped
+
+
+def of_kind(run: RunDir, recipe: Recipe, ids: tuple[str, ...], pixels: Pixels) -> OfKind:
+    """Return pixels that raise a DataError where they have other bands or types of values than the run knows."""
+    types: tuple[str, ...] = ("uint8", "uint16", "float32")
+    if recipe.data.scale is None:
+        types = types[:1]
+    elif recipe.data.scale > WHITE:
+        types = types[1:]
+    # The model would take gray chips after it saw RGB ones, repeated, and be wrong without a word.
+    n_bands = band_counts(run) or frozenset({1, int(read_folder(run.adapter("lora"))[1]["n_bands"])})
+    return OfKind(pixels, ids, types, n_bands)
+
+
+LARGEST_CHIP = 4_000_000  # pixels; ours, ten times the chips of AID
+
+
+def _refuse_scenes(pixels: Pixels) -> None:
+    """Notice a scene where a chip is expected: shrunk to the input of the model it would get one wrong class."""
+    for path in getattr(pixels, "paths", ()):
+        try:
+            with path.open("rb") as file:
+                size = picture_size(file) or (0, 0)
+        except OSError:
+            continue  # reading it will say what is wrong
+        except DataError:
+            size = (LARGEST_CHIP, 2)
+        if size[0] * size[1] > LARGEST_CHIP:
+            raise DataError(
+                f"{path} is a scene, not a chip; give --tile with the side of the training chips in pixels, and a map "
+                "is made of it"
+            )
 
 
 def shortened(reason: str) -> str:
@@ -204,7 +229,9 @@ def predict(
     _check_out(out, source, overwrite=overwrite)
     predictor = Predictor.open(run, recipe, weights=weights)
     geotiff = reading_of(recipe.data) if recipe.data.format == "geotiff" else None
-    ids, pixels, skipped = usable_chips(run, recipe, *read_unlabeled(source, geotiff=geotiff), on_error)
+    named = read_unlabeled(source, geotiff=geotiff)
+    _refuse_scenes(named[1])
+    ids, pixels, skipped = usable_chips(run, recipe, *named, on_error)
     found = Predicted(predictor.model, ids, predictor.probabilities(ids, pixels), skipped)
     out.mkdir(parents=True, exist_ok=True)
     page = render_html(found_page(_content(run, found, pixels)))
