@@ -281,7 +281,7 @@ class _Mapping:
         if (place := getattr(self.scene, "transform", None)) is not None:
             a, b, c, d, e, f = tuple(place)[:6]
             k = self.stride
-            common["transform"] = rasterio.Affine(a * k, b * k, c, d * k, e * k, f)  # type: ignore[attr-defined]
+            common["transform"] = rasterio.Affine(a * k, b * k, c, d * k, e * k, f)
         counts = np.zeros(len(names), dtype=np.int64)
         raw = folder / "classes.raw.tif", folder / "probabilities.raw.tif"
         with (
