@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test kill fuzz check format lint types arch map counts wheel clean
+.PHONY: demo test kill fuzz check format lint types arch docs map counts wheel clean
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,geo,sd]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs,geo,sd]'
 	touch $@
 
 demo: .venv/.installed  ## the whole method on simulated SAR chips, offline
@@ -37,13 +37,16 @@ map:  ## every module with what it is for
 counts:  ## modules, lines, tests beside their modules
 	$(PYTHON) scripts/house.py --counts
 
+docs: .venv/.installed  ## the site in site/, strict: a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
 wheel: .venv/.installed  ## wheel and sdist in dist/, tried in an empty environment
 	rm -rf dist && $(BIN)/python -m build
 	$(PYTHON) -m venv --clear build/empty
 	build/empty/bin/python -m pip install -q -c constraints.txt dist/*.whl
 	cd build/empty && env -u PYTHONPATH HF_HUB_OFFLINE=1 bin/deblora demo --out demo --quiet
 
-check: lint types arch test  ## what CI runs
+check: lint types arch docs test  ## what CI runs
 
 format: .venv/.installed
 	$(BIN)/ruff format src tests scripts benchmarks examples

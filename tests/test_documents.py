@@ -91,3 +91,22 @@ def test_the_document_of_results_is_what_the_files_say() -> None:
         [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_site_has_every_document_and_every_module_it_names() -> None:
+    site = (REPOSITORY_ROOT / "mkdocs.yml").read_text()
+    docs = REPOSITORY_ROOT / "docs"
+    named = set(re.findall(r"[\w/.-]+\.md", site))
+    assert named == {path.relative_to(docs).as_posix() for path in docs.rglob("*.md")}
+    modules = re.findall(r"^::: ([\w.]+)", (docs / "api.md").read_text(), re.M)
+    assert modules
+    assert all((SOURCE / f"{module.replace('.', '/')}.py").is_file() for module in modules)
+
+
+def test_the_commands_of_the_site_exist() -> None:
+    from deblora.cli.main import COMMANDS
+
+    for name in ("index", "labeling"):
+        commands = re.findall(r"^deblora ([\w-]+)", (REPOSITORY_ROOT / f"docs/{name}.md").read_text(), re.M)
+        assert commands
+        assert set(commands) <= {*COMMANDS, "detect"}
