@@ -93,6 +93,12 @@ def _add_predict(parser: Parser) -> None:
         action="store_true",
         help="one class per object: detections of different classes suppress each other too",
     )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.0,
+        help="leave detections below this score out of all files (default: 0)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the windows that are missing")
 
 
@@ -180,6 +186,7 @@ def _predict(options: Any) -> None:
             tiles=options.tiles,
             bands=options.bands,
             across_classes=options.across_classes,
+            min_score=options.min_score,
         )
         print(f"{source}: {len(found.scores)} detections in {out}")
 

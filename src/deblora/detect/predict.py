@@ -41,6 +41,11 @@ class SceneDetections:
         """Corners, clockwise on the screen."""
         return np.asarray(corners(torch.from_numpy(self.boxes)).numpy())
 
+    def above(self, min_score: float) -> "SceneDetections":
+        """Return the detections with at least this score."""
+        keep = self.scores >= min_score
+        return SceneDetections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
 
 @dataclass(frozen=True)
 class _Found:

@@ -232,6 +232,22 @@ def test_bands_thumbnails_and_one_class_per_object(
     assert "bands 1 to 3" in capsys.readouterr().err
 
 
+def test_weak_detections_are_left_out_on_request_without_predicting_again(
+    trained: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, out = sorted((scenes / "val" / "images").iterdir())[0], tmp_path / "out"
+    start = ["detect", "predict", str(trained), str(image), "--format", "task1", "--out", str(out)]
+    assert main(start) == 0
+    every, (journal,) = read_task1(out / "task1.zip"), (out / "journal").iterdir()
+    before, least = journal.read_bytes(), float(np.median(every.scores))
+    assert main([*start, "--resume", "--min-score", str(least)]) == 0
+    fewer = read_task1(out / "task1.zip")
+    assert 0 < len(fewer.scores) < len(every.scores) and fewer.scores.min() >= least - 1e-5
+    assert (every.scores > least + 1e-5).sum() <= len(fewer.scores) and journal.read_bytes() == before
+    assert main([*start, "--resume", "--min-score", "1.5"]) == 2
+    assert "between 0 and 1" in capsys.readouterr().err
+
+
 def test_class_losses_on_a_frozen_extractor_share_its_maps(scenes: Path, tmp_path: Path) -> None:
     method = {"name": "ecm", "adapter": "none"}
     cache = tmp_path / "maps"

@@ -198,6 +198,7 @@ def predict_source(
     tiles: bool = False,
     bands: Sequence[int] = (),
     across_classes: bool = False,
+    min_score: float = 0.0,
 ) -> QuadDetections:
     """Predict an image, or every image of a folder or zip, and write what was asked for.
 
@@ -211,10 +212,15 @@ def predict_source(
         tiles: The images are tiles of scenes: Task-1 and table speak of the scenes, in their pixels.
         bands: Bands to take, counted from 1, in the order of the model (red, green, blue for pictures); none takes all.
         across_classes: One class per object: detections of different classes suppress each other too.
+        min_score: Detections below are in no file; 0 keeps all. The journal holds all, so another value costs no
+            prediction with ``resume``.
 
     Raises:
-        DataError: If a format is unknown or does not suit an image; nothing is predicted then.
+        DataError: If the score is out of range, a format is unknown or does not suit an image; nothing is predicted
+            then.
     """
+    if not 0 <= min_score <= 1:
+        raise DataError(f"the least score must be between 0 and 1, got {min_score}")
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise DataError(f"there is no output format {unknown[0]!r}; known are {', '.join(FORMATS)}")
@@ -248,7 +254,7 @@ def predict_source(
             resume=resume,
             title=name,
             across_classes=across_classes,
-        )
+        ).above(min_score)
         quads = as_quads({name: found[name]}, predictor.class_names)
         write_image(out, name, scene, quads, groups, formats, least_score=least_score)
     if tiles:
