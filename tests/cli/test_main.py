@@ -204,3 +204,8 @@ def test_a_run_of_detection_is_sent_to_its_commands(
     (tmp_path / "recipe.yaml").write_text("head: {}\n")
     assert main(command.format(tmp_path).split()) == 2
     assert "is a run of detection; its commands begin with deblora detect" in capsys.readouterr().err
+
+
+def test_quiet_has_a_short_form() -> None:
+    assert COMMANDS["audit"].parse(["-q", "chips"]).quiet
+    assert COMMANDS["run"].parse(["chips", "-q", "--seed", "3"]).quiet

@@ -207,7 +207,7 @@ def add_jobs(parser: Parser) -> None:
 def add_quiet(parser: Parser) -> None:
     """Add ``--quiet``."""
     parser.add_argument(
-        "--quiet", action="store_true", help="no progress bars, and of the log warnings and errors only"
+        "-q", "--quiet", action="store_true", help="no progress bars, and of the log warnings and errors only"
     )
 
 
