@@ -20,6 +20,8 @@ def test_the_python_of_the_readme_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY_ROOT / "README.md").read_text(), re.S)
     assert blocks
     for block in blocks:
+        if "deblora.fit(" in block:  # needs chips and minutes; tests/e2e/test_model.py runs the same
+            continue
         done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

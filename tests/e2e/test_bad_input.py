@@ -585,10 +585,14 @@ def test_output_folders_that_cannot_be_used(recipe: Path, tmp_path: Path, capsys
 def test_a_folder_that_may_not_be_written(
     recipe: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(*arguments: object, **options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "run"))
+    opened = os.open
 
-    monkeypatch.setattr("tempfile.mkstemp", denied)
+    def denied(path: str, *arguments: int) -> int:
+        if Path(path).is_relative_to(tmp_path / "run"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "run"))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr("os.open", denied)
     refused(
         capsys, ["run", str(recipe), "--out", str(tmp_path / "run")], "run: Permission denied", "permissions"
     )

@@ -43,10 +43,12 @@ COLUMNS = [
     "metric",
     "group",
     "value",
+    "standard_error",
     "ci_lower",
     "ci_upper",
     "n_classes",
     "n_test",
+    "test_set",
     "split",
     "n_trials",
     "seed",
@@ -103,8 +105,8 @@ def test_every_method_is_scored_in_every_group(finished: Path) -> None:
     assert {row["split"] for row in rows} == {"test"} and all(int(row["n_trials"]) > 0 for row in rows)
     assert {(row["dataset"], row["backbone"], row["seed"]) for row in rows} == {("toy", "huggingface", "0")}
     for row in rows:
-        low, value, high = (float(row[key]) for key in ("ci_lower", "value", "ci_upper"))
-        assert 0 <= low <= high <= 1 and 0 <= value <= 1
+        low, value, high = (float(row[key] or row["value"]) for key in ("ci_lower", "value", "ci_upper"))
+        assert 0 <= low <= value <= high <= 1  # no interval where all draws agree
         assert int(row["n_classes"]) == (3 if row["group"] == "all" else 1)
     counts = json.loads((finished / "audit" / "groups.json").read_text())["counts"]
     assert {int(row["n_test"]) for row in rows} == {sum(counts["test"])} == {8 + 4 + 2}
@@ -244,8 +246,8 @@ def test_every_placement_goes_the_road(
         shutil.copy(path, run / "classifiers" / "shipped" / path.name)
     seen: list[FeatureTable] = []
 
-    def watched(*arguments: Any) -> FeatureTable:
-        seen.append(new_features(*arguments))
+    def watched(*arguments: Any, **options: Any) -> FeatureTable:
+        seen.append(new_features(*arguments, **options))
         return seen[-1]
 
     monkeypatch.setattr(predict, "new_features", watched)

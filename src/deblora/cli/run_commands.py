@@ -45,11 +45,12 @@ def _run(options: Any) -> None:
     from deblora.run.processes import is_first
 
     source = _source(options)
-    if options.print_recipe:
-        if is_first():
-            print(to_yaml(recipe_of(source, options.settings, adapt=False)[0]), end="")
-        return
-    if not options.out:
+    if options.print_recipe or not options.out:
+        plain, _ = recipe_of(source, options.settings, adapt=False)
+        if options.print_recipe:
+            if is_first():
+                print(to_yaml(plain), end="")
+            return
         raise RecipeError("--out is not set; name the run folder")
     recipe, note = recipe_of(source, options.settings)
     run = start_run(options.out, recipe, resume=options.resume, overwrite=options.overwrite, note=note)

@@ -252,7 +252,7 @@ def test_a_detector_trains_the_adapter_through_the_maps(folder: Path) -> None:
     detector = build_detector(model, FocalScoring(2), seed=0, n_channels=8, n_convs=1, scales=(1, 0.5))
     outputs = detector(PIXELS[:1])
     boxes, labels = [torch.tensor([[16.0, 16.0, 10.0, 6.0, 0.3]])], [torch.tensor([1])]
-    detector.loss(outputs, detector.targets(outputs, boxes, labels))["loss"].backward()
+    detector.loss([(outputs, detector.targets(outputs, boxes, labels))])["loss"].backward()
     assert [level.stride for level in outputs] == [2, 4, 8, 16]
     learned = [n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert learned
